@@ -1,0 +1,10 @@
+"""sparsight makes vision-language models look at fewer visual tokens."""
+
+from sparsight.errors import SparsightError
+from sparsight.method import Method
+from sparsight.methods import SparseVLM, SparseVLMPlus
+from sparsight.sparsify import Run, sparsify
+
+__version__ = "0.1.0"
+
+__all__ = ["Method", "Run", "SparseVLM", "SparseVLMPlus", "SparsightError", "__version__", "sparsify"]

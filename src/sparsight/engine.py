@@ -1,0 +1,300 @@
+"""Hook bodies: find new visual tokens, shorten the input of the layers after a site, clear up.
+
+Hosted from outside, by hooks on one model's instances. Base model: which tokens are visual. Text decoder: padding,
+past and raters. Every decoder layer: shorten its input at a site, and give it the mask, rotary table and cache ledger
+of the shortened sequence. State of a pass lives in a context variable. Private details of transformers touched here:
+the names of the arguments that the text decoder and its layers get, and `layers`, `self_attn` and `rotary_emb`.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+from sparsight import ledger, masks
+from sparsight.attention import AttentionCall, attach_tap
+from sparsight.budget import Schedule
+from sparsight.errors import PromptError, UnsupportedError
+from sparsight.families import Family, decoder_shape
+from sparsight.host import check_kernel, kernel_of, refuse_scattered, refuse_unknown
+from sparsight.ledger import LedgerLayer, Record
+from sparsight.method import Method
+from sparsight.passes import Pass, close_pass, current_pass, open_pass
+from sparsight.prefill import Batch, Compactor, Sample, new_sample
+from sparsight.prompt import Prompt, read_prompts, require_raters
+from sparsight.trace import Stats, Trace
+
+
+class Engine:
+    """Prunes the prefills of one model until detached.
+
+    Args:
+        model: a supported model.
+        family: where its parts are.
+        method: what to keep.
+    """
+
+    def __init__(self, model: nn.Module, family: Family, method: Method) -> None:
+        self.model, self.family, self.method = model, family, method
+        self.base = family.base_model(model)
+        self.decoder = cast("Any", self.base.get_submodule(family.decoder))  # its attributes are transformers' own
+        self.layers: list[nn.Module] = list(self.decoder.layers)
+        self.shape = decoder_shape(self.decoder.config)
+        self.sites = method.sites_for(len(self.layers))
+        self.placeholder_ids = family.placeholder_ids(vars(self.base)["config"])
+        self.stats: Stats | None = None
+        self.trace: Trace | None = None
+        self.attached = False
+        self._removers: list[Callable[[], None]] = []
+
+    def attach(self) -> None:
+        """Put the hooks on the model."""
+        if self.base is not self.model:
+            self._removers.append(self.model.register_forward_pre_hook(self._on_model, with_kwargs=True).remove)
+        self._hook(self.base, self._on_base)
+        self._hook(self.decoder, self._on_decoder)
+        for index, layer in enumerate(self.layers):
+            handle = layer.register_forward_pre_hook(partial(self._on_layer, index), with_kwargs=True)
+            self._removers.append(handle.remove)
+        if self.method.needs_attention:
+            for site in self.sites:
+                attention = self.layers[site - 1].get_submodule("self_attn")
+                self._removers.append(attach_tap(attention, partial(self._on_attention, site - 1)))
+        self.attached = True
+
+    def detach(self) -> None:
+        """Take everything off the model again."""
+        self.attached = False
+        while self._removers:
+            self._removers.pop()()
+
+    def add_remover(self, remove: Callable[[], None]) -> None:
+        """Have `detach()` call `remove` as well."""
+        self._removers.append(remove)
+
+    def _hook(self, module: nn.Module, before: Callable[..., Any]) -> None:
+        handles = (
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(self._on_end, always_call=True),
+        )
+        self._removers.extend(handle.remove for handle in handles)
+
+    def plan(self, input_ids: torch.Tensor) -> tuple[Schedule | None, ...]:
+        """Plan each sample's counts from its token ids alone.
+
+        Args: input_ids: (B, L) int64 on the host.
+        Raises: BudgetError: a sample's budget cannot be met.
+        """
+        counts = self.is_visual(input_ids).sum(dim=-1).tolist()
+        plans = {count: self.method.schedule(count, len(self.layers)) for count in set(counts) - {0}}
+        return tuple(plans.get(count) for count in counts)
+
+    def is_visual(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return where the visual placeholders are: bool, shape of `input_ids`."""
+        return torch.isin(input_ids, torch.tensor(self.placeholder_ids, device=input_ids.device))
+
+    def brings_images(self, given: dict[str, Any]) -> bool:
+        """Return whether arguments of the model carry images; text-only prompts and decode steps do not."""
+        return any(given.get(name) is not None for name in self.family.features)
+
+    def _on_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = named(module, args, kwargs)
+        if self.brings_images(given):
+            refuse_scattered(given.get("labels"), given.get("logits_to_keep"))
+
+    def _on_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = named(module, args, kwargs)
+        state, ids = Pass(owner=self, opener=module), given.get("input_ids")
+        if self.brings_images(given):
+            if ids is None:
+                raise PromptError("inputs_embeds hide where the visual tokens are; give input_ids with the images.")
+            if module.training:
+                raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
+            host_ids = state.to_host(ids)
+            state.visual, state.schedules = self.is_visual(host_ids), self.plan(host_ids)
+        open_pass(state)
+
+    def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        state = current_pass(self)
+        if state is None:
+            state = Pass(owner=self, opener=module)
+            open_pass(state)
+        given = named(module, args, kwargs)
+        embeds, cache, mask = given.get("inputs_embeds"), given.get("past_key_values"), given.get("attention_mask")
+        state.length = (given["input_ids"] if embeds is None else embeds).shape[1]
+        state.past = 0 if cache is None else int(cache.get_seq_length())
+        prunes = state.visual is not None and bool(state.visual.any())
+        if not prunes and not _has_ledger(cache):
+            return
+        check_kernel(module)
+        if mask is not None and mask.ndim != 2:
+            raise UnsupportedError(f"an attention mask of {mask.ndim} dimensions cannot be pruned; give a 2-D one.")
+        state.read_mask(mask)
+        if prunes and embeds is not None:
+            state.compactor = self._compactor(state, embeds, cache)
+
+    def _compactor(self, state: Pass, embeds: torch.Tensor, cache: Cache | None) -> Compactor:
+        if state.visual is None:
+            raise TypeError("a pass without visual tokens is not pruned")
+        if cache is not None:
+            for layer in range(self.sites[0], len(self.layers)):
+                ledger.cache_layer(cache, layer)
+        real = torch.ones_like(state.visual) if state.host_real is None else state.host_real
+        prompts = read_prompts(state.visual, real)
+        raters = self._raters(state, prompts, embeds)
+        rows = zip(prompts, state.schedules, raters, strict=True)
+        samples = tuple(new_sample(p, s, r, embeds.device) for p, s, r in rows)
+        frequencies = getattr(self.decoder.rotary_emb, "inv_freq", None)
+        return Compactor(self.method, samples, state.real, frequencies)
+
+    def _raters(self, state: Pass, prompts: tuple[Prompt, ...], embeds: torch.Tensor) -> list[torch.Tensor]:
+        """Choose every sample's raters and return their slots, on the host."""
+        if not self.method.needs_attention:
+            return [prompt.text[:0] for prompt in prompts]
+        require_raters(prompts)
+        chosen = []
+        for index, prompt in enumerate(prompts):
+            if len(prompt.visual):
+                own = embeds[index]
+                visual, text = own[prompt.visual.to(own.device)], own[prompt.text.to(own.device)]
+                chosen.append(self.method.raters(visual, text))
+        flags = iter(torch.split(state.to_host(torch.cat(chosen)), [len(flag) for flag in chosen]))
+        return [prompt.text[next(flags)] if len(prompt.visual) else prompt.text for prompt in prompts]
+
+    def _on_attention(self, layer: int, call: AttentionCall) -> None:
+        state = current_pass(self)
+        if state is not None and state.compactor is not None:
+            state.calls[layer] = call
+
+    def _on_layer(
+        self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        del layer
+        state = current_pass(self)
+        if state is None:
+            return None
+        hidden, cache, batch = args[0], kwargs.get("past_key_values"), None
+        if state.compactor is not None:
+            if index in self.sites:
+                hidden = self._compact(state, index, hidden)
+            batch = state.compactor.batch
+        store = None
+        if cache is not None:
+            store = ledger.cache_layer(cache, index) if batch is not None else _ledger_at(cache, index)
+        if batch is None and store is None:
+            return None
+        return (hidden, *args[1:]), {**kwargs, **self._shortened(state, hidden, kwargs, batch, store)}
+
+    def _compact(self, state: Pass, site: int, hidden: torch.Tensor) -> torch.Tensor:
+        def call() -> AttentionCall | None:
+            if not self.method.needs_attention:
+                return None
+            found = state.calls.pop(site - 1, None)
+            if found is None:
+                raise UnsupportedError(
+                    f"decoder layer {site - 1} does not attend through transformers' attention interface; "
+                    "its attention cannot be read."
+                )
+            return found
+
+        if state.compactor is None:
+            raise TypeError("a pass that prunes nothing has no site")
+        result = state.compactor.compact(self.sites.index(site), site, hidden, call)
+        state.calls.pop(site - 1, None)
+        return result
+
+    def _shortened(
+        self,
+        state: Pass,
+        hidden: torch.Tensor,
+        kwargs: dict[str, Any],
+        batch: Batch | None,
+        store: DynamicLayer | None,
+    ) -> dict[str, Any]:
+        """Return the layer arguments that the shortened sequence needs, and note in the cache what it will hold."""
+        if batch is not None:
+            refuse_unknown(kwargs, state.length)
+        queries, stored = hidden.shape[1], 0 if store is None else ledger.stored_length(store)
+        before = store.record if isinstance(store, LedgerLayer) else None
+        # layers that store the same share mask, positions and record; the key holds the objects, never their ids
+        group = (batch, before, stored, hidden.device)
+        record: Record = state.share(("record", group), lambda: state.extended(store, batch, queries))
+        valid = None if record.valid is None else record.valid.to(hidden.device)
+        keys, dtype = stored + queries, None if kernel_of(self.decoder) == "sdpa" else hidden.dtype
+        changed: dict[str, Any] = {
+            "attention_mask": state.share(
+                ("mask", group), lambda: masks.causal_mask(valid, queries, keys, dtype, hidden.device)
+            ),
+            "position_ids": torch.arange(queries, device=hidden.device)[None],
+        }
+        if self.method.positions == "renumber":
+            changed["position_embeddings"] = state.share(
+                ("rotary", group),
+                lambda: self.decoder.rotary_emb(
+                    hidden, masks.contiguous_positions(valid, queries, keys, hidden.device)
+                ),
+            )
+        elif batch is not None:
+            order = batch.order.to(hidden.device)
+            tables = kwargs["position_embeddings"]
+            changed["position_embeddings"] = state.share(
+                ("rotary", group), lambda: tuple(masks.gather_rotary(table, order) for table in tables)
+            )
+        if batch is not None and store is not None:
+            ledger.write(store, record, state.length - queries, self)
+        return changed
+
+    def _on_end(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        del args, output
+        state = current_pass(self)
+        if state is None:
+            return
+        if module is self.decoder and state.compactor is not None:
+            self._note(state, state.compactor)
+        if state.opener is module:
+            close_pass(state)
+
+    def _note(self, state: Pass, compactor: Compactor) -> None:
+        """Turn a finished prefill into stats and trace."""
+        samples = compactor.samples
+        if any(s.schedule is not None and len(s.kept) < len(self.sites) for s in samples):
+            return  # a layer raised on the way
+        plans = (
+            Schedule(len(s.prompt.visual), self.shape.layers, self.sites, *_counts(s, self.sites)) for s in samples
+        )
+        self.stats = Stats(
+            shape=self.shape,
+            sites=self.sites,
+            visual_tokens=tuple(len(s.prompt.visual) for s in samples),
+            text_tokens=tuple(s.prompt.real - len(s.prompt.visual) for s in samples),
+            raters=tuple(len(s.raters) for s in samples),
+            schedules=tuple(plans),
+            value_bytes=self.decoder.dtype.itemsize,
+            host_reads=state.host_reads,
+        )
+        self.trace = Trace(tuple(tuple(s.sites) for s in samples), tuple(s.raters for s in samples))
+
+
+def named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments by name, those behind **kwargs included."""
+    given = dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
+    return {**given.pop("kwargs", {}), **given}
+
+
+def _has_ledger(cache: Cache | None) -> bool:
+    return cache is not None and any(isinstance(layer, LedgerLayer) for layer in cache.layers)
+
+
+def _ledger_at(cache: Cache, index: int) -> LedgerLayer | None:
+    layer = cache.layers[index] if index < len(cache.layers) else None
+    return layer if isinstance(layer, LedgerLayer) else None
+
+
+def _counts(sample: Sample, sites: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    none = (0,) * len(sites)
+    return (tuple(sample.kept), tuple(sample.recycled)) if sample.schedule is not None else (none, none)

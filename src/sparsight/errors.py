@@ -1,0 +1,33 @@
+"""Every error that sparsight raises on purpose: each says what was given, what is allowed and what to do."""
+
+
+class SparsightError(Exception):
+    """Base of all errors raised by sparsight."""
+
+
+class BudgetError(SparsightError, ValueError):
+    """A retention budget that cannot be met, or that says nothing."""
+
+
+class SettingError(SparsightError, ValueError):
+    """A setting of a method outside its range."""
+
+
+class UnsupportedError(SparsightError, NotImplementedError):
+    """A model, option or pair of options that sparsight refuses by name."""
+
+
+class PromptError(SparsightError, ValueError):
+    """A prompt in which visual tokens cannot be rated or found."""
+
+
+class AttachError(SparsightError, RuntimeError):
+    """A second attach on one model, or use of a pruned cache outside its block."""
+
+
+class InputError(SparsightError, ValueError):
+    """A missing, broken or oversized image, or an empty question."""
+
+
+class EmbeddedModelError(SparsightError, RuntimeError):
+    """The embedded model is not prepared, cannot be fetched, or is damaged."""

@@ -1,0 +1,53 @@
+"""Family: where one kind of vision-language model keeps its parts. Module names and config fields, no maths."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PretrainedConfig
+
+from sparsight.budget import DecoderShape
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of vision-language models.
+
+    Args:
+        name: short name on the command line and in errors.
+        classes: class names of the supported models, with or without a language-model head.
+        base: path from a model with a head to the model that merges image features into the text; "" if it has none.
+        decoder: path from the base model to the text decoder.
+        visual_ids: config fields that hold the ids of visual placeholders.
+        features: arguments of the base model that carry images or their features.
+        positions: position policies that can be served.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    base: str
+    decoder: str
+    visual_ids: tuple[str, ...]
+    features: tuple[str, ...]
+    positions: tuple[str, ...] = ("keep", "renumber")
+
+    def base_model(self, model: nn.Module) -> nn.Module:
+        """Return the module that merges image features into the text; `model` itself if it has no head."""
+        return model.get_submodule(self.base) if hasattr(model, self.base) else model
+
+    def placeholder_ids(self, config: PretrainedConfig) -> tuple[int, ...]:
+        """Return the token ids that stand for visual tokens."""
+        ids = (getattr(config, field, None) for field in self.visual_ids)
+        return tuple(sorted({int(i) for i in ids if i is not None}))
+
+
+def decoder_shape(config: PretrainedConfig) -> DecoderShape:
+    """Read a Llama-like text config's sizes."""
+    heads = int(config.num_attention_heads)
+    return DecoderShape(
+        layers=int(config.num_hidden_layers),
+        width=int(config.hidden_size),
+        heads=heads,
+        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        ffn_width=int(config.intermediate_size),
+    )

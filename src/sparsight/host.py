@@ -1,0 +1,80 @@
+"""Whether a model, its options and its layer arguments can be hosted: every refusal that needs only a look.
+
+Private details of transformers touched here: `_attn_implementation`, `layer_types`, `sliding_window` and
+`rope_parameters` of the text config, and how a compiled module shows.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsight.errors import UnsupportedError
+
+KERNELS = ("sdpa", "eager")
+MOVING_ROPE = ("dynamic", "longrope")  # tables that depend on the length seen
+PER_TOKEN = frozenset({"attention_mask", "position_embeddings", "position_ids"})  # layer arguments that get shortened
+
+
+def kernel_of(decoder: nn.Module) -> str:
+    """Return the name of the decoder's attention implementation."""
+    config: Any = decoder.config
+    return str(config._attn_implementation)
+
+
+def check_kernel(decoder: nn.Module) -> None:
+    """Check that masks can be made for the decoder's attention implementation.
+
+    Raises: UnsupportedError: they cannot.
+    """
+    if kernel_of(decoder) not in KERNELS:
+        raise UnsupportedError(
+            f"attention implementation {kernel_of(decoder)!r} is not supported yet; load the model with "
+            f"attn_implementation={' or '.join(map(repr, KERNELS))}."
+        )
+
+
+def check_host(model: nn.Module, decoder: nn.Module, positions: str) -> None:
+    """Check that a model can be hosted as it is.
+
+    Raises: UnsupportedError: it cannot; the message names the option.
+    """
+    if any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules()):
+        raise UnsupportedError("the model is compiled, which ignores new hooks; sparsify it before torch.compile.")
+    check_kernel(decoder)
+    config: Any = decoder.config
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if getattr(config, "layer_types", None) is None and getattr(config, "sliding_window", None):
+        kinds = {"sliding_attention"}
+    if kinds:
+        raise UnsupportedError(
+            f"the text model {type(decoder).__name__} has layers of kind {', '.join(sorted(kinds))}; "
+            "only full attention is supported."
+        )
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if positions == "renumber" and rope in MOVING_ROPE:
+        raise UnsupportedError(f"positions='renumber' is not defined for rope type {rope!r}; use positions='keep'.")
+    layers = getattr(decoder, "layers", ())
+    if not layers or not hasattr(decoder, "rotary_emb") or not all(hasattr(layer, "self_attn") for layer in layers):
+        raise UnsupportedError(f"the text model {type(decoder).__name__} is not Llama-like: no rotary self-attention.")
+
+
+def refuse_unknown(kwargs: dict[str, Any], length: int) -> None:
+    """Check that no layer argument runs beside the hidden states unknown to the engine.
+
+    Raises: UnsupportedError: a tensor argument has a dimension of the sequence's length.
+    """
+    for name, value in kwargs.items():
+        if name not in PER_TOKEN and isinstance(value, torch.Tensor) and length in value.shape:
+            raise UnsupportedError(f"decoder layers get a per-token argument {name!r} that sparsight cannot shorten.")
+
+
+def refuse_scattered(labels: object, logits_to_keep: object) -> None:
+    """Check that nobody asks for outputs by their place in the unpruned sequence.
+
+    Raises: UnsupportedError: labels, or logits_to_keep as a tensor.
+    """
+    if labels is not None:
+        raise UnsupportedError("labels are not supported: the pruned sequence is shorter than they are.")
+    if isinstance(logits_to_keep, torch.Tensor):
+        raise UnsupportedError("logits_to_keep as a tensor names places that may be pruned; give an int.")

@@ -1,0 +1,166 @@
+"""The ledger: a cache layer that stores short keys and values and keeps reporting the logical length.
+
+transformers asks one cache layer for *the* length and derives positions, masks and prompt slices from it. A pruned
+layer therefore answers with the logical length (nothing removed) and a ledger says which slots it really stores.
+Private detail of transformers touched here: `DynamicLayer`, whose instances change class while they are pruned.
+"""
+
+import weakref
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+from sparsight.errors import AttachError, UnsupportedError
+
+
+class Owner(Protocol):
+    """Whoever shortens the sequence, and must be there when the cache is used again."""
+
+    attached: bool
+
+
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity
+class Record:
+    """What was stored when the ledger was last written; everything after it is stored one to one.
+
+    Args:
+        slots: (B, P) int64, index in the logical sequence of each stored entry.
+        valid: (B, P) bool, False for fillers and padding; None if all are valid.
+    """
+
+    slots: torch.Tensor
+    valid: torch.Tensor | None
+
+    def take(self, samples: torch.Tensor) -> "Record":
+        """Return the record with the batch indexed by `samples`."""
+        chosen = samples.to(self.slots.device)
+        return Record(self.slots[chosen], None if self.valid is None else self.valid[chosen])
+
+
+class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
+    """A dynamic cache layer with a ledger.
+
+    `skew` is the logical length minus the number of entries stored.
+    """
+
+    record: Record
+    skew: int
+    owner: "weakref.ref[Owner]"
+
+    @property
+    def stored(self) -> int:
+        """Entries per sample in memory."""
+        return int(self.keys.shape[-2]) if self.is_initialized and self.keys is not None else 0
+
+    @property
+    def tail(self) -> int:
+        """Entries stored since the record was written."""
+        return self.stored - self.record.slots.shape[1]
+
+    def current(self) -> Record:
+        """Return the record extended by the entries stored since."""
+        if self.tail == 0:
+            return self.record
+        slots, start = self.record.slots, self.record.slots.shape[1] + self.skew
+        new = torch.arange(start, start + self.tail, device=slots.device).expand(len(slots), -1)
+        return Record(torch.cat([slots, new], dim=1), extend(self.record.valid, new.shape[1]))
+
+    def get_seq_length(self) -> int:
+        """Return the logical length."""
+        return self.stored + self.skew if self.stored else 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store new entries.
+
+        Raises: AttachError: the sparsify block that pruned this cache has ended.
+        """
+        owner = self.owner()
+        if owner is None or not owner.attached:
+            raise AttachError(
+                "this cache was pruned in a sparsify block that has ended; stay inside the block or start a new cache."
+            )
+        result: tuple[torch.Tensor, torch.Tensor] = super().update(key_states, value_states, *args, **kwargs)
+        return result
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove the last tokens.
+
+        Raises: UnsupportedError: the removal reaches into the pruned part of the prompt.
+        """
+        count = abs(tokens_to_remove)
+        recorded = max(0, count - self.tail)
+        if recorded:
+            slots, end = self.record.slots, self.record.slots.shape[1] + self.skew
+            wanted = torch.arange(end - recorded, end, device=slots.device)
+            if recorded > slots.shape[1] or not bool((slots[:, -recorded:] == wanted).all()):
+                raise UnsupportedError(
+                    f"removing {count} tokens reaches into the pruned prompt; prefill again with a new cache."
+                )
+        super().crop(tokens_to_remove)
+        if recorded:
+            valid = self.record.valid
+            self.record = Record(self.record.slots[:, :-recorded], None if valid is None else valid[:, :-recorded])
+
+    def reset(self) -> None:
+        """Empty the layer, which is an ordinary one from now on."""
+        del self.record, self.skew, self.owner
+        self.__class__ = DynamicLayer  # type: ignore[assignment]
+        self.reset()
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Reorder the batch for beam search."""
+        super().reorder_cache(beam_idx)
+        self.record = self.record.take(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each sample."""
+        super().batch_repeat_interleave(repeats)
+        samples = torch.arange(len(self.record.slots), device=self.record.slots.device)
+        self.record = self.record.take(samples.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep some samples."""
+        super().batch_select_indices(indices)
+        self.record = self.record.take(indices)
+
+
+def extend(valid: torch.Tensor | None, count: int) -> torch.Tensor | None:
+    """Append `count` valid entries."""
+    return None if valid is None else torch.cat([valid, valid.new_ones(len(valid), count)], dim=1)
+
+
+def cache_layer(cache: Cache, layer: int) -> DynamicLayer:
+    """Return one layer of a cache, created if the cache makes its layers lazily.
+
+    Raises: UnsupportedError: a kind of cache layer whose length cannot be kept by a ledger.
+    """
+    while len(cache.layers) <= layer and cache.layer_class_to_replicate is not None:
+        cache.layers.append(cache.layer_class_to_replicate())
+    found = cache.layers[layer]
+    if type(found) not in (DynamicLayer, LedgerLayer) or cache.offloading:
+        kind = f"offloaded {type(cache).__name__}" if cache.offloading else type(found).__name__
+        raise UnsupportedError(f"a cache of kind {kind} cannot be pruned; use DynamicCache without a sliding window.")
+    return cast("DynamicLayer", found)
+
+
+def stored_length(layer: DynamicLayer) -> int:
+    """Return the entries per sample in memory."""
+    return layer.stored if isinstance(layer, LedgerLayer) else layer.get_seq_length()
+
+
+def write(layer: DynamicLayer, record: Record, removed: int, owner: Owner) -> None:
+    """Note that the entries of `record` are what the layer will hold after the update that follows.
+
+    Args: removed: tokens of this pass that are not stored.
+    """
+    if not isinstance(layer, LedgerLayer):
+        layer.__class__ = LedgerLayer
+        vars(layer)["skew"] = 0
+    pruned = cast("LedgerLayer", layer)
+    pruned.record, pruned.owner = record, weakref.ref(owner)
+    pruned.skew += removed

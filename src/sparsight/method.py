@@ -1,0 +1,100 @@
+"""Method, the base of every pruning method: settings that check themselves, counts known before the run, one choice.
+
+A method is a frozen dataclass. It states only what is new: the engine finds the visual tokens, calls `raters` once
+per prompt and `select` at each site for each sample, shortens everything and clears up.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sparsight import budget
+from sparsight.errors import BudgetError, SettingError
+from sparsight.view import Selection, View
+
+Positions = Literal["renumber", "keep"]
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Base of every method.
+
+    Args:
+        retain: what is kept, as a layer mean of visual tokens per sample: an int is a count, a float in (0, 1] the
+            fraction. 1.0 keeps everything and leaves the model's computation untouched. None sets no bound, for
+            methods that adapt their counts to the sample.
+        sites: decoder layers on whose entry the sequence gets shorter; None scales the paper's to the model's depth.
+        positions: "keep" gathers the original rotary positions, "renumber" counts the remaining tokens from 0.
+    """
+
+    retain: float | None = 1 / 3
+    sites: tuple[int, ...] | None = None
+    positions: Positions = "keep"
+
+    def __post_init__(self) -> None:
+        """Check the settings that need no model."""
+        if self.retain is not None:
+            budget.check_retain(self.retain)
+        elif not self.adaptive:
+            raise BudgetError("retain=None sets no bound; give a count >= 1 or a fraction in (0, 1].")
+        check_choice("positions", self.positions, ("renumber", "keep"))
+
+    @property
+    def name(self) -> str:
+        """Name on the command line and in result files."""
+        return type(self).__name__.lower()
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether `select` reads rater attention."""
+        return True
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether counts depend on what is seen; the schedule then holds upper bounds."""
+        return False
+
+    def sites_for(self, layers: int) -> tuple[int, ...]:
+        """Return the sites in a decoder of `layers` layers.
+
+        Raises: SettingError: sites outside the decoder.
+        """
+        if self.sites is None:
+            return budget.scaled_sites(layers)
+        return budget.check_sites(self.sites, layers)
+
+    def schedule(self, visual_tokens: int, layers: int) -> budget.Schedule:
+        """Plan the counts at each site, before anything runs.
+
+        Raises: BudgetError: the budget cannot be met by this many tokens and layers.
+        """
+        sites = self.sites_for(layers)
+        wanted = budget.resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
+        counts = budget.solve_counts(wanted, visual_tokens, sites, layers)
+        return budget.Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
+
+    def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Choose the text tokens whose attention rates the visual tokens; all of them unless a method knows better.
+
+        Args:
+            visual: (V, D) input embeddings of the sample's visual tokens.
+            text: (T, D) input embeddings of the text after the last visual token.
+        Returns: (T,) bool, at least one True.
+        """
+        del visual
+        return torch.ones(len(text), dtype=torch.bool, device=text.device)
+
+    @abstractmethod
+    def select(self, view: View) -> Selection:
+        """Choose the tokens that stay at one site for one sample: exactly `view.count`, recycled ones included.
+
+        An adaptive method may answer with fewer.
+        """
+
+
+def check_choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise SettingError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise SettingError(f"{field}={value!r} is not known; choose one of {', '.join(map(repr, allowed))}.")

@@ -1,0 +1,175 @@
+"""SparseVLM: text raters, their attention as score, scheduled or rank-adaptive counts, recycling.
+
+Source: Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference",
+ICML 2025, arXiv 2410.04417; authors' code github.com/Gumpest/SparseVLMs (Apache-2.0), branch v1.5.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+
+from sparsight import budget, recycling, selection
+from sparsight.errors import BudgetError, SettingError
+from sparsight.method import Method, Positions, check_choice
+from sparsight.view import Recycled, Selection, View
+
+PAPER_KEPT: dict[int, tuple[int, ...]] = {
+    192: (300, 200, 110),
+    128: (303, 110, 36),
+    96: (238, 48, 26),
+    64: (66, 30, 17),
+}
+
+
+@dataclass(frozen=True)
+class SparseVLM(Method):
+    """SparseVLM.
+
+    Source: arXiv 2410.04417; section 3.2 (raters), 3.3 (score and level), 3.4 (recycling).
+    Differs:
+        Raters are the real text tokens after the last image (the code counts a second image as text); where none is
+        strictly above the mean, all of them rate (the code divides by zero).
+        Scores come from rater rows alone (the code builds the full map). The best token of every image stays.
+        Counts are solved for any budget (the code has four); `paper()` gives the code's own. Nothing is pruned where
+        the count is not below what is there (the code then drops one token).
+        Clustering breaks ties by index (the code adds noise).
+
+    Args:
+        level: "schedule" keeps fixed counts; "rank" removes N = prune_scale (V - rank(P)) tokens at each site, P being
+            the raters' attention, and keeps at most the schedule's count unless `retain` is 1.0.
+        recycle: whether dropped tokens are clustered into a few new ones.
+        aggregate: what a recycled token is: the "mean" of its members (the code) or their "sum" (the paper).
+        accounting: whose layer mean `retain` speaks of: tokens "entering" a layer, or the "authors'" booking.
+        tau: share of the dropped tokens that is clustered, by score, in (0, 1].
+        theta: clusters per clustered token, in (0, 1].
+        prune_scale: the paper's lambda, in (0, 1]; the paper names no value.
+        rank_tolerance: singular values above this share of the largest count; None: max(R, V) times float32's epsilon.
+        kept: tokens kept at each site, recycled ones not counted, instead of counts solved from `retain`.
+    """
+
+    positions: Positions = "renumber"
+    level: Literal["schedule", "rank"] = "schedule"
+    recycle: bool = True
+    aggregate: recycling.Aggregate = "mean"
+    accounting: budget.Accounting = "entering"
+    tau: float = 0.3
+    theta: float = 0.1
+    prune_scale: float = 0.5
+    rank_tolerance: float | None = None
+    kept: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings that need no model."""
+        super().__post_init__()
+        check_choice("level", self.level, ("schedule", "rank"))
+        check_choice("aggregate", self.aggregate, ("mean", "sum"))
+        check_choice("accounting", self.accounting, ("entering", "authors"))
+        for field in ("tau", "theta", "prune_scale"):
+            if not 0.0 < getattr(self, field) <= 1.0:
+                raise SettingError(f"{field}={getattr(self, field)!r} is out of range; give a number in (0, 1].")
+        if self.kept is not None and (self.sites is None or len(self.kept) != len(self.sites) or min(self.kept) < 1):
+            raise SettingError(f"kept={self.kept} needs as many sites, each keeping at least 1; sites={self.sites}.")
+
+    @classmethod
+    def paper(cls, retain: int) -> Self:
+        """Return the authors' exact settings for one of their budgets.
+
+        Source: authors' code: 192, 128 and 64 from branch v1.5, 96 from main; pruning after layers 2, 6 and 15.
+        Differs: the counts are absolute, made for 576 visual tokens and 32 layers; `retain` names the layer mean under
+            the authors' accounting. A sample that never has more tokens than a count is not pruned there.
+
+        Raises: BudgetError: a budget that was not published.
+        """
+        return cls(
+            retain=retain, sites=budget.PAPER_SITES, kept=published(cls, PAPER_KEPT, retain), accounting="authors"
+        )
+
+    def schedule(self, visual_tokens: int, layers: int) -> budget.Schedule:
+        """Plan the counts at each site; with level="rank" they are upper bounds."""
+        sites = self.sites_for(layers)
+        wanted = budget.resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
+        counts = (visual_tokens,) * len(sites)
+        if self.kept is None:
+            counts = budget.solve_counts(wanted, visual_tokens, sites, layers, self.accounting)
+        kept, recycled, now = [], [], visual_tokens
+        for i, count in enumerate(counts):
+            keep, extra = self._split(min(count, now), now) if self.kept is None else self._given(self.kept[i], now)
+            kept.append(keep)
+            recycled.append(extra)
+            now = keep + extra
+        return budget.Schedule(visual_tokens, layers, sites, tuple(kept), tuple(recycled))
+
+    def _split(self, count: int, now: int) -> tuple[int, int]:
+        return budget.split_count(count, now, self.tau, self.theta) if self.recycle else (count, 0)
+
+    def _given(self, keep: int, now: int) -> tuple[int, int]:
+        keep = min(keep, now)
+        return keep, budget.recycled_count(now - keep, self.tau, self.theta)[1] if self.recycle else 0
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether counts depend on what the raters see."""
+        return self.level == "rank"
+
+    def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Choose text tokens with more than the mean share of the visual tokens' similarity.
+
+        Source: section 3.2, eq. 4 and 5: softmax over text of H_v H_q^T on raw input embeddings, mean over visual.
+        Differs: strictly above the mean, as in the code (the paper prints >=); the mean is 1/T exactly.
+        """
+        mass = rater_mass(visual, text)
+        chosen = mass > mass.mean()
+        return chosen | ~chosen.any()
+
+    def select(self, view: View) -> Selection:
+        """Keep the tokens that the raters attend to most and recycle some of the rest."""
+        if view.attention is None:
+            raise SettingError("SparseVLM needs rater attention; a view without it cannot be rated.")
+        attention = view.attention.mean_over_heads()  # (R, V)
+        score = attention.mean(dim=0)
+        keep_count, recycled_count = view.keep_count, view.count - view.keep_count
+        if self.adaptive:
+            keep_count, recycled_count = self._rank_counts(attention, view)
+        keep = selection.top_k(score, keep_count, view.images)
+        recycled = self._recycle(view, score, keep, recycled_count) if recycled_count else None
+        return Selection(keep, recycled, score)
+
+    def _rank_counts(self, attention: torch.Tensor, view: View) -> tuple[int, int]:
+        present = attention.shape[-1]
+        removed = int(self.prune_scale * (present - selection.numerical_rank(attention, self.rank_tolerance)))
+        keep, extra = self._given(max(1, present - removed), present)
+        return (keep, extra) if keep + extra <= view.count else (view.keep_count, view.count - view.keep_count)
+
+    def _recycle(self, view: View, score: torch.Tensor, keep: torch.Tensor, clusters: int) -> Recycled:
+        dropped = torch.ones_like(score, dtype=torch.bool).index_fill_(0, keep, value=False)
+        size = max(budget.recycled_count(len(score) - len(keep), self.tau, self.theta)[0], clusters)
+        pool = selection.top_k(score.masked_fill(~dropped, float("-inf")), size)
+        points = view.hidden[pool]
+        centres, labels = recycling.density_peaks(points, clusters)
+        return Recycled(recycling.merge(points, labels, clusters, self.aggregate), pool[centres], pool, labels)
+
+
+def rater_mass(visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """Return (T,) the mean share of the visual tokens' similarity that each text token gets; adds up to 1.
+
+    Args:
+        visual: (V, D) raw input embeddings, no norm and no scale.
+        text: (T, D).
+    """
+    wide = torch.promote_types(visual.dtype, torch.float32)
+    return (visual.to(wide) @ text.to(wide).T).softmax(dim=-1).mean(dim=0)
+
+
+def published(cls: type[Method], table: dict[int, tuple[int, ...]], retain: int) -> tuple[int, ...]:
+    """Return the published counts of a budget.
+
+    Raises: BudgetError: no such budget.
+    """
+    if retain not in table:
+        budgets = ", ".join(map(str, table))
+        message = (
+            f"{cls.__name__}.paper({retain!r}) was not published; choose {budgets}, or {cls.__name__}(retain=...)."
+        )
+        raise BudgetError(message)
+    return table[retain]

@@ -1,0 +1,131 @@
+"""One forward pass: what the hooks of one model tell each other, kept in a context variable.
+
+Threads and nested models each see their own pass.
+"""
+
+from collections.abc import Callable, Hashable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from transformers.cache_utils import DynamicLayer
+
+from sparsight.attention import AttentionCall
+from sparsight.budget import Schedule
+from sparsight.ledger import LedgerLayer, Record, stored_length
+from sparsight.prefill import Batch, Compactor
+
+T = TypeVar("T")
+
+_CURRENT: ContextVar["Pass | None"] = ContextVar("sparsight_pass", default=None)
+
+
+@dataclass
+class Pass:
+    """One forward pass of L tokens.
+
+    Args:
+        owner: the engine whose model runs.
+        opener: the module that opened the pass, and closes it.
+        visual: (B, L) bool on the host, None if the pass brings no image.
+        schedules: (B,) planned counts, None for samples without visual tokens.
+        length: L.
+        past: logical length of the cache before this pass.
+        mask: (B, past + L) bool, False for padding; None if there is none.
+        host_real: (B, L) bool on the host, None if no token of this pass is padding.
+        compactor: shortens the sequence; None if nothing is pruned in this pass.
+        calls: attention calls of scoring layers that wait to be read.
+        memo: what layers of one group share.
+        host_reads: times this pass waited for the device.
+    """
+
+    owner: object
+    opener: nn.Module
+    visual: torch.Tensor | None = None
+    schedules: tuple[Schedule | None, ...] = ()
+    length: int = 0
+    past: int = 0
+    mask: torch.Tensor | None = None
+    host_real: torch.Tensor | None = None
+    compactor: Compactor | None = None
+    calls: dict[int, AttentionCall] = field(default_factory=dict)
+    memo: dict[Hashable, Any] = field(default_factory=dict)
+    host_reads: int = 0
+    outer: "Pass | None" = None
+
+    @property
+    def real(self) -> torch.Tensor | None:
+        """(B, L) bool on the device, None if no token of this pass is padding."""
+        return None if self.mask is None or self.host_real is None else self.mask[:, self.past :]
+
+    def read_mask(self, mask: torch.Tensor | None) -> None:
+        """Take the pass's 2-D mask; a step of one token is real without looking, as it costs a wait to look."""
+        if mask is None:
+            return
+        self.mask = mask.bool()
+        if self.length > 1:
+            host = self.to_host(self.mask[:, self.past :])
+            self.host_real = None if bool(host.all()) else host
+
+    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Read a tensor on the host; every wait of the engine for the device goes through here."""
+        self.host_reads += 1
+        return tensor.cpu()
+
+    def share(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what was made for `key` in this pass, or make it."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        found: T = self.memo[key]
+        return found
+
+    def extended(self, store: DynamicLayer | None, batch: Batch | None, queries: int) -> Record:
+        """Return the record of a cache layer, extended by this pass's tokens in their stored order.
+
+        Args:
+            store: the cache layer, None without a cache.
+            batch: stored order of this pass, None if all tokens are stored.
+            queries: tokens of this pass that are stored.
+        """
+        if batch is not None:
+            slots, valid = batch.order + self.past, batch.valid
+        else:
+            rows = store.record.slots.shape[0] if isinstance(store, LedgerLayer) else 1
+            device = store.record.slots.device if isinstance(store, LedgerLayer) else None
+            slots = torch.arange(self.past, self.past + queries, device=device).expand(rows, -1)
+            valid = self.real
+        before = self._before(store, slots)
+        if valid is None and before.valid is None:
+            return Record(torch.cat([before.slots, slots], dim=1), None)
+        parts = [
+            slots.new_ones(s.shape, dtype=torch.bool) if v is None else v
+            for s, v in ((before.slots, before.valid), (slots, valid))
+        ]
+        return Record(torch.cat([before.slots, slots], dim=1), torch.cat(parts, dim=1))
+
+    def _before(self, store: DynamicLayer | None, slots: torch.Tensor) -> Record:
+        """Return the record of what a cache layer stores before this pass."""
+        if isinstance(store, LedgerLayer):
+            return store.current()
+        stored = 0 if store is None else stored_length(store)
+        past = torch.arange(stored, device=slots.device).expand(len(slots), -1)
+        return Record(past, None if self.mask is None or not stored else self.mask[:, :stored])
+
+
+def current_pass(owner: object) -> Pass | None:
+    """Return the pass that runs now, if it is `owner`'s."""
+    state = _CURRENT.get()
+    return state if state is not None and state.owner is owner else None
+
+
+def open_pass(state: Pass) -> None:
+    """Make `state` the pass that runs now."""
+    state.outer = _CURRENT.get()
+    _CURRENT.set(state)
+
+
+def close_pass(state: Pass) -> None:
+    """Return to the pass that ran before `state`."""
+    _CURRENT.set(state.outer)

@@ -1,0 +1,70 @@
+"""Where a prompt's tokens are: visual tokens, their images, the text that may rate them, and padding. Host side."""
+
+from dataclasses import dataclass
+
+import torch
+
+from sparsight.errors import PromptError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The layout of one sample in a pass of L tokens, in slots of that pass.
+
+    Args:
+        length: L, padding included.
+        padding: leading padding tokens.
+        visual: (V,) int64 slots of the visual tokens, ascending.
+        images: (V,) int64, which contiguous run of visual tokens each belongs to, ascending from 0.
+        text: (T,) int64 slots of the real text after the last visual token; empty if there is no visual token.
+        real: tokens that are no padding.
+    """
+
+    length: int
+    padding: int
+    visual: torch.Tensor
+    images: torch.Tensor
+    text: torch.Tensor
+    real: int
+
+    @property
+    def image_count(self) -> int:
+        """Contiguous runs of visual tokens."""
+        return int(self.images[-1]) + 1 if len(self.images) else 0
+
+
+def read_prompts(visual: torch.Tensor, real: torch.Tensor) -> tuple[Prompt, ...]:
+    """Read the layout of every sample.
+
+    Args:
+        visual: (B, L) bool on the host.
+        real: (B, L) bool on the host, False for padding.
+    Raises: PromptError: a visual token is masked out, or no text follows the last one.
+    """
+    return tuple(_read(v, r, index) for index, (v, r) in enumerate(zip(visual, real, strict=True)))
+
+
+def _read(visual: torch.Tensor, real: torch.Tensor, index: int) -> Prompt:
+    slots = visual.nonzero().flatten()
+    text = real.nonzero().flatten()
+    padding = int(text[0]) if len(text) else len(real)
+    images = torch.zeros_like(slots)
+    if len(slots):
+        if bool((visual & ~real).any()):
+            raise PromptError(f"sample {index}: the attention mask hides visual tokens; mask padding only.")
+        images = torch.cat([images[:1], (slots.diff() != 1).long().cumsum(0)])
+    after = text[text > slots[-1]] if len(slots) else text[:0]
+    return Prompt(len(real), padding, slots, images, after, len(text))
+
+
+def require_raters(prompts: tuple[Prompt, ...]) -> None:
+    """Check that every sample with visual tokens has text that can rate them.
+
+    Raises: PromptError: no text follows the last visual token of a sample.
+    """
+    for index, prompt in enumerate(prompts):
+        if len(prompt.visual) and not len(prompt.text):
+            raise PromptError(
+                f"sample {index}: no text follows the last image, so no token can rate it; "
+                "put the question after the image, and do not split the prompt into chunks."
+            )

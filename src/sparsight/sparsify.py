@@ -1,0 +1,95 @@
+"""sparsify(): the only way in. Run: the handle, and the other way out."""
+
+from types import TracebackType
+from typing import Self
+
+from torch import nn
+
+from sparsight.engine import Engine
+from sparsight.errors import AttachError, UnsupportedError
+from sparsight.families import family_of
+from sparsight.guard import guard_generate
+from sparsight.host import check_host
+from sparsight.method import Method
+from sparsight.trace import Stats, Trace
+
+MARK = "_sparsight_run"
+
+
+class Run:
+    """A model that prunes its visual prefills, until the block ends or `detach()` is called."""
+
+    def __init__(self, model: nn.Module, engine: Engine) -> None:
+        self._model, self._engine = model, engine
+
+    @property
+    def method(self) -> Method:
+        """The method that chooses."""
+        return self._engine.method
+
+    @property
+    def stats(self) -> Stats:
+        """Counts and costs of the last prefill with images.
+
+        Raises: AttachError: there was none yet.
+        """
+        if self._engine.stats is None:
+            raise AttachError("no prompt with an image has run yet; call generate() or the model first.")
+        return self._engine.stats
+
+    @property
+    def trace(self) -> Trace:
+        """Which visual tokens were kept, recycled and dropped in the last prefill with images.
+
+        Raises: AttachError: there was none yet.
+        """
+        if self._engine.trace is None:
+            raise AttachError("no prompt with an image has run yet; call generate() or the model first.")
+        return self._engine.trace
+
+    def detach(self) -> None:
+        """Leave the model as it was; a second call does nothing."""
+        if self._engine.attached:
+            self._engine.detach()
+            delattr(self._model, MARK)
+
+    def __enter__(self) -> Self:
+        """Enter the block; the model prunes already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the model as it was, also after an error."""
+        self.detach()
+
+
+def sparsify(model: nn.Module, method: Method) -> Run:
+    """Have a vision-language model look at fewer visual tokens, reversibly.
+
+    Args:
+        model: an unmodified transformers model of a supported family, in evaluation mode.
+        method: what to keep; all settings belong to it.
+
+    Returns:
+        A handle, to be used as a context manager or detached by hand.
+
+    Raises:
+        UnsupportedError: the model, or an option of it, is not supported.
+        AttachError: the model is already sparsified.
+        SettingError: the method's sites do not fit the model.
+    """
+    if not isinstance(method, Method):
+        raise UnsupportedError(f"{method!r} is not a method; give an instance such as SparseVLM(retain=192).")
+    family = family_of(model)
+    if any(MARK in vars(module) for module in model.modules()):
+        raise AttachError(f"this {type(model).__name__} is already sparsified; detach() the first run before another.")
+    if method.positions not in family.positions:
+        raise UnsupportedError(f"positions={method.positions!r} is not defined for {family.name}.")
+    engine = Engine(model, family, method)
+    check_host(model, engine.decoder, method.positions)
+    engine.attach()
+    engine.add_remover(guard_generate(model, engine))
+    run = Run(model, engine)
+    vars(model)[MARK] = run
+    return run

@@ -1,0 +1,103 @@
+"""Tiny random models and inputs, built from configs; nothing is downloaded."""
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config
+
+IMAGE = 3
+PAD = 0
+VOCAB = 96
+SIDE = 24  # pixels
+PATCH = 4
+VISUAL = (SIDE // PATCH) ** 2  # 36 visual tokens an image
+
+
+def text_config(kind="llama", **changes):
+    """Eight layers, grouped-query attention."""
+    make = {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind]
+    settings = {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "pad_token_id": PAD,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "initializer_range": 0.2,
+    }
+    return make(**{**settings, **changes})
+
+
+def tiny_llava(seed=0, attention="sdpa", dtype=torch.float64, kind="llama", **changes):
+    """A LLaVA-1.5-shaped model whose attention is far from uniform."""
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=SIDE,
+        patch_size=PATCH,
+        projection_dim=32,
+        initializer_range=0.3,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text_config(kind, **changes),
+        image_token_id=IMAGE,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=VISUAL,
+    )
+    torch.manual_seed(seed)
+    model = LlavaForConditionalGeneration._from_config(config, attn_implementation=attention)
+    model.generation_config.pad_token_id = PAD
+    model.generation_config.eos_token_id = None
+    return model.to(dtype).eval()
+
+
+@dataclass
+class Batch:
+    """Inputs of a batch, and each sample alone."""
+
+    inputs: dict
+    alone: list = field(default_factory=list)
+
+
+def batch(rows, seed=0, dtype=torch.float64, left=True):
+    """Build a padded batch.
+
+    Args: rows: for each sample, a list of "image" and numbers of random text tokens, in order.
+    """
+    random = torch.Generator().manual_seed(seed)
+    ids, pixels = [], []
+    for row in rows:
+        tokens, images = [1], []
+        for part in row:
+            if part == "image":
+                tokens += [IMAGE] * VISUAL
+                images.append(torch.randn(3, SIDE, SIDE, generator=random, dtype=dtype))
+            else:
+                tokens += torch.randint(4, VOCAB, (part,), generator=random).tolist()
+        ids.append(torch.tensor(tokens))
+        pixels.append(images)
+    length = max(map(len, ids))
+    padded = torch.full((len(ids), length), PAD)
+    mask = torch.zeros_like(padded)
+    for row, tokens in enumerate(ids):
+        where = slice(length - len(tokens), length) if left else slice(0, len(tokens))
+        padded[row, where], mask[row, where] = tokens, 1
+    together = {"input_ids": padded, "attention_mask": mask}
+    every = [image for images in pixels for image in images]
+    if every:
+        together["pixel_values"] = torch.stack(every)
+    alone = []
+    for tokens, images in zip(ids, pixels, strict=True):
+        own = {"input_ids": tokens[None], "attention_mask": torch.ones_like(tokens)[None]}
+        if images:
+            own["pixel_values"] = torch.stack(images)
+        alone.append(own)
+    return Batch(together, alone)
