@@ -6,9 +6,9 @@ of the shortened sequence. State of a pass lives in a context variable. Private 
 the names of the arguments that the text decoder and its layers get, and `layers`, `self_attn` and `rotary_emb`.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -22,7 +22,7 @@ from sparsight.budget import Schedule
 from sparsight.errors import PromptError, UnsupportedError
 from sparsight.families import Family, decoder_shape
 from sparsight.host import check_kernel, kernel_of, refuse_scattered, refuse_unknown
-from sparsight.ledger import LedgerLayer, Record
+from sparsight.ledger import LedgerLayer
 from sparsight.method import Method
 from sparsight.passes import Pass, close_pass, current_pass, open_pass
 from sparsight.prefill import Batch, Compactor, Sample, new_sample
@@ -59,12 +59,12 @@ class Engine:
         self._hook(self.base, self._on_base)
         self._hook(self.decoder, self._on_decoder)
         for index, layer in enumerate(self.layers):
-            handle = layer.register_forward_pre_hook(partial(self._on_layer, index), with_kwargs=True)
+            handle = layer.register_forward_pre_hook(functools.partial(self._on_layer, index), with_kwargs=True)
             self._removers.append(handle.remove)
         if self.method.needs_attention:
             for site in self.sites:
                 attention = self.layers[site - 1].get_submodule("self_attn")
-                self._removers.append(attach_tap(attention, partial(self._on_attention, site - 1)))
+                self._removers.append(attach_tap(attention, functools.partial(self._on_attention, site - 1)))
         self.attached = True
 
     def detach(self) -> None:
@@ -223,8 +223,8 @@ class Engine:
         before = store.record if isinstance(store, LedgerLayer) else None
         # layers that store the same share mask, positions and record; the key holds the objects, never their ids
         group = (batch, before, stored, hidden.device)
-        record: Record = state.share(("record", group), lambda: state.extended(store, batch, queries))
-        valid = None if record.valid is None else record.valid.to(hidden.device)
+        valid = state.share(("valid", group), lambda: state.valid_keys(store, batch, queries))
+        valid = None if valid is None else valid.to(hidden.device)
         keys, dtype = stored + queries, None if kernel_of(self.decoder) == "sdpa" else hidden.dtype
         changed: dict[str, Any] = {
             "attention_mask": state.share(
@@ -246,6 +246,7 @@ class Engine:
                 ("rotary", group), lambda: tuple(masks.gather_rotary(table, order) for table in tables)
             )
         if batch is not None and store is not None:
+            record = state.share(("record", group), lambda: state.record(store, batch, valid))
             ledger.write(store, record, state.length - queries, self)
         return changed
 
@@ -282,8 +283,13 @@ class Engine:
 
 def named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return a call's arguments by name, those behind **kwargs included."""
-    given = dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
+    given = dict(_signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments)
     return {**given.pop("kwargs", {}), **given}
+
+
+@functools.cache
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(forward)
 
 
 def _has_ledger(cache: Cache | None) -> bool:

@@ -60,13 +60,11 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
         """Entries stored since the record was written."""
         return self.stored - self.record.slots.shape[1]
 
-    def current(self) -> Record:
-        """Return the record extended by the entries stored since."""
-        if self.tail == 0:
-            return self.record
+    def current_slots(self) -> torch.Tensor:
+        """Return the slots of all entries stored: (B, n) int64."""
         slots, start = self.record.slots, self.record.slots.shape[1] + self.skew
         new = torch.arange(start, start + self.tail, device=slots.device).expand(len(slots), -1)
-        return Record(torch.cat([slots, new], dim=1), extend(self.record.valid, new.shape[1]))
+        return torch.cat([slots, new], dim=1)
 
     def get_seq_length(self) -> int:
         """Return the logical length."""
@@ -131,7 +129,7 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
 
 def extend(valid: torch.Tensor | None, count: int) -> torch.Tensor | None:
     """Append `count` valid entries."""
-    return None if valid is None else torch.cat([valid, valid.new_ones(len(valid), count)], dim=1)
+    return valid if valid is None or not count else torch.cat([valid, valid.new_ones(len(valid), count)], dim=1)
 
 
 def cache_layer(cache: Cache, layer: int) -> DynamicLayer:

@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from sparsight.attention import AttentionCall
 from sparsight.budget import Schedule
-from sparsight.ledger import LedgerLayer, Record, stored_length
+from sparsight.ledger import LedgerLayer, Record, extend, stored_length
 from sparsight.prefill import Batch, Compactor
 
 T = TypeVar("T")
@@ -81,37 +81,35 @@ class Pass:
         found: T = self.memo[key]
         return found
 
-    def extended(self, store: DynamicLayer | None, batch: Batch | None, queries: int) -> Record:
-        """Return the record of a cache layer, extended by this pass's tokens in their stored order.
+    def valid_keys(self, store: DynamicLayer | None, batch: Batch | None, queries: int) -> torch.Tensor | None:
+        """Return which of a cache layer's entries are valid once this pass has added its own.
 
         Args:
             store: the cache layer, None without a cache.
-            batch: stored order of this pass, None if all tokens are stored.
+            batch: stored order of this pass, None if all its tokens are stored.
             queries: tokens of this pass that are stored.
+        Returns: (B, stored + queries) bool, None if all are.
         """
-        if batch is not None:
-            slots, valid = batch.order + self.past, batch.valid
-        else:
-            rows = store.record.slots.shape[0] if isinstance(store, LedgerLayer) else 1
-            device = store.record.slots.device if isinstance(store, LedgerLayer) else None
-            slots = torch.arange(self.past, self.past + queries, device=device).expand(rows, -1)
-            valid = self.real
-        before = self._before(store, slots)
-        if valid is None and before.valid is None:
-            return Record(torch.cat([before.slots, slots], dim=1), None)
-        parts = [
-            slots.new_ones(s.shape, dtype=torch.bool) if v is None else v
-            for s, v in ((before.slots, before.valid), (slots, valid))
-        ]
-        return Record(torch.cat([before.slots, slots], dim=1), torch.cat(parts, dim=1))
-
-    def _before(self, store: DynamicLayer | None, slots: torch.Tensor) -> Record:
-        """Return the record of what a cache layer stores before this pass."""
-        if isinstance(store, LedgerLayer):
-            return store.current()
+        new = self.real if batch is None else batch.valid
         stored = 0 if store is None else stored_length(store)
-        past = torch.arange(stored, device=slots.device).expand(len(slots), -1)
-        return Record(past, None if self.mask is None or not stored else self.mask[:, :stored])
+        if isinstance(store, LedgerLayer):
+            old = extend(store.record.valid, store.tail)
+        else:
+            old = None if self.mask is None or not stored else self.mask[:, :stored]
+        if old is not None and new is None:
+            return extend(old, queries)
+        if new is None or not stored:
+            return new
+        return torch.cat([new.new_ones(len(new), stored) if old is None else old, new], dim=1)
+
+    def record(self, store: DynamicLayer, batch: Batch, valid: torch.Tensor | None) -> Record:
+        """Return what a cache layer will hold once this pass has added its own entries."""
+        new = batch.order + self.past
+        if isinstance(store, LedgerLayer):
+            old = store.current_slots()
+        else:
+            old = torch.arange(stored_length(store), device=new.device).expand(len(new), -1)
+        return Record(torch.cat([old, new], dim=1), valid)
 
 
 def current_pass(owner: object) -> Pass | None:
