@@ -154,7 +154,8 @@ class Engine:
 
     def _raters(self, state: Pass, prompts: tuple[Prompt, ...], embeds: torch.Tensor) -> list[torch.Tensor]:
         """Choose every sample's raters and return their slots, on the host."""
-        if not self.method.needs_attention:
+        pruned = any(schedule is not None and self.method.prunes(schedule) for schedule in state.schedules)
+        if not self.method.needs_attention or not pruned:
             return [prompt.text[:0] for prompt in prompts]
         require_raters(prompts)
         chosen = []

@@ -75,6 +75,10 @@ class Method(ABC):
         counts = budget.solve_counts(wanted, visual_tokens, sites, layers)
         return budget.Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
 
+    def prunes(self, schedule: budget.Schedule) -> bool:
+        """Whether any site may shorten a sample of this schedule; if not, its computation stays untouched."""
+        return min(schedule.counts) < schedule.visual_tokens or (self.adaptive and self.retain is None)
+
     def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Choose the text tokens whose attention rates the visual tokens; all of them unless a method knows better.
 

@@ -42,11 +42,6 @@ class Sample:
     trimmed: bool = False
 
     @property
-    def active(self) -> bool:
-        """Whether any site can prune this sample."""
-        return self.schedule is not None and min(self.schedule.counts) < self.schedule.visual_tokens
-
-    @property
     def visual_count(self) -> int:
         """Visual tokens that are there now."""
         return self.kept[-1] + self.recycled[-1] if self.kept else len(self.prompt.visual)
@@ -138,11 +133,9 @@ class Compactor:
         return self._stack(rows, hidden)
 
     def _is_active(self, sample: Sample, step: int) -> bool:
-        if sample.schedule is None:
+        if sample.schedule is None or not self.method.prunes(sample.schedule):
             return False
-        return (self.method.adaptive and (sample.active or self.method.retain is None)) or sample.schedule.counts[
-            step
-        ] < sample.visual_count
+        return self.method.adaptive or sample.schedule.counts[step] < sample.visual_count
 
     def _shorten(self, index: int, stop: Stop, own: torch.Tensor) -> torch.Tensor:
         sample = self.samples[index]
