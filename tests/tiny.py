@@ -32,14 +32,14 @@ def text_config(kind="llama", **changes):
     return make(**{**settings, **changes})
 
 
-def tiny_llava(seed=0, attention="sdpa", dtype=torch.float64, kind="llama", **changes):
+def tiny_llava(seed=0, attention="sdpa", dtype=torch.float64, kind="llama", *, side=SIDE, **changes):
     """A LLaVA-1.5-shaped model whose attention is far from uniform."""
     vision = CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=2,
-        image_size=SIDE,
+        image_size=side,
         patch_size=PATCH,
         projection_dim=32,
         initializer_range=0.3,
@@ -50,7 +50,7 @@ def tiny_llava(seed=0, attention="sdpa", dtype=torch.float64, kind="llama", **ch
         image_token_id=IMAGE,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
-        image_seq_length=VISUAL,
+        image_seq_length=(side // PATCH) ** 2,
     )
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration._from_config(config, attn_implementation=attention)
@@ -67,19 +67,22 @@ class Batch:
     alone: list = field(default_factory=list)
 
 
-def batch(rows, seed=0, dtype=torch.float64, left=True):
+def batch(rows, seed=0, dtype=torch.float64, left=True, *, side=SIDE, first=(1,)):
     """Build a padded batch.
 
-    Args: rows: for each sample, a list of "image" and numbers of random text tokens, in order.
+    Args:
+        rows: for each sample, a list of "image" and numbers of random text tokens, in order.
+        side: pixels an image.
+        first: tokens before everything.
     """
     random = torch.Generator().manual_seed(seed)
     ids, pixels = [], []
     for row in rows:
-        tokens, images = [1], []
+        tokens, images = list(first), []
         for part in row:
             if part == "image":
-                tokens += [IMAGE] * VISUAL
-                images.append(torch.randn(3, SIDE, SIDE, generator=random, dtype=dtype))
+                tokens += [IMAGE] * (side // PATCH) ** 2
+                images.append(torch.randn(3, side, side, generator=random, dtype=dtype))
             else:
                 tokens += torch.randint(4, VOCAB, (part,), generator=random).tolist()
         ids.append(torch.tensor(tokens))

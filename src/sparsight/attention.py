@@ -108,6 +108,8 @@ class _TapConfig:
         self.tapped_config, self.tap_sink = config, sink
 
     def __getattr__(self, name: str) -> Any:
+        if "tapped_config" not in self.__dict__:
+            raise AttributeError(name)  # a copy in the making
         return getattr(self.__dict__["tapped_config"], name)
 
     @property

@@ -24,7 +24,7 @@ from sparsight.families import Family, decoder_shape
 from sparsight.host import check_kernel, kernel_of, refuse_scattered, refuse_unknown
 from sparsight.ledger import LedgerLayer
 from sparsight.method import Method
-from sparsight.passes import Pass, close_pass, current_pass, open_pass
+from sparsight.passes import Pass, close_pass, current_pass, drop_passes, open_pass
 from sparsight.prefill import Batch, Compactor, Sample, new_sample
 from sparsight.prompt import Prompt, read_prompts, require_raters
 from sparsight.trace import Stats, Trace
@@ -70,6 +70,7 @@ class Engine:
     def detach(self) -> None:
         """Take everything off the model again."""
         self.attached = False
+        drop_passes(self)
         while self._removers:
             self._removers.pop()()
 
@@ -132,6 +133,7 @@ class Engine:
         if not prunes and not _has_ledger(cache):
             return
         check_kernel(module)
+        check_layout(state, mask, given)
         if mask is not None and mask.ndim != 2:
             raise UnsupportedError(f"an attention mask of {mask.ndim} dimensions cannot be pruned; give a 2-D one.")
         state.read_mask(mask)
@@ -246,7 +248,8 @@ class Engine:
             changed["position_embeddings"] = state.share(
                 ("rotary", group), lambda: tuple(masks.gather_rotary(table, order) for table in tables)
             )
-        if batch is not None and store is not None:
+        # tokens that are all stored need no new record, unless some of them are padding
+        if store is not None and (batch is not None or state.real is not None):
             record = state.share(("record", group), lambda: state.record(store, batch, valid))
             ledger.write(store, record, state.length - queries, self)
         return changed
@@ -305,3 +308,20 @@ def _ledger_at(cache: Cache, index: int) -> LedgerLayer | None:
 def _counts(sample: Sample, sites: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     none = (0,) * len(sites)
     return (tuple(sample.kept), tuple(sample.recycled)) if sample.schedule is not None else (none, none)
+
+
+def check_layout(state: Pass, mask: torch.Tensor | None, given: dict[str, Any]) -> None:
+    """Check that mask and positions describe one prompt per row.
+
+    Raises: UnsupportedError: a mask of another length, or packed prompts.
+    """
+    total = state.past + state.length
+    if mask is not None and mask.ndim == 2 and mask.shape[1] != total:
+        raise UnsupportedError(
+            f"an attention mask of {mask.shape[1]} columns does not fit {total} tokens; give one column for each, "
+            "those in the cache included."
+        )
+    places, cached = given.get("position_ids"), given.get("past_key_values") is not None or given.get("use_cache")
+    # exactly then transformers looks for packed prompts
+    if mask is None and places is not None and not cached and bool((state.to_host(places).diff(dim=-1) != 1).any()):
+        raise UnsupportedError("packed prompts cannot be pruned: position_ids start anew; give one prompt per row.")

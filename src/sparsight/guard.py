@@ -42,10 +42,14 @@ def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
         check_call(model, engine, args, kwargs)
         return plain(*args, **kwargs)
 
+    own = vars(model).get("generate")
     vars(model)["generate"] = generate
 
     def remove() -> None:
-        vars(model).pop("generate", None)
+        if own is None:
+            vars(model).pop("generate", None)
+        else:
+            vars(model)["generate"] = own
 
     return remove
 

@@ -48,6 +48,7 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
 
     record: Record
     skew: int
+    torn: bool = False
     owner: "weakref.ref[Owner]"
 
     @property
@@ -77,6 +78,8 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
 
         Raises: AttachError: the sparsify block that pruned this cache has ended.
         """
+        if self.torn:
+            raise AttachError("this cache is torn: a crop into its pruned prompt was refused; prefill again.")
         owner = self.owner()
         if owner is None or not owner.attached:
             raise AttachError(
@@ -96,6 +99,7 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
             slots, end = self.record.slots, self.record.slots.shape[1] + self.skew
             wanted = torch.arange(end - recorded, end, device=slots.device)
             if recorded > slots.shape[1] or not bool((slots[:, -recorded:] == wanted).all()):
+                self.torn = True  # layers before the first site have been cropped already
                 raise UnsupportedError(
                     f"removing {count} tokens reaches into the pruned prompt; prefill again with a new cache."
                 )
@@ -107,6 +111,7 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
     def reset(self) -> None:
         """Empty the layer, which is an ordinary one from now on."""
         del self.record, self.skew, self.owner
+        vars(self).pop("torn", None)
         self.__class__ = DynamicLayer  # type: ignore[assignment]
         self.reset()
 

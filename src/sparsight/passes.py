@@ -102,9 +102,15 @@ class Pass:
             return new
         return torch.cat([new.new_ones(len(new), stored) if old is None else old, new], dim=1)
 
-    def record(self, store: DynamicLayer, batch: Batch, valid: torch.Tensor | None) -> Record:
+    def record(self, store: DynamicLayer, batch: Batch | None, valid: torch.Tensor | None) -> Record:
         """Return what a cache layer will hold once this pass has added its own entries."""
-        new = batch.order + self.past
+        if batch is None:
+            rows, device = (
+                (len(store.record.slots), store.record.slots.device) if isinstance(store, LedgerLayer) else (1, None)
+            )
+            new = torch.arange(self.past, self.past + self.length, device=device).expand(rows, -1)
+        else:
+            new = batch.order + self.past
         if isinstance(store, LedgerLayer):
             old = store.current_slots()
         else:
@@ -120,8 +126,21 @@ def current_pass(owner: object) -> Pass | None:
 
 def open_pass(state: Pass) -> None:
     """Make `state` the pass that runs now."""
-    state.outer = _CURRENT.get()
+    state.outer = outside(state.owner)
     _CURRENT.set(state)
+
+
+def outside(owner: object) -> Pass | None:
+    """Return the innermost pass of anyone else; passes of `owner` were left open by an interrupt, which no hook sees."""
+    state = _CURRENT.get()
+    while state is not None and state.owner is owner:
+        state = state.outer
+    return state
+
+
+def drop_passes(owner: object) -> None:
+    """Forget passes of `owner` that an interrupt left open."""
+    _CURRENT.set(outside(owner))
 
 
 def close_pass(state: Pass) -> None:

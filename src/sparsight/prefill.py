@@ -36,6 +36,7 @@ class Sample:
     raters: torch.Tensor
     image_of: torch.Tensor
     name_of: torch.Tensor
+    place_of: torch.Tensor
     kept: list[int] = field(default_factory=list)
     recycled: list[int] = field(default_factory=list)
     sites: list[SiteTrace] = field(default_factory=list)
@@ -61,7 +62,9 @@ def new_sample(prompt: Prompt, schedule: Schedule | None, raters: torch.Tensor, 
     name_of = torch.zeros(prompt.length, dtype=torch.int64)
     name_of[prompt.visual] = torch.arange(len(prompt.visual))
     order = torch.arange(prompt.length, device=device)
-    return Sample(prompt, schedule, order, raters.to(device), image_of.to(device), name_of.to(device))
+    return Sample(
+        prompt, schedule, order, raters.to(device), image_of.to(device), name_of.to(device), prompt.places.to(device)
+    )
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity
@@ -185,8 +188,8 @@ class Compactor:
             keep_count=min(sample.schedule.kept[stop.step], count),
             hidden=own[visual],
             images=sample.image_of[sample.order[visual]],
-            positions=sample.order[visual] if keep_positions else visual,
-            rater_positions=sample.raters if keep_positions else raters,
+            positions=sample.place_of[sample.order[visual]] if keep_positions else visual,
+            rater_positions=sample.place_of[sample.raters] if keep_positions else raters,
             length=sample.prompt.length,
             inverse_frequencies=self.inverse_frequencies,
             attention=attention,

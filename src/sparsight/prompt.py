@@ -18,6 +18,7 @@ class Prompt:
         images: (V,) int64, which contiguous run of visual tokens each belongs to, ascending from 0.
         text: (T,) int64 slots of the real text after the last visual token; empty if there is no visual token.
         real: tokens that are no padding.
+        places: (L,) int64, number of each slot among the real tokens.
     """
 
     length: int
@@ -26,6 +27,7 @@ class Prompt:
     images: torch.Tensor
     text: torch.Tensor
     real: int
+    places: torch.Tensor
 
     @property
     def image_count(self) -> int:
@@ -47,14 +49,16 @@ def read_prompts(visual: torch.Tensor, real: torch.Tensor) -> tuple[Prompt, ...]
 def _read(visual: torch.Tensor, real: torch.Tensor, index: int) -> Prompt:
     slots = visual.nonzero().flatten()
     text = real.nonzero().flatten()
-    padding = int(text[0]) if len(text) else len(real)
+    if not len(text):
+        raise PromptError(f"sample {index}: every token is masked out; leave the sample out of the batch.")
+    padding = int(text[0])
     images = torch.zeros_like(slots)
     if len(slots):
         if bool((visual & ~real).any()):
             raise PromptError(f"sample {index}: the attention mask hides visual tokens; mask padding only.")
         images = torch.cat([images[:1], (slots.diff() != 1).long().cumsum(0)])
     after = text[text > slots[-1]] if len(slots) else text[:0]
-    return Prompt(len(real), padding, slots, images, after, len(text))
+    return Prompt(len(real), padding, slots, images, after, len(text), (real.long().cumsum(0) - 1).clamp_min(0))
 
 
 def require_raters(prompts: tuple[Prompt, ...]) -> None:

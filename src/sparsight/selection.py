@@ -21,6 +21,8 @@ def top_k(score: torch.Tensor, count: int, images: torch.Tensor | None = None) -
 
 
 def _raise_best_of_each(score: torch.Tensor, count: int, images: torch.Tensor) -> torch.Tensor:
+    # images that are gone leave gaps, so the runs are numbered anew
+    images = torch.cat([torch.zeros_like(images[:1]), (images.diff() != 0).long().cumsum(0)])
     total = images[-1] + 1  # a tensor: reading it would wait for the device
     best = torch.full_like(score, float("-inf")).scatter_reduce(0, images, score, "amax")
     first = torch.full_like(images, images.numel())

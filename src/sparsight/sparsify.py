@@ -51,7 +51,7 @@ class Run:
         """Leave the model as it was; a second call does nothing."""
         if self._engine.attached:
             self._engine.detach()
-            delattr(self._model, MARK)
+            delattr(self._engine.base, MARK)
 
     def __enter__(self) -> Self:
         """Enter the block; the model prunes already."""
@@ -81,8 +81,10 @@ def sparsify(model: nn.Module, method: Method) -> Run:
     """
     if not isinstance(method, Method):
         raise UnsupportedError(f"{method!r} is not a method; give an instance such as SparseVLM(retain=192).")
+    if hasattr(model, "_orig_mod"):
+        raise UnsupportedError("the model is compiled, which ignores new hooks; sparsify it before torch.compile.")
     family = family_of(model)
-    if any(MARK in vars(module) for module in model.modules()):
+    if MARK in vars(family.base_model(model)):
         raise AttachError(f"this {type(model).__name__} is already sparsified; detach() the first run before another.")
     if method.positions not in family.positions:
         raise UnsupportedError(f"positions={method.positions!r} is not defined for {family.name}.")
@@ -91,5 +93,5 @@ def sparsify(model: nn.Module, method: Method) -> Run:
     engine.attach()
     engine.add_remover(guard_generate(model, engine))
     run = Run(model, engine)
-    vars(model)[MARK] = run
+    vars(engine.base)[MARK] = run  # on the part that every handle on these layers shares
     return run

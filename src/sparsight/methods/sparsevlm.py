@@ -68,7 +68,13 @@ class SparseVLM(Method):
         for field in ("tau", "theta", "prune_scale"):
             if not 0.0 < getattr(self, field) <= 1.0:
                 raise SettingError(f"{field}={getattr(self, field)!r} is out of range; give a number in (0, 1].")
-        if self.kept is not None and (self.sites is None or len(self.kept) != len(self.sites) or min(self.kept) < 1):
+        if self.rank_tolerance is not None and not 0.0 <= self.rank_tolerance < 1.0:
+            raise SettingError(
+                f"rank_tolerance={self.rank_tolerance!r} is out of range; give None or a share in [0, 1)."
+            )
+        if self.kept is not None and (
+            self.sites is None or len(self.kept) != len(self.sites) or min(self.kept, default=0) < 1
+        ):
             raise SettingError(f"kept={self.kept} needs as many sites, each keeping at least 1; sites={self.sites}.")
 
     @classmethod

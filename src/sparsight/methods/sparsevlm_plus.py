@@ -49,7 +49,7 @@ class SparseVLMPlus(SparseVLM):
         super().__post_init__()
         if self.recycle or self.adaptive:
             raise SettingError("SparseVLMPlus neither recycles nor adapts to the rank; use SparseVLM for either.")
-        whole = isinstance(self.heads, int) and self.heads >= 1
+        whole = isinstance(self.heads, int) and not isinstance(self.heads, bool) and self.heads >= 1
         if not whole and not (isinstance(self.heads, float) and 0.0 < self.heads <= 1.0):
             raise SettingError(f"heads={self.heads!r} is out of range; give a count >= 1 or a fraction in (0, 1].")
         if not 0.0 < self.prior_floor <= 1.0:

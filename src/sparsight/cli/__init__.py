@@ -1,0 +1,5 @@
+"""The command line: `sparsight ask`, `prepare`, `methods`, `families`."""
+
+from sparsight.cli.app import app, main
+
+__all__ = ["app", "main"]

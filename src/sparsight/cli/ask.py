@@ -1,0 +1,169 @@
+"""`sparsight ask`: one question, answered dense and sparse on the same inputs, and what that cost."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from rich.console import Console
+
+from sparsight import picture as pictures
+from sparsight.cli.inputs import make_inputs, read_image, split_words, to_device
+from sparsight.cli.method import cli_name, read_method
+from sparsight.cli.models import EMBEDDED, load_model
+from sparsight.cli.report import Outcome, as_document, show
+from sparsight.errors import InputError
+from sparsight.families import family_of
+from sparsight.measure import facts, interleave, time_generation
+from sparsight.method import Method
+from sparsight.methods import methods
+from sparsight.sparsify import sparsify
+from sparsight.trace import Stats, Trace
+
+METHOD_NAMES = ", ".join(cli_name(method) for method in methods())
+MOST_STEPS = 16  # decode steps that are timed
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line.
+
+    Args:
+        words: images, then the question.
+        model: folder or hub id, None for the embedded model.
+        method: name.
+        retain: budget, as typed.
+        paper: whether the published settings are wanted.
+        max_new_tokens: length of the answers, at most.
+        runs: timed runs of each kind.
+        picture: PNG to write, or None.
+    """
+
+    words: tuple[str, ...]
+    model: str | None
+    method: str
+    retain: str
+    paper: bool
+    max_new_tokens: int
+    runs: int
+    picture: Path | None
+
+
+def ask(request: Request, as_json: bool) -> None:
+    """Answer, measure, report and draw.
+
+    Raises: SparsightError: anything that is missing or does not fit, before the model runs where it can be known.
+    """
+    method = read_method(request.method, request.retain, request.paper)
+    paths, question = split_words(request.words)
+    images = [read_image(path) for path in paths]
+    if request.picture is not None:
+        check_target(request.picture)
+    with progress("loading the model"):
+        model, processor = load_model(request.model)
+    inputs = to_device(make_inputs(processor, images, question), model.device, model.dtype)
+    side = None if request.picture is None else grid_of(model, inputs)
+    with progress("answering"):
+        answer, stats, trace = answer_sparse(model, processor, inputs, method, request.max_new_tokens)
+        dense = answer_dense(model, processor, inputs, request.max_new_tokens)
+    outcome = Outcome(
+        model=request.model or EMBEDDED,
+        method=cli_name(type(method)),
+        settings=repr(method),
+        images=tuple(map(str, paths)),
+        question=question,
+        dense=dense,
+        sparse=answer,
+        stats=stats,
+        timings=measure(model, inputs, method, request),
+        facts=facts(model.device, model.dtype),
+        picture=None if request.picture is None else str(request.picture),
+    )
+    if request.picture is not None and side is not None:
+        draw(outcome, inputs, processor, trace, side)
+    if as_json:
+        typer.echo(json.dumps(as_document(outcome), ensure_ascii=False))
+    else:
+        show(outcome, Console())
+
+
+def check_target(path: Path) -> None:
+    """Check that a picture can be written.
+
+    Raises: InputError: it cannot.
+    """
+    if path.suffix.lower() != ".png":
+        raise InputError(f"--picture {path} must end in .png.")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--picture {path}: its folder does not exist.")
+
+
+def grid_of(model: Any, inputs: Mapping[str, Any]) -> int:
+    """Return the side of the grid of visual tokens of each image.
+
+    Raises: UnsupportedError: they are no square grid.
+    """
+    ids = torch.tensor(family_of(model).placeholder_ids(model.config), device=model.device)
+    count = int(torch.isin(inputs["input_ids"], ids).sum())
+    return pictures.grid_side(count, len(inputs["pixel_values"]) if inputs["pixel_values"].ndim == 4 else 0)
+
+
+def answer_sparse(
+    model: Any, processor: Any, inputs: Mapping[str, Any], method: Method, length: int
+) -> tuple[str, Stats, Trace]:
+    """Answer while pruning; comes before the dense answer, as it is what can be refused."""
+    with sparsify(model, method) as run:
+        answer = answer_dense(model, processor, inputs, length)
+        return answer, run.stats, run.trace
+
+
+def answer_dense(model: Any, processor: Any, inputs: Mapping[str, Any], length: int) -> str:
+    """Answer greedily with the model as it is."""
+    tokens = model.generate(**inputs, max_new_tokens=length, do_sample=False)
+    new = tokens[0, inputs["input_ids"].shape[1] :]
+    return str(processor.decode(new, skip_special_tokens=True)).strip()
+
+
+def measure(model: Any, inputs: Mapping[str, Any], method: Method, request: Request) -> Any:
+    """Time dense and sparse in turns."""
+    steps = min(request.max_new_tokens, MOST_STEPS)
+
+    def sparse() -> Mapping[str, float]:
+        with sparsify(model, method):
+            return time_generation(model, inputs, steps)
+
+    with progress("measuring"):
+        return interleave({"dense": lambda: time_generation(model, inputs, steps), "sparse": sparse}, runs=request.runs)
+
+
+def draw(outcome: Outcome, inputs: Mapping[str, Any], processor: Any, trace: Trace, side: int) -> None:
+    """Write the picture."""
+    looks = processor.image_processor
+    seen = pictures.seen_images(inputs["pixel_values"], looks.image_mean, looks.image_std)
+    stats = outcome.stats
+    words = pictures.Words(
+        outcome.question,
+        (
+            (f"dense, {stats.visual_tokens[0]} visual tokens", outcome.dense or "(nothing)"),
+            (f"sparse, {stats.mean_visual_tokens:.4g} on average", outcome.sparse or "(nothing)"),
+        ),
+    )
+    try:
+        pictures.draw(seen, trace.samples[0], side, words).save(outcome.picture or "", format="PNG")
+    except OSError as error:
+        raise InputError(f"--picture {outcome.picture} cannot be written: {error.strerror or error}.") from error
+
+
+@contextmanager
+def progress(what: str) -> Iterator[None]:
+    """Show on standard error what is going on, if somebody watches."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"{what} ..."):
+        yield

@@ -1,0 +1,150 @@
+"""What `sparsight ask` found: one JSON document, or a page for people made from the same numbers."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sparsight.measure import Timing
+from sparsight.trace import Stats
+
+QUANTITIES = {"ttft": "ttft_ms", "prefill": "prefill_ms", "decode": "decode_ms_per_token"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One question, answered twice.
+
+    Args:
+        model: name, folder or hub id.
+        method: name on the command line.
+        settings: the method in full.
+        images: paths.
+        question: asked.
+        dense: answer of the model as it is.
+        sparse: answer with fewer visual tokens.
+        stats: counts and costs.
+        timings: by "dense" and "sparse", then by quantity.
+        facts: hardware, number format, versions, commit.
+        picture: file written, or None.
+    """
+
+    model: str
+    method: str
+    settings: str
+    images: tuple[str, ...]
+    question: str
+    dense: str
+    sparse: str
+    stats: Stats
+    timings: Mapping[str, Mapping[str, Timing]]
+    facts: Mapping[str, Any]
+    picture: str | None
+
+
+def as_document(outcome: Outcome) -> dict[str, Any]:
+    """Return everything as one JSON document; units stand in the names, a ratio is dense over sparse."""
+    stats = outcome.stats
+    schedule = stats.schedules[0]
+    sites = zip(schedule.sites, schedule.kept, schedule.recycled, strict=True)
+    return {
+        "model": outcome.model,
+        "method": outcome.method,
+        "settings": outcome.settings,
+        "images": list(outcome.images),
+        "question": outcome.question,
+        "answers": {"dense": outcome.dense, "sparse": outcome.sparse, "same": outcome.dense == outcome.sparse},
+        "tokens": {
+            "text": stats.text_tokens[0],
+            "visual": stats.visual_tokens[0],
+            "raters": stats.raters[0],
+            "visual_per_layer": list(stats.visual_tokens_per_layer[0]),
+            "mean_visual_entering": stats.mean_visual_tokens,
+            "mean_visual_authors": stats.mean_visual_tokens_authors,
+            "sites": [{"layer": layer, "kept": kept, "recycled": recycled} for layer, kept, recycled in sites],
+        },
+        "prefill_flops": _pair(stats.dense_prefill_flops, stats.prefill_flops),
+        "kv_cache_bytes": _pair(stats.dense_kv_cache_bytes, stats.kv_cache_bytes),
+        **{name: _timed(outcome.timings, quantity) for quantity, name in QUANTITIES.items()},
+        "facts": dict(outcome.facts),
+        "picture": outcome.picture,
+    }
+
+
+def _pair(dense: float, sparse: float) -> dict[str, float]:
+    return {"dense": dense, "sparse": sparse, "ratio": dense / sparse}
+
+
+def _timed(timings: Mapping[str, Mapping[str, Timing]], quantity: str) -> dict[str, Any]:
+    dense, sparse = timings["dense"][quantity], timings["sparse"][quantity]
+    return {"dense": dense.as_dict(), "sparse": sparse.as_dict(), "ratio": dense.median_ms / sparse.median_ms}
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """Print the page for people."""
+    stats = outcome.stats
+    answers = Table.grid(padding=(0, 2))
+    answers.add_row("dense", Text(outcome.dense or "(nothing)", "bold"))
+    answers.add_row("sparse", Text(outcome.sparse or "(nothing)", "bold"))
+    console.print()
+    console.print(Text(outcome.question, "bold cyan"))
+    console.print(answers)
+    console.print("same answer" if outcome.dense == outcome.sparse else "different answers", style="dim")
+    console.print()
+    console.print(_costs(outcome))
+    console.print(Text(f"visual tokens by layer  {compact(stats.visual_tokens_per_layer[0])}"))
+    console.print(
+        f"mean over layers        {stats.mean_visual_tokens:.1f} entering a layer, "
+        f"{stats.mean_visual_tokens_authors:.1f} by the authors' accounting",
+        highlight=False,
+    )
+    console.print(Text("\n".join(_footer(outcome)), "dim"))
+
+
+def _costs(outcome: Outcome) -> Table:
+    stats = outcome.stats
+    table = Table("", "dense", "sparse", "ratio")
+    for column in table.columns[1:]:
+        column.justify = "right"
+
+    def row(name: str, dense: float, sparse: float, digits: int) -> None:
+        ratio = f"{dense / sparse:.2f} x"
+        table.add_row(name, f"{dense:.{digits}f}", f"{sparse:.{digits}f}", ratio)
+
+    row("visual tokens entering a layer, mean", stats.visual_tokens[0], stats.mean_visual_tokens, 1)
+    row("prefill, GFLOPs", stats.dense_prefill_flops / 1e9, stats.prefill_flops / 1e9, 2)
+    row("KV cache after prefill, MB", stats.dense_kv_cache_bytes / 1e6, stats.kv_cache_bytes / 1e6, 2)
+    times = outcome.timings
+    for name, quantity in (
+        ("time to first token, ms", "ttft"),
+        ("text decoder's prefill in it, ms", "prefill"),
+        ("decode, ms per token", "decode"),
+    ):
+        row(name, times["dense"][quantity].median_ms, times["sparse"][quantity].median_ms, 1)
+    return table
+
+
+def _footer(outcome: Outcome) -> Iterator[str]:
+    known = outcome.facts
+    runs = len(outcome.timings["dense"]["prefill"].runs_ms)
+    yield f"median of {runs} interleaved runs after a warm-up, {known['dtype']}"
+    yield known["gpu"] or f"{known['cpu']}, threads: {known['threads']}"
+    yield (
+        f"{outcome.model} with {outcome.method}; sparsight {known['sparsight']}, "
+        f"torch {known['torch']}, transformers {known['transformers']}"
+    )
+    if outcome.picture is not None:
+        yield f"picture: {outcome.picture}"
+
+
+def compact(counts: tuple[int, ...]) -> str:
+    """Write counts by layer shortly: "0-2: 576 · 3-6: 253"."""
+    parts = []
+    for count, layers in groupby(range(len(counts)), key=counts.__getitem__):
+        first, *rest = layers
+        parts.append(f"{first}-{rest[-1]}: {count}" if rest else f"{first}: {count}")
+    return " \N{MIDDLE DOT} ".join(parts)

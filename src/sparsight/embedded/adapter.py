@@ -1,0 +1,102 @@
+"""The shipped adapter: LoRA matrices for the decoder and the trained projector, checked against a manifest before use.
+
+Knows the adapter's files and how they are applied; knows nothing about where the base model comes from. Only
+safetensors and JSON are read, never pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import LlavaForConditionalGeneration
+
+from sparsight.embedded.convert import optional
+from sparsight.embedded.parts import sha256_of
+from sparsight.errors import EmbeddedModelError
+
+ADAPTER_DIR = Path(__file__).parent / "adapter"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "projector.safetensors")
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known about the adapter.
+
+    Args:
+        files: SHA-256 of each file, by name.
+        base: SHA-256 of each wheel that the base model is made of, by distribution name.
+        rank: rank of the LoRA matrices.
+        training: what the training did: steps, examples, time.
+        accuracy: exact-match accuracies on the test split, each in [0, 1].
+    """
+
+    files: dict[str, str]
+    base: dict[str, str]
+    rank: int
+    training: dict[str, Any]
+    accuracy: dict[str, float]
+
+
+def read_manifest(folder: Path = ADAPTER_DIR) -> Manifest:
+    """Reads the manifest beside an adapter.
+
+    Raises:
+        EmbeddedModelError: it is missing or not a manifest.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise EmbeddedModelError(
+            f"the adapter folder {folder} holds no {MANIFEST_FILE}; reinstall sparsight."
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise EmbeddedModelError(f"{path} is not an adapter manifest ({error}); reinstall sparsight.") from error
+
+
+def check_adapter(folder: Path = ADAPTER_DIR) -> Manifest:
+    """Compares every file of an adapter with its manifest and returns the manifest.
+
+    Raises:
+        EmbeddedModelError: a file is missing, unlisted in the manifest, or altered.
+    """
+    manifest = read_manifest(folder)
+    for name in ADAPTER_FILES:
+        path = folder / name
+        wanted = manifest.files.get(name)
+        if wanted is None or not path.is_file():
+            raise EmbeddedModelError(f"the adapter folder {folder} holds no checked {name}; reinstall sparsight.")
+        found = sha256_of(path)
+        if found != wanted:
+            raise EmbeddedModelError(
+                f"{name} is damaged: SHA-256 {found}, but the manifest says {wanted}; reinstall sparsight."
+            )
+    return manifest
+
+
+def apply_adapter(model: LlavaForConditionalGeneration, folder: Path = ADAPTER_DIR) -> Manifest:
+    """Merges the checked adapter into a base model, in place.
+
+    Args:
+        model: the base model in float32.
+        folder: the adapter's folder.
+
+    Raises:
+        EmbeddedModelError: the adapter is damaged, or the package `peft` is missing.
+    """
+    peft = optional("peft")
+    manifest = check_adapter(folder)
+    with warnings.catch_warnings():  # peft asks transformers for an attribute under its old name
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        tuned = peft.PeftModel.from_pretrained(model.model.language_model, str(folder), is_trainable=False)
+    model.model.language_model = tuned.merge_and_unload()
+    projector = {name: value.to(torch.float32) for name, value in load_file(folder / "projector.safetensors").items()}
+    model.model.multi_modal_projector.load_state_dict(projector)
+    return manifest

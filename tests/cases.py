@@ -1,0 +1,43 @@
+"""Prompts and methods that the contract is checked on."""
+
+import functools
+
+import torch
+
+from sparsight import SparseVLM, SparseVLMPlus
+from tests import tiny
+
+LAYOUTS = {
+    "one": [["image", 5]],
+    "two": [["image", 5], ["image", 5]],
+    "left padded": [["image", 5], ["image", 9]],
+    "unequal images": [["image", 5], ["image", 2, "image", 6]],
+    "several images": [[3, "image", 2, "image", 1, "image", 4]],
+    "adjacent images": [["image", "image", 4]],
+    "one word": [["image", 1], [4, "image", 1]],
+    "text among them": [["image", 7], [20], [2, "image", 3]],
+    "long text among them": [["image", 7], [60]],
+}
+
+METHODS = {
+    "sparsevlm": SparseVLM(retain=0.5),
+    "keep positions": SparseVLM(retain=0.4, positions="keep"),
+    "sum": SparseVLM(retain=0.5, aggregate="sum", tau=0.6, theta=0.3),
+    "no recycling": SparseVLM(retain=0.45, recycle=False),
+    "rank": SparseVLM(level="rank", retain=None, positions="keep"),
+    "bounded rank": SparseVLM(level="rank", retain=0.4, prune_scale=0.8),
+    "plus": SparseVLMPlus(retain=0.5),
+    "plus renumbered": SparseVLMPlus(retain=20, positions="renumber", heads=1),
+    "few sites": SparseVLM(retain=0.6, sites=(2, 7), positions="keep"),
+    "given counts": SparseVLM(sites=(1, 3, 5), kept=(20, 9, 4), retain=1.0),
+}
+
+KERNELS = ("sdpa", "eager")
+# in float64 transformers' own eager mask makes padded rows NaN: its smallest float64 is -inf in a float32 softmax
+DTYPES = {"sdpa": torch.float64, "eager": torch.float32}
+
+
+@functools.cache
+def tiny_model(kernel, **changes):
+    """A tiny model, made once for all tests."""
+    return tiny.tiny_llava(attention=kernel, **{"dtype": DTYPES[kernel], **changes})

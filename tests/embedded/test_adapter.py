@@ -1,0 +1,65 @@
+"""The shipped adapter is small, clean and checked before use."""
+
+import json
+import shutil
+
+import pytest
+from safetensors import safe_open
+
+from sparsight.embedded.adapter import ADAPTER_DIR, ADAPTER_FILES, apply_adapter, check_adapter, read_manifest
+from sparsight.embedded.parts import LANGUAGE, VISION
+from sparsight.errors import EmbeddedModelError
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return shutil.copytree(ADAPTER_DIR, tmp_path / "adapter")
+
+
+def test_the_shipped_adapter_matches_its_manifest():
+    manifest = check_adapter()
+    assert manifest.base == {part.name: part.sha256 for part in (VISION, LANGUAGE)}
+    assert manifest.rank == json.loads((ADAPTER_DIR / "adapter_config.json").read_text())["r"]
+
+
+def test_the_shipped_adapter_is_small_and_names_no_machine():
+    files = [path for path in ADAPTER_DIR.iterdir() if path.is_file()]
+    assert {path.name for path in files} == {*ADAPTER_FILES, "manifest.json"}
+    assert sum(path.stat().st_size for path in files) <= 15_000_000
+    headers = [path.read_text() for path in files if path.suffix == ".json"]
+    for path in files:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as tensors:
+                headers.append(str(tensors.metadata()))
+                assert {str(tensors.get_tensor(name).dtype) for name in tensors.keys()} == {"torch.float16"}  # noqa: SIM118
+    assert not [text for text in headers if any(sign in text for sign in ("/", "\\"))]
+
+
+def test_the_manifest_states_what_the_adapter_reaches():
+    accuracy = read_manifest().accuracy
+    assert accuracy["open"] >= 0.6
+    assert accuracy["open_swapped"] <= 0.4  # guessing gives 0.23
+
+
+@pytest.mark.parametrize("name", ADAPTER_FILES)
+def test_one_altered_byte_is_found_before_anything_is_loaded(copy, name):
+    path = copy / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(EmbeddedModelError, match=f"{name} is damaged"):
+        apply_adapter(None, copy)
+
+
+@pytest.mark.parametrize("name", [*ADAPTER_FILES, "manifest.json"])
+def test_a_missing_file_is_named(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(EmbeddedModelError, match=name):
+        check_adapter(copy)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"files": {}}'])
+def test_a_broken_manifest_is_refused(copy, text):
+    (copy / "manifest.json").write_text(text)
+    with pytest.raises(EmbeddedModelError, match="not an adapter manifest"):
+        check_adapter(copy)

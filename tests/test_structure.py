@@ -1,0 +1,66 @@
+"""What keeps the code readable: small files, short functions, no machine's paths, docstrings for all that is public."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+HARD_FILE, SOFT_FILE, HARD_FUNCTION = 400, 300, 60
+LONG_FILES = {"src/sparsight/engine.py"}  # over the soft ceiling
+# spelt in parts, so that this file does not name what it looks for
+PLACES = ("work", "root", "tmp", "home")
+REGISTRIES = ("pip" + r"\.conf", "--index-" + "url", "arti" + "factory")
+MACHINE = re.compile("|".join([*(rf"(?<![\w.~])/{place}/" for place in PLACES), *REGISTRIES]))
+
+
+def names(paths):
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def functions(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=names(SOURCES))
+def test_sizes(path):
+    source = path.read_text()
+    lines = source.count("\n")
+    assert lines <= HARD_FILE, f"{lines} lines"
+    assert lines <= SOFT_FILE or str(path.relative_to(ROOT)) in LONG_FILES, f"{lines} lines: split it, or list it"
+    for node in functions(ast.parse(source)):
+        length = node.end_lineno - node.lineno + 1
+        assert length <= HARD_FUNCTION, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=names(SOURCES))
+def test_public_things_say_what_they_are(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree) or not tree.body, "the module says nothing"
+    for holder in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]:
+        for node in holder.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{node.name} says nothing"
+
+
+def test_no_tracked_file_names_a_machine():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("no git checkout")
+    found = []
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        path = ROOT / name
+        if not path.is_file() or b"\0" in path.read_bytes()[:4096]:
+            continue
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            if MACHINE.search(line):
+                found.append(f"{name}:{number}: {line.strip()[:120]}")
+    assert not found, "\n".join(found)
+
+
+def test_tests_are_short_too():
+    long = [path.name for path in (ROOT / "tests").rglob("*.py") if path.read_text().count("\n") > SOFT_FILE]
+    assert not long
