@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sparsight.embedded.adapter import read_manifest
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "README.md"
@@ -41,12 +43,13 @@ def first_table() -> str:
             f"| {ratios['prefill_dense_over_sparse']:.2f} x of {possible:.2f} x "
             f"| {ratios['flops_dense_over_sparse']:.2f} x | {_mb(sparse)} |"
         )
-    total, guess = answers["dense"]["n_open"], answers["dense"]["open_swapped"]
+    total, guess = answers["dense"]["n_open"], read_manifest().accuracy["open_swapped"]
     rows += [
         "",
-        f"The embedded model (157 M parameters, {prefill['sizes']['layers']} decoder layers) on {total} open test questions "
-        f"of easy-VQA (with images swapped: {100 * guess:.1f} %); text decoder's prefill of {prefill['visual_tokens']} visual "
-        f"and {prefill['text_tokens']} text tokens, median of {prefill['rounds']} interleaved runs, {known['dtype']}, "
+        f"The embedded model (157 M parameters, {prefill['sizes']['layers']} decoder layers) on {total} open test "
+        f"questions of easy-VQA (with images swapped: {100 * guess:.1f} %); text decoder's prefill of "
+        f"{prefill['visual_tokens']} visual and {prefill['text_tokens']} text tokens, "
+        f"median of {prefill['rounds']} interleaved runs, {known['dtype']}, "
         f"{known['cpu']}, {known['threads']} threads, torch {known['torch']}, transformers {known['transformers']}. "
         '"Possible" is an oracle that runs the same layers on sequences cut beforehand.',
     ]

@@ -81,7 +81,8 @@ def test_raters(seed, visual, text, scale):
     assert math.isclose(float(mass.sum()), 1, rel_tol=1e-9)
     chosen = SparseVLM().raters(v, t)
     assert chosen.any()
-    if scale:
+    tied = bool(torch.isclose(mass, mass.mean(), rtol=1e-9).any())  # then the last bit decides
+    if scale and not tied:
         assert chosen.nonzero().flatten().tolist() == reference.rate(v, t)
 
 

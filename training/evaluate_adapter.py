@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,6 +29,7 @@ from rich.progress import track
 
 from sparsight.embedded import cache_dir, load, prepare
 from sparsight.embedded.adapter import apply_adapter, read_manifest
+from sparsight.measure import facts
 
 MAX_NEW_TOKENS = 8
 
@@ -158,7 +161,13 @@ def main() -> None:
         apply_adapter(model, args.adapter)
     data = EasyVQA((args.cache or cache_dir()) / "training", "test")
     rows = evaluate(args, Subject(model, processor, data, args.batch))
-    text = json.dumps(rows, indent=2)
+    found = {
+        "benchmark": "easy-VQA test split, exact match of greedy answers",
+        "command": shlex.join(["python", "training/evaluate_adapter.py", *sys.argv[1:]]),
+        "facts": facts(model.device, model.dtype),
+        "rows": rows,
+    }
+    text = json.dumps(found, indent=1)
     if args.out is not None:
         args.out.write_text(text + "\n", encoding="utf-8")
     if args.write_manifest and args.adapter is not None:

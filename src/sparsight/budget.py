@@ -231,16 +231,17 @@ def decoder_macs(shape: DecoderShape, tokens_per_layer: Sequence[int]) -> int:
     return sum(n * linear + 2 * n * n * q for n in tokens_per_layer)
 
 
-def selection_macs(shape: DecoderShape, text: int, raters: int, schedule: Schedule) -> int:
-    """Count the multiply-accumulates that choosing costs: raters once, then scores and clustering at each site."""
+def selection_macs(shape: DecoderShape, text: int, raters: int, schedule: Schedule, pools: Sequence[int]) -> int:
+    """Count the multiply-accumulates that choosing costs: raters once, scores at each site, and clustering.
+
+    Args: pools: tokens of each clustering.
+    """
     total = text * schedule.visual_tokens * shape.width
     now = schedule.visual_tokens
     for kept, recycled in zip(schedule.kept, schedule.recycled, strict=True):
         total += raters * now * shape.heads * shape.head_dim
-        pool = int(0.3 * (now - kept)) + 1 if recycled else 0
-        total += pool * pool * shape.width
         now = kept + recycled
-    return total
+    return total + sum(pool * pool for pool in pools) * shape.width
 
 
 def kv_bytes(shape: DecoderShape, tokens_per_layer: Sequence[int], value_bytes: int) -> int:

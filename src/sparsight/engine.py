@@ -21,13 +21,23 @@ from sparsight.attention import AttentionCall, attach_tap
 from sparsight.budget import Schedule
 from sparsight.errors import PromptError, UnsupportedError
 from sparsight.families import Family, decoder_shape
-from sparsight.host import check_kernel, kernel_of, refuse_scattered, refuse_unknown
+from sparsight.host import (
+    check_kernel,
+    check_mask,
+    kernel_of,
+    may_be_packed,
+    refuse_packed,
+    refuse_scattered,
+    refuse_unknown,
+)
 from sparsight.ledger import LedgerLayer
 from sparsight.method import Method
 from sparsight.passes import Pass, close_pass, current_pass, drop_passes, open_pass
 from sparsight.prefill import Batch, Compactor, Sample, new_sample
 from sparsight.prompt import Prompt, read_prompts, require_raters
 from sparsight.trace import Stats, Trace
+
+HIDDEN = "inputs_embeds hide where the visual tokens are; give input_ids, with the images."
 
 
 class Engine:
@@ -113,11 +123,13 @@ class Engine:
         state, ids = Pass(owner=self, opener=module), given.get("input_ids")
         if self.brings_images(given):
             if ids is None:
-                raise PromptError("inputs_embeds hide where the visual tokens are; give input_ids with the images.")
+                raise PromptError(HIDDEN)
             if module.training:
                 raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
             host_ids = state.to_host(ids)
             state.visual, state.schedules = self.is_visual(host_ids), self.plan(host_ids)
+        elif ids is None and given["inputs_embeds"].shape[1] > 1:
+            raise PromptError(HIDDEN)  # images may be merged in already
         open_pass(state)
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -133,9 +145,9 @@ class Engine:
         if not prunes and not _has_ledger(cache):
             return
         check_kernel(module)
-        check_layout(state, mask, given)
-        if mask is not None and mask.ndim != 2:
-            raise UnsupportedError(f"an attention mask of {mask.ndim} dimensions cannot be pruned; give a 2-D one.")
+        check_mask(mask, state.past + state.length)
+        if may_be_packed(given):
+            refuse_packed(state.to_host(given["position_ids"]))
         state.read_mask(mask)
         if prunes and embeds is not None:
             state.compactor = self._compactor(state, embeds, cache)
@@ -279,6 +291,7 @@ class Engine:
             text_tokens=tuple(s.prompt.real - len(s.prompt.visual) for s in samples),
             raters=tuple(len(s.raters) for s in samples),
             schedules=tuple(plans),
+            pools=tuple(tuple(len(site.pool) for site in s.sites) for s in samples),
             value_bytes=self.decoder.dtype.itemsize,
             host_reads=state.host_reads,
         )
@@ -308,20 +321,3 @@ def _ledger_at(cache: Cache, index: int) -> LedgerLayer | None:
 def _counts(sample: Sample, sites: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     none = (0,) * len(sites)
     return (tuple(sample.kept), tuple(sample.recycled)) if sample.schedule is not None else (none, none)
-
-
-def check_layout(state: Pass, mask: torch.Tensor | None, given: dict[str, Any]) -> None:
-    """Check that mask and positions describe one prompt per row.
-
-    Raises: UnsupportedError: a mask of another length, or packed prompts.
-    """
-    total = state.past + state.length
-    if mask is not None and mask.ndim == 2 and mask.shape[1] != total:
-        raise UnsupportedError(
-            f"an attention mask of {mask.shape[1]} columns does not fit {total} tokens; give one column for each, "
-            "those in the cache included."
-        )
-    places, cached = given.get("position_ids"), given.get("past_key_values") is not None or given.get("use_cache")
-    # exactly then transformers looks for packed prompts
-    if mask is None and places is not None and not cached and bool((state.to_host(places).diff(dim=-1) != 1).any()):
-        raise UnsupportedError("packed prompts cannot be pruned: position_ids start anew; give one prompt per row.")

@@ -29,5 +29,9 @@ class InputError(SparsightError, ValueError):
     """A missing, broken or oversized image, or an empty question."""
 
 
+class ModelError(SparsightError, RuntimeError):
+    """A model that cannot be found, reached or read."""
+
+
 class EmbeddedModelError(SparsightError, RuntimeError):
     """The embedded model is not prepared, cannot be fetched, or is damaged."""

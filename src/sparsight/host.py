@@ -78,3 +78,32 @@ def refuse_scattered(labels: object, logits_to_keep: object) -> None:
         raise UnsupportedError("labels are not supported: the pruned sequence is shorter than they are.")
     if isinstance(logits_to_keep, torch.Tensor):
         raise UnsupportedError("logits_to_keep as a tensor names places that may be pruned; give an int.")
+
+
+def check_mask(mask: torch.Tensor | None, tokens: int) -> None:
+    """Check that a decoder's attention mask has one column for each token.
+
+    Raises: UnsupportedError: another number of dimensions or columns.
+    """
+    if mask is not None and mask.ndim != 2:
+        raise UnsupportedError(f"an attention mask of {mask.ndim} dimensions cannot be pruned; give a 2-D one.")
+    if mask is not None and mask.shape[1] != tokens:
+        raise UnsupportedError(
+            f"an attention mask of {mask.shape[1]} columns does not fit {tokens} tokens; give one column for each, "
+            "those in the cache included."
+        )
+
+
+def may_be_packed(given: dict[str, Any]) -> bool:
+    """Return whether transformers looks for several prompts in one row: positions, but neither mask nor cache."""
+    cached = given.get("past_key_values") is not None or bool(given.get("use_cache"))
+    return given.get("attention_mask") is None and given.get("position_ids") is not None and not cached
+
+
+def refuse_packed(positions: torch.Tensor) -> None:
+    """Check that positions on the host run on by one.
+
+    Raises: UnsupportedError: they start anew, which packs several prompts into one row.
+    """
+    if bool((positions.diff(dim=-1) != 1).any()):
+        raise UnsupportedError("packed prompts cannot be pruned: position_ids start anew; give one prompt per row.")

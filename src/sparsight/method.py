@@ -42,11 +42,6 @@ class Method(ABC):
         check_choice("positions", self.positions, ("renumber", "keep"))
 
     @property
-    def name(self) -> str:
-        """Name on the command line and in result files."""
-        return type(self).__name__.lower()
-
-    @property
     def needs_attention(self) -> bool:
         """Whether `select` reads rater attention."""
         return True

@@ -131,7 +131,7 @@ def open_pass(state: Pass) -> None:
 
 
 def outside(owner: object) -> Pass | None:
-    """Return the innermost pass of anyone else; passes of `owner` were left open by an interrupt, which no hook sees."""
+    """Return the innermost pass of anyone else; those of `owner` were left open by an interrupt, which no hook sees."""
     state = _CURRENT.get()
     while state is not None and state.owner is owner:
         state = state.outer

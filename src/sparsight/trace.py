@@ -65,6 +65,7 @@ class Stats:
         text_tokens: (B,) real text tokens.
         raters: (B,) raters, 0 where none were chosen.
         schedules: (B,) what was kept and recycled at each site.
+        pools: (B,) how many dropped tokens each clustering took.
         value_bytes: bytes of one number in the cache.
         host_reads: times the engine waited for the device.
     """
@@ -75,6 +76,7 @@ class Stats:
     text_tokens: tuple[int, ...]
     raters: tuple[int, ...]
     schedules: tuple[budget.Schedule, ...]
+    pools: tuple[tuple[int, ...], ...]
     value_bytes: int
     host_reads: int
 
@@ -108,8 +110,8 @@ class Stats:
     def prefill_flops(self) -> int:
         """FLOPs of the decoder layers over the shortened sequences, and of choosing."""
         macs = sum(budget.decoder_macs(self.shape, row) for row in self.tokens_per_layer)
-        rows = zip(self.text_tokens, self.raters, self.schedules, strict=True)
-        return 2 * (macs + sum(budget.selection_macs(self.shape, t, r, s) for t, r, s in rows if r))
+        rows = zip(self.text_tokens, self.raters, self.schedules, self.pools, strict=True)
+        return 2 * (macs + sum(budget.selection_macs(self.shape, *row) for row in rows if row[1]))
 
     @property
     def dense_prefill_flops(self) -> int:

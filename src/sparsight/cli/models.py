@@ -7,14 +7,10 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from sparsight import embedded
-from sparsight.errors import SparsightError, UnsupportedError
+from sparsight.errors import ModelError, SparsightError, UnsupportedError
 from sparsight.families import families
 
 EMBEDDED = "embedded"
-
-
-class ModelError(SparsightError, RuntimeError):
-    """A model that cannot be found, reached or read."""
 
 
 def load_model(name: str | None) -> tuple[Any, Any]:

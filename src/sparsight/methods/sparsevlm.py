@@ -83,7 +83,7 @@ class SparseVLM(Method):
 
         Source: authors' code: 192, 128 and 64 from branch v1.5, 96 from main; pruning after layers 2, 6 and 15.
         Differs: the counts are absolute, made for 576 visual tokens and 32 layers; `retain` names the layer mean under
-            the authors' accounting. A sample that never has more tokens than a count is not pruned there.
+            the authors' accounting, and a sample with fewer visual tokens than that is refused.
 
         Raises: BudgetError: a budget that was not published.
         """
