@@ -33,8 +33,9 @@ from sparsight.host import (
 from sparsight.ledger import LedgerLayer
 from sparsight.method import Method
 from sparsight.passes import Pass, close_pass, current_pass, drop_passes, open_pass
-from sparsight.prefill import Batch, Compactor, Sample, new_sample
+from sparsight.prefill import Batch, Compactor, new_sample
 from sparsight.prompt import Prompt, read_prompts, require_raters
+from sparsight.summary import Plan, summarise
 from sparsight.trace import Stats, Trace
 
 HIDDEN = "inputs_embeds hide where the visual tokens are; give input_ids, with the images."
@@ -247,18 +248,9 @@ class Engine:
             ),
             "position_ids": torch.arange(queries, device=hidden.device)[None],
         }
-        if self.method.positions == "renumber":
+        if self.method.positions == "renumber" or batch is not None:
             changed["position_embeddings"] = state.share(
-                ("rotary", group),
-                lambda: self.decoder.rotary_emb(
-                    hidden, masks.contiguous_positions(valid, queries, keys, hidden.device)
-                ),
-            )
-        elif batch is not None:
-            order = batch.order.to(hidden.device)
-            tables = kwargs["position_embeddings"]
-            changed["position_embeddings"] = state.share(
-                ("rotary", group), lambda: tuple(masks.gather_rotary(table, order) for table in tables)
+                ("rotary", group), lambda: self._rotary(hidden, batch, kwargs["position_embeddings"], valid, keys)
             )
         # tokens that are all stored need no new record, unless some of them are padding
         if store is not None and (batch is not None or state.real is not None):
@@ -266,36 +258,34 @@ class Engine:
             ledger.write(store, record, state.length - queries, self)
         return changed
 
+    def _rotary(
+        self,
+        hidden: torch.Tensor,
+        batch: Batch | None,
+        tables: tuple[torch.Tensor, ...],
+        valid: torch.Tensor | None,
+        keys: int,
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the rotary tables of a shortened sequence, each (B or 1, n, d)."""
+        if self.method.positions == "keep" and batch is not None:
+            order = batch.order.to(hidden.device)
+            return tuple(masks.gather_rotary(table, order) for table in tables)
+        numbers = masks.contiguous_positions(valid, hidden.shape[1], keys, hidden.device)
+        return tuple(self.decoder.rotary_emb(hidden, numbers))
+
     def _on_end(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         del args, output
         state = current_pass(self)
         if state is None:
             return
         if module is self.decoder and state.compactor is not None:
-            self._note(state, state.compactor)
+            found = summarise(state.compactor.samples, self._plan(), state.host_reads)
+            self.stats, self.trace = found or (self.stats, self.trace)
         if state.opener is module:
             close_pass(state)
 
-    def _note(self, state: Pass, compactor: Compactor) -> None:
-        """Turn a finished prefill into stats and trace."""
-        samples = compactor.samples
-        if any(s.schedule is not None and len(s.kept) < len(self.sites) for s in samples):
-            return  # a layer raised on the way
-        plans = (
-            Schedule(len(s.prompt.visual), self.shape.layers, self.sites, *_counts(s, self.sites)) for s in samples
-        )
-        self.stats = Stats(
-            shape=self.shape,
-            sites=self.sites,
-            visual_tokens=tuple(len(s.prompt.visual) for s in samples),
-            text_tokens=tuple(s.prompt.real - len(s.prompt.visual) for s in samples),
-            raters=tuple(len(s.raters) for s in samples),
-            schedules=tuple(plans),
-            pools=tuple(tuple(len(site.pool) for site in s.sites) for s in samples),
-            value_bytes=self.decoder.dtype.itemsize,
-            host_reads=state.host_reads,
-        )
-        self.trace = Trace(tuple(tuple(s.sites) for s in samples), tuple(s.raters for s in samples))
+    def _plan(self) -> Plan:
+        return Plan(self.shape, self.sites, self.decoder.dtype.itemsize)
 
 
 def named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -316,8 +306,3 @@ def _has_ledger(cache: Cache | None) -> bool:
 def _ledger_at(cache: Cache, index: int) -> LedgerLayer | None:
     layer = cache.layers[index] if index < len(cache.layers) else None
     return layer if isinstance(layer, LedgerLayer) else None
-
-
-def _counts(sample: Sample, sites: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    none = (0,) * len(sites)
-    return (tuple(sample.kept), tuple(sample.recycled)) if sample.schedule is not None else (none, none)
