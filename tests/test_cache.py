@@ -42,6 +42,7 @@ def test_a_pruned_cache_outlives_no_block(model, inputs):
         model(**step)
 
 
+@pytest.mark.skipif(tiny.OLD, reason="transformers before 5.18 keep the length of a reset cache")
 def test_reset_makes_an_ordinary_cache(model, inputs):
     plain = prefill(model, inputs)
     with sparsify(model, SparseVLM()):
@@ -66,6 +67,7 @@ def test_crop_drops_the_last_tokens(model, inputs):
         assert {layer.get_seq_length() for layer in cache.layers} == {length - 1}
 
 
+@pytest.mark.skipif(tiny.OLD, reason="transformers before 5.18 keep the length of a reset cache")
 def test_a_crop_into_the_pruned_prompt_is_refused_and_never_used(model, inputs):
     step = {"input_ids": torch.tensor([[5]])}
     with sparsify(model, SparseVLM()), torch.no_grad():

@@ -210,6 +210,7 @@ def test_costs_are_those_of_what_ran(method):
     assert seen.stats.host_reads <= 3  # ids, mask and raters
 
 
+@pytest.mark.skipif(tiny.OLD, reason="transformers before 5.18 do not encode images ahead")
 def test_image_features_encoded_before():
     model, inputs = tiny_model("sdpa"), tiny.batch([["image", 7]]).inputs
     with sparsify(model, SparseVLM(retain=0.5)), torch.no_grad():

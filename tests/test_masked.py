@@ -70,6 +70,8 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 def test_generate(mode, method, kernel, layout):
     model, settings = tiny_model(kernel), MODES[mode]
+    if tiny.OLD and layout == "unequal images" and {"num_beams", "num_return_sequences"} & set(settings):
+        pytest.skip("transformers before 5.18 mixes up the images of copied rows, pruned or not")
     batch = tiny.batch(LAYOUTS[layout], dtype=model.dtype)
     torch.manual_seed(0)
     with sparsify(model, method):

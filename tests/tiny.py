@@ -3,8 +3,12 @@
 from dataclasses import dataclass, field
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config
 
+# before 5.18: images of copied rows are mixed up, features are not encoded ahead, reset() keeps a cache's length
+OLD = Version(transformers.__version__) < Version("5.18")
 IMAGE = 3
 PAD = 0
 VOCAB = 96
