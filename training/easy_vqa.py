@@ -11,6 +11,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from features import Pictures
 from PIL import Image
 
 from sparsight.embedded.parts import Part, check_wheel, fetch_wheel
@@ -79,3 +80,7 @@ class EasyVQA:
     def image(self, number: int) -> Image.Image:
         """Returns one 64x64 image as RGB."""
         return Image.open(io.BytesIO(self._archive.read(f"{self._root}/images/{number}.png"))).convert("RGB")
+
+    def pictures(self, count: int) -> Pictures:
+        """Returns the first images as the encoder gets them."""
+        return Pictures("shapes", count, 336, self.image)

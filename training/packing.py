@@ -1,7 +1,7 @@
-"""One training sequence per image: the image once, then all its questions side by side.
+"""One training sequence per image, or per row of images: its visual tokens once, then all its questions side by side.
 
-Each question sees the image and itself, never another question, and its positions restart after the image, so every
-question is computed exactly as it would be alone at inference while the 576 visual tokens are paid for once.
+Each question sees the images and itself, never another question, and its positions restart after the images, so every
+question is computed exactly as it would be alone at inference while the visual tokens are paid for once.
 """
 
 from __future__ import annotations
@@ -10,12 +10,48 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from easy_vqa import Question
-from features import GRID, grid_positions
+from features import grid_positions
 
 SHARED = 0  # group of the prompt's start and of the visual tokens
 PADDING = -1
 _ROUND = 16  # few different lengths: a new shape costs the matrix kernels seconds
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question to train on.
+
+    Args:
+        question: what is asked.
+        answer: what is to be said.
+        kind: under which name its accuracy is reported.
+        weight: of its loss.
+    """
+
+    question: str
+    answer: str
+    kind: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The visual tokens of every row of a batch.
+
+    Args:
+        images: images in a row.
+        grid: patches on each side of one.
+        window: pooling window on the grid.
+    """
+
+    images: int
+    grid: int
+    window: int
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of one image."""
+        return (self.grid // self.window) ** 2
 
 
 @dataclass(frozen=True)
@@ -24,25 +60,28 @@ class Prompt:
 
     processor: Any
     prefix: list[int]
+    between: list[int]
     end: int
 
     @classmethod
     def of(cls, processor: Any) -> Prompt:
-        """Takes the ids before the image from the processor's own template."""
-        ids = cls._render(processor, "x")
+        """Takes the ids before and between images from the processor's own template."""
+        ids = cls._render(processor, "x", 2)
         image = processor.tokenizer.convert_tokens_to_ids("<image>")
-        return cls(processor, ids[: ids.index(image)], processor.tokenizer.eos_token_id)
+        first = ids.index(image)
+        second = ids.index(image, first + 1)
+        return cls(processor, ids[:first], ids[first + 1 : second], processor.tokenizer.eos_token_id)
 
     @staticmethod
-    def _render(processor: Any, question: str) -> list[int]:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+    def _render(processor: Any, question: str, images: int = 1) -> list[int]:
+        content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
         text = processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
         return list(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def question(self, text: str) -> list[int]:
-        """Returns the ids between the image and the answer."""
+        """Returns the ids between the last image and the answer."""
         ids = self._render(self.processor, text)
         return ids[len(self.prefix) + 1 :]
 
@@ -50,21 +89,35 @@ class Prompt:
         """Returns the ids of the answer and of the end of the turn."""
         return [*self.processor.tokenizer(text, add_special_tokens=False)["input_ids"], self.end]
 
+    def head(self, layout: Layout) -> torch.Tensor:
+        """Returns the positions of everything before the question, (P,), images pooled."""
+        now, parts = len(self.prefix), [torch.arange(len(self.prefix))]
+        for number in range(layout.images):
+            parts.append(grid_positions(layout.grid, layout.window) + now)
+            now += layout.grid**2
+            if number + 1 < layout.images:
+                parts.append(torch.arange(now, now + len(self.between)))
+                now += len(self.between)
+        return torch.cat(parts)
+
+    def start(self, layout: Layout) -> int:
+        """Returns the position of the first token behind the last image."""
+        return len(self.prefix) + layout.images * layout.grid**2 + (layout.images - 1) * len(self.between)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """A packed batch of b images; S text ids behind each image, padded; N = prefix + visual + S.
+    """A packed batch of b rows; S text ids behind the images, padded; N = what stands before + S.
 
     Args:
-        text: (b, S) ids behind the image.
+        text: (b, S) ids behind the images.
         positions: (b, N) position ids.
         mask: (b, 1, N, N) bool, true where attention is allowed.
-        rows: (A,) image of each predicted token.
+        rows: (A,) row of each predicted token.
         columns: (A,) place in the sequence of the token that predicts it.
         targets: (A,) ids to predict.
         owners: (A,) running number of the question.
         weights: (Q,) loss weight of each question.
-        is_open: (Q,) true for questions that are not yes/no.
         kinds: kind of each question.
     """
 
@@ -76,7 +129,6 @@ class Batch:
     targets: torch.Tensor
     owners: torch.Tensor
     weights: torch.Tensor
-    is_open: torch.Tensor
     kinds: list[str]
 
 
@@ -88,51 +140,46 @@ class _Rows:
         self.places: list[list[int]] = []
         self.members: list[list[int]] = []
         self.picks: list[tuple[int, int, int, int]] = []  # row, column, target, owner
-        self.kinds: list[str] = []
+        self.asked: list[Asked] = []
 
-    def add(self, prompt: Prompt, questions: list[Question], visual: int) -> None:
-        """Adds an image with `visual` tokens and its questions."""
-        start = len(prompt.prefix)
+    def add(self, prompt: Prompt, questions: list[Asked], before: int, start: int) -> None:
+        """Adds a row with `before` tokens in front of its questions, which start at position `start`."""
         ids: list[int] = []
         places: list[int] = []
         members: list[int] = []
-        for number, question in enumerate(questions, 1):
-            asked, answer = prompt.question(question.text), prompt.answer(question.answer)
-            first = start + visual + len(ids) + len(asked) - 1  # the token before the answer
-            self.picks += [(len(self.text), first + i, token, len(self.kinds)) for i, token in enumerate(answer)]
-            self.kinds.append(question.kind)
-            length = len(asked) + len(answer) - 1
-            ids += asked + answer[:-1]
-            places += range(start + GRID * GRID, start + GRID * GRID + length)
+        for number, asked in enumerate(questions, 1):
+            question, answer = prompt.question(asked.question), prompt.answer(asked.answer)
+            first = before + len(ids) + len(question) - 1  # the token before the answer
+            self.picks += [(len(self.text), first + i, token, len(self.asked)) for i, token in enumerate(answer)]
+            self.asked.append(asked)
+            length = len(question) + len(answer) - 1
+            ids += question + answer[:-1]
+            places += range(start, start + length)
             members += [number] * length
         self.text.append(ids)
         self.places.append(places)
         self.members.append(members)
 
 
-def pack(prompt: Prompt, groups: list[list[Question]], window: int, yes_no_weight: float) -> Batch:
-    """Packs the questions of several images behind visual tokens pooled with `window`."""
-    start = len(prompt.prefix)
-    visual = grid_positions(window) + start
+def pack(prompt: Prompt, groups: list[list[Asked]], layout: Layout) -> Batch:
+    """Packs the questions of several rows of images."""
+    head = prompt.head(layout)
     lists = _Rows()
     for questions in groups:
-        lists.add(prompt, questions, len(visual))
+        lists.add(prompt, questions, len(head), prompt.start(layout))
     longest = -(-max(map(len, lists.text)) // _ROUND) * _ROUND
-    head_positions = torch.cat([torch.arange(start), visual]).expand(len(groups), -1)
-    head_members = torch.full((len(groups), start + len(visual)), SHARED)
+    shared = torch.full((len(groups), len(head)), SHARED)
     rows, columns, targets, owners = torch.tensor(lists.picks).T
-    is_open = torch.tensor([kind == "open" for kind in lists.kinds])
     return Batch(
         text=_padded(lists.text, longest, 0),
-        positions=torch.cat([head_positions, _padded(lists.places, longest, 0)], 1),
-        mask=_mask(torch.cat([head_members, _padded(lists.members, longest, PADDING)], 1)),
+        positions=torch.cat([head.expand(len(groups), -1), _padded(lists.places, longest, 0)], 1),
+        mask=_mask(torch.cat([shared, _padded(lists.members, longest, PADDING)], 1)),
         rows=rows,
         columns=columns,
         targets=targets,
         owners=owners,
-        weights=torch.where(is_open, 1.0, yes_no_weight),
-        is_open=is_open,
-        kinds=lists.kinds,
+        weights=torch.tensor([asked.weight for asked in lists.asked]),
+        kinds=[asked.kind for asked in lists.asked],
     )
 
 

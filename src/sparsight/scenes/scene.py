@@ -12,6 +12,7 @@ Pool = Literal["train", "test"]
 TextSize = Literal["large", "medium", "small"]
 FONT_PX: dict[TextSize, int] = {"large": 40, "medium": 24, "small": 14}
 
+_SIZES: tuple[TextSize, ...] = ("large", "medium", "small")
 _EVERY = 4  # every fourth background is kept for testing
 _POPULAR = THINGS[::4]  # drawn three times as often as the others
 _WEIGHTS = [3.0 if thing in _POPULAR else 1.0 for thing in THINGS]
@@ -167,7 +168,7 @@ def add_signs(scene: Scene, rng: random.Random, count: int, size: TextSize | Non
     signs = list(scene.signs)
     for colour in rng.sample(tuple(COLOURS), count):
         text = str(rng.randrange(10, 100)) if rng.random() < 0.35 else rng.choice(WORDS)
-        chosen: TextSize = size or rng.choice(tuple(FONT_PX))
+        chosen = rng.choice(_SIZES) if size is None else size
         font = FONT_PX[chosen]
         width, height = round(font * (0.66 * len(text) + 0.7)), round(font * 1.5)
         box = place_box(rng, width, height, [*_boxes(scene, scene.items), *(sign.box for sign in signs)])

@@ -1,0 +1,110 @@
+"""What a training step sees: scenes mostly, rows of scenes, clips, and drawn shapes, each from frozen features."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scene_data
+import torch
+from easy_vqa import EasyVQA
+from features import encode, pooled
+from packing import Asked, Batch, Layout, Prompt, pack
+
+from sparsight.scenes.ask import Turn
+
+HELD_OUT = 64  # last scenes, rows and clips, never trained on
+_KINDS = ("scene", "several", "clip", "shapes")
+_CAPTION_WEIGHT = 3.0
+_FRAMES = 8
+
+
+@dataclass(frozen=True)
+class Work:
+    """One batch: its visual features and its questions."""
+
+    features: torch.Tensor  # (b * images, tokens, 384) float32
+    layout: Layout
+    batch: Batch
+
+
+class Mixture:
+    """Training and held-out batches; a step's batch depends on seed and step alone.
+
+    Args:
+        args: the command line.
+        model: the embedded model, for its encoder.
+        processor: its processor.
+        folder: where features are kept.
+    """
+
+    def __init__(self, args: argparse.Namespace, model: Any, processor: Any, folder: Path) -> None:
+        self._args = args
+        self.prompt = Prompt.of(processor)
+        self.scenes = encode(model, processor, scene_data.scene_pictures(args.scenes), folder)
+        self.clips = encode(model, processor, scene_data.clip_pictures(args.clips), folder)
+        source = EasyVQA(folder, "train")
+        self._shapes = source.by_image()
+        self.shapes = encode(model, processor, source.pictures(args.shapes), folder)
+
+    def step(self, number: int, window: int) -> Work:
+        """Returns the batch of a step."""
+        rng = random.Random(f"{self._args.seed}-{number}")  # noqa: S311
+        kind = rng.choices(_KINDS, self._args.mixture)[0]
+        return self.work(kind, self._numbers(kind, rng), window, rng)
+
+    def _numbers(self, kind: str, rng: random.Random) -> list[list[int]]:
+        """Draws the images of each row."""
+        args = self._args
+        if kind == "scene":
+            return [[i] for i in rng.sample(range(args.scenes - HELD_OUT), args.batch)]
+        if kind == "shapes":
+            return [[i] for i in rng.sample(range(args.shapes), args.batch)]
+        if kind == "clip":
+            return [[i] for i in rng.sample(range(args.clips - HELD_OUT), max(2, args.batch // 2))]
+        count = rng.choice((2, 3))
+        return [rng.sample(range(args.scenes - HELD_OUT), count) for _ in range(max(2, args.batch // 2))]
+
+    def work(self, kind: str, numbers: list[list[int]], window: int, rng: random.Random) -> Work:
+        """Returns a batch of one kind about given images."""
+        store = {"scene": self.scenes, "several": self.scenes, "clip": self.clips, "shapes": self.shapes}[kind]
+        flat = [i for row in numbers for i in row]
+        if kind == "clip":
+            flat = [_FRAMES * i + frame for i in flat for frame in range(_FRAMES)]
+        grid = round(store.shape[1] ** 0.5)
+        features = torch.from_numpy(np.stack([store[i] for i in flat]).astype(np.float32))
+        layout = Layout(len(flat) // len(numbers), grid, window)
+        groups = [self._asked(kind, row, rng) for row in numbers]
+        return Work(pooled(features, window), layout, pack(self.prompt, groups, layout))
+
+    def _asked(self, kind: str, row: list[int], rng: random.Random) -> list[Asked]:
+        if kind == "shapes":
+            found = [question for question in self._shapes[row[0]] if question.is_open]
+            return [Asked(question.text, question.answer, "shapes") for question in found]
+        if kind == "clip":
+            return [_asked(turn, "clip") for turn in scene_data.clip_turns(scene_data.clip(row[0]), rng)]
+        scenes = [scene_data.scene(number) for number in row]
+        if kind == "several":
+            return [_asked(turn, "several") for turn in scene_data.image_turns(scenes, rng)]
+        return [_asked(turn, kind) for kind, turn in scene_data.turns(scenes[0], rng)]
+
+    def held_out(self, window: int) -> list[Work]:
+        """Returns batches of every kind about images that are never trained on."""
+        rng = random.Random("held out")  # noqa: S311
+        args, found = self._args, []
+        for kind, count in (("scene", args.scenes), ("several", args.scenes), ("clip", args.clips)):
+            size = {"scene": 8, "several": 4, "clip": 4}[kind]
+            for start in range(count - HELD_OUT, count, size):
+                rows = [[i] for i in range(start, start + size)]
+                if kind == "several":
+                    rows = [row + rng.sample(range(count - HELD_OUT, start or count), 1) for row in rows]
+                found.append(self.work(kind, rows, window, rng))
+        return found
+
+
+def _asked(turn: Turn, kind: str) -> Asked:
+    return Asked(turn.question, turn.answer, kind, _CAPTION_WEIGHT if kind == "caption" else 1.0)
