@@ -4,7 +4,7 @@ import functools
 
 import torch
 
-from sparsight import SparseVLM, SparseVLMPlus
+from sparsight.methods import Downscale, Pool, Random, SparseVLM, SparseVLMPlus, Uniform
 from tests import tiny
 
 LAYOUTS = {
@@ -30,6 +30,12 @@ METHODS = {
     "plus renumbered": SparseVLMPlus(retain=20, positions="renumber", heads=1),
     "few sites": SparseVLM(retain=0.6, sites=(2, 7), positions="keep"),
     "given counts": SparseVLM(sites=(1, 3, 5), kept=(20, 9, 4), retain=1.0),
+    "random": Random(retain=0.5),
+    "uniform": Uniform(retain=0.3),
+    "uniform inside": Uniform(retain=0.5, sites=(0, 3, 5), positions="renumber"),
+    "pool": Pool(retain=0.4),
+    "pool renumbered": Pool(retain=7, positions="renumber"),
+    "downscale": Downscale(retain=0.6),
 }
 
 KERNELS = ("sdpa", "eager")

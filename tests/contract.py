@@ -13,10 +13,14 @@ class Probe:
     """What went in and out of every decoder layer; enter it inside the sparsify block, so that its hooks come last."""
 
     def __init__(self, model):
-        self.layers = list(model.get_submodule("model.language_model.layers"))
+        self.decoder = model.get_submodule("model.language_model")
+        self.layers = list(self.decoder.layers)
         self.entering, self.leaving, self._handles = {}, {}, []
 
     def __enter__(self):
+        # what enters the decoder is what leaves the layer before layer 0
+        note = lambda _, __, kwargs: self.leaving.update({-1: kwargs["inputs_embeds"]})  # noqa: E731
+        self._handles.append(self.decoder.register_forward_pre_hook(note, with_kwargs=True))
         for index, layer in enumerate(self.layers):
             before = layer.register_forward_pre_hook(lambda _, args, i=index: self.entering.update({i: args[0]}))
             after = layer.register_forward_hook(lambda _, __, out, i=index: self.leaving.update({i: out}))
@@ -74,8 +78,12 @@ class Seen:
             count = self.stats.tokens_per_layer[sample][site]
             full = self.probe.leaving[site - 1][sample][-len(labels) :]
             short = self.probe.entering[site][sample][-count:]
-            found = [(row == full).all(dim=-1).nonzero().flatten().tolist() for row in short]
-            after = [labels[where[0]] if where else None for where in found]
+            after, used = [], set()
+            for row in short:
+                where = (row == full).all(dim=-1).nonzero().flatten().tolist()
+                fresh = [i for i in where if i not in used]  # equal words are equal at the input
+                used.update(fresh[:1])
+                after.append(labels[(fresh or where)[0]] if where else None)
             recycled = {visual[c] for c in steps[site].centres.tolist()} if site in steps else set()
             yield Site(labels, after, recycled)
             labels = [None if label in recycled else label for label in after]
@@ -88,8 +96,14 @@ def prefill(model, method, inputs):
     with sparsify(model, method) as run, Probe(model) as probe, torch.no_grad():
         logits = model(**inputs, past_key_values=cache).logits
     counts = (inputs["input_ids"] == tiny.IMAGE).sum(dim=-1).tolist()
-    promised = [method.schedule(count, len(probe.layers)) if count else None for count in counts]
+    promised = [promise(method, count, len(probe.layers)) if count else None for count in counts]
     return Seen(inputs, logits, cache, probe, run.stats, run.trace, promised)
+
+
+def promise(method, count, layers):
+    """The schedule of a sample, from nothing but its number of visual tokens and their layout."""
+    side = tiny.SIDE // tiny.PATCH
+    return method.schedule_on(((side, side),) * (count // side**2), count, layers)
 
 
 def positions(mask):
@@ -161,7 +175,9 @@ def check_images(model, method, batch):
         for step in seen.trace.samples[b]:
             images = {sum(visual[name] >= s for s in starts) for name in step.present.tolist()}
             left = {sum(visual[name] >= s for s in starts) for name in step.survivors.tolist()}
-            kept = len(step.keep) if method.adaptive else seen.promised[b].kept[seen.stats.sites.index(step.site)]
+            plan, at = seen.promised[b], seen.stats.sites.index(step.site)
+            promised = (plan.counts if method.may_keep_none else plan.kept)[at]
+            kept = len(step.keep) if method.adaptive else promised
             assert left == images or kept < len(images), f"sample {b} lost an image"
 
 
@@ -170,7 +186,8 @@ def check_finite(model, method, batch):
     seen = prefill(model, method, batch.inputs)
     for b in seen.samples:
         assert bool(seen.tail(b).isfinite().all()), "logits are not finite"
-        assert all(bool(step.score.isfinite().all()) for step in seen.trace.samples[b]), "scores are not finite"
+        scores = [step.score for step in seen.trace.samples[b] if step.score is not None]
+        assert all(bool(score.isfinite().all()) for score in scores), "scores are not finite"
 
 
 def check_repeatable(model, method, batch):

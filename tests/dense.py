@@ -1,4 +1,4 @@
-"""SparseVLM in a whole model, masked instead of shortened. Imports nothing of sparsight.
+"""Every method in a whole model, masked instead of shortened. Imports nothing of sparsight.
 
 The pass is dense: every layer computes the whole logical sequence, and a token dropped at a site is masked as a key in
 every layer from the site on. A recycled token is written into the place of its cluster's centre. One call runs several
@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 import torch
 
 from tests import reference as ref
+from tests import reference_baselines as base
 
 
 @dataclass
 class Turn:
-    """One pass: unpadded ids, and image features (V, D) for its placeholders."""
+    """One pass: unpadded ids, and the pixels (I, 3, H, W) of its images."""
 
     ids: list
-    features: torch.Tensor | None = None
+    pixels: torch.Tensor | None = None
 
 
 @dataclass
@@ -75,6 +76,8 @@ class Reference:
         self.decoder, self.method = self.base.language_model, method
         self.layers = list(self.decoder.layers)
         self.sites = method.sites_for(len(self.layers))
+        vision = self.base.config.vision_config
+        self.side = vision.image_size // vision.patch_size
 
     @torch.no_grad()
     def run(self, *turns):
@@ -99,15 +102,35 @@ class Reference:
         for turn in turns:
             order = list(range(start, start + len(turn.ids)))
             placeholders = [slot for slot in order if ids[slot] == self.base.config.image_token_id]
-            slots = [] if turn.features is None else placeholders  # a generated placeholder is a word like any other
+            slots = [] if turn.pixels is None else placeholders  # a generated placeholder is a word like any other
             start += len(turn.ids)
             raters = []
             if slots:
-                hidden[slots] = turn.features
+                hidden[slots] = self._features(turn.pixels)
                 text = [slot for slot in order if slot > slots[-1]]
-                raters = [text[i] for i in ref.rate(hidden[slots], hidden[text])]
+                if self.method.needs_attention:
+                    raters = [text[i] for i in ref.rate(hidden[slots], hidden[text])]
             parts.append(Part(slots, order, raters))
         return State(hidden, parts)
+
+    def _features(self, pixels):
+        """Visual tokens (V, D) of all images; those of a smaller image stand for several placeholders."""
+        count, small = len(pixels), (self.side, self.side)
+        if type(self.method).__name__ == "Downscale":
+            small = base.small_grid(self._grids(count), self.method.retain)
+            size = [n * pixels.shape[-1] // self.side for n in small]
+            scaled = torch.nn.functional.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True)
+            pixels = scaled.to(pixels.dtype)
+        states = self.base.vision_tower(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
+        features = self.base.multi_modal_projector(states[self.base.config.vision_feature_layer][:, 1:])
+        return features[:, base.under((self.side, self.side), small)].flatten(0, 1)
+
+    def _grids(self, count):
+        return ((self.side, self.side),) * count
+
+    def _plan(self, part):
+        count = len(part.slots)
+        return self.method.schedule_on(self._grids(count // self.side**2), count, len(self.layers))
 
     def _positions(self, order, length):
         position = list(range(length))
@@ -142,6 +165,9 @@ class Reference:
     def _prune(self, site, state, part, before):
         slots = part.slots
         present = [slot for slot in part.order if slot in set(slots)]
+        if not self.method.needs_attention:
+            self._prune_blindly(site, state, part, present)
+            return
         score = self._score(state, part, present, self._positions(before, len(state.hidden)))
         kept, clusters = self._counts(site, state.attention, part, present)
         if kept + clusters >= len(present) and not self._adapts(part):
@@ -151,6 +177,22 @@ class Reference:
         part.steps.append(step)
         centres = self._recycle(state, part, [present, keep, clusters]) if clusters else []
         part.order = self._reorder(part, {present[i] for i in keep}, centres)
+
+    def _prune_blindly(self, site, state, part, present):
+        slots, count = part.slots, self._plan(part).counts[self.sites.index(site)]
+        if count >= len(present):
+            return
+        grids, images = self._grids(len(slots) // self.side**2), [_run(slots, slot) for slot in present]
+        keep, score, cells, centres = base.choose(self.method, site, grids, images, count)
+        names, place = [slots.index(slot) for slot in present], [present[c] for c in centres]
+        step = Step(site, names, [names[i] for i in keep], score, centres=[names[c] for c in centres])
+        pooled = sorted((token, label) for label, cell in enumerate(cells) for token in cell)
+        step.pool, step.labels = [names[token] for token, _ in pooled], [label for _, label in pooled]
+        if cells:
+            values = torch.stack([state.hidden[[present[t] for t in cell]].mean(dim=0) for cell in cells])
+            state.hidden = state.hidden.index_copy(0, torch.tensor(place), values)
+        part.steps.append(step)
+        part.order = self._reorder(part, {present[i] for i in keep}, place)
 
     def _score(self, state, part, present, position):
         attention, method = state.attention, self.method
@@ -167,13 +209,13 @@ class Reference:
 
     def _adapts(self, part):
         """Whether the rank decides: by level="rank", unless the budget says to keep everything."""
-        plan = self.method.schedule(len(part.slots), len(self.layers))
+        plan = self._plan(part)
         unbounded = self.method.retain is None
         return self.method.level == "rank" and (unbounded or min(plan.counts) < len(part.slots))
 
     def _counts(self, site, attention, part, present):
         method, step = self.method, self.sites.index(site)
-        plan = method.schedule(len(part.slots), len(self.layers))
+        plan = self._plan(part)
         kept, clusters = plan.kept[step], plan.recycled[step]
         if not self._adapts(part):
             return kept, clusters
@@ -223,9 +265,6 @@ def _run(slots, slot):
 
 
 def turn(model, inputs):
-    """Read one unpadded sample as a turn."""
-    features = None
-    if inputs.get("pixel_values") is not None:
-        with torch.no_grad():
-            features = torch.cat(list(model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output))
-    return Turn(inputs["input_ids"][0].tolist(), features)
+    """Read one unpadded sample as a turn of a model of this dtype."""
+    pixels = inputs.get("pixel_values")
+    return Turn(inputs["input_ids"][0].tolist(), None if pixels is None else pixels.to(model.dtype))

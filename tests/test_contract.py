@@ -8,6 +8,7 @@ from transformers import DynamicCache
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.errors import AttachError, PromptError
+from sparsight.methods import methods
 from sparsight.view import Selection
 from tests import contract, dense, tiny
 from tests.cases import KERNELS, LAYOUTS, METHODS, tiny_model
@@ -25,7 +26,7 @@ def test_contract(method, kernel, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("method", [SparseVLM, SparseVLMPlus])
+@pytest.mark.parametrize("method", methods())
 def test_full_retention_is_bit_identical(method, kernel, layout):
     model = tiny_model(kernel)
     inputs = tiny.batch(LAYOUTS[layout], dtype=model.dtype).inputs

@@ -12,6 +12,7 @@ import torch
 
 from sparsight import SparseVLM, SparseVLMPlus, passes, sparsify
 from sparsight.errors import AttachError, SettingError, SparsightError, UnsupportedError
+from sparsight.methods import Downscale
 from tests import tiny
 
 HOOKS = (
@@ -67,7 +68,7 @@ def prefill(model, inputs, **changes):
         return model(**{**inputs, **changes}).logits
 
 
-@pytest.mark.parametrize("method", [SparseVLM(), SparseVLM(positions="keep"), SparseVLMPlus()])
+@pytest.mark.parametrize("method", [SparseVLM(), SparseVLM(positions="keep"), SparseVLMPlus(), Downscale()])
 def test_block_leaves_no_trace(model, inputs, method):
     before, plain = snapshot(model), prefill(model, inputs)
     with sparsify(model, method):

@@ -17,6 +17,7 @@ from transformers import (
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
+    SiglipVisionModel,
 )
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
@@ -24,7 +25,7 @@ from transformers.models.gemma2 import modeling_gemma2
 
 from sparsight import guard
 from sparsight.attention import TAP_NAME, AttentionCall, RaterRows, attach_tap
-from sparsight.families import families
+from sparsight.families import LLAVA, families
 from tests import tiny
 from tests.cases import tiny_model
 
@@ -107,6 +108,24 @@ def test_generate_encodes_images_into_an_argument_we_know():
     assert bring[0], f"generate() hands the images over in none of {features}"
     assert bring[1:] == [False, False], "a decode step brings image features, and would be pruned"
     assert all("input_ids" in kwargs for kwargs in seen), "generate() no longer passes input_ids"
+
+
+# ---- scaling.py ---------------------------------------------------------------------------------------------------
+
+
+def test_encoders_that_take_images_of_any_size():
+    model, inputs, seen = tiny_model("sdpa"), tiny.batch([["image", 3]]).inputs, []
+    tower = model.get_submodule("model." + LLAVA.encoder)
+    for encoder in (type(tower), SiglipVisionModel):
+        parameters = inspect.signature(encoder.forward).parameters
+        assert {"pixel_values", "interpolate_pos_encoding"} <= set(parameters), f"{encoder.__name__} takes one size"
+    projector = model.get_submodule("model." + LLAVA.projector)
+    handle = projector.register_forward_hook(lambda _, __, out: seen.append(out.shape))
+    with torch.no_grad():
+        model(**inputs)
+    handle.remove()
+    assert seen == [(1, tiny.VISUAL, 64)], "the projector no longer gives (images, visual tokens, width)"
+    assert LLAVA.grids(model.model.config, [tiny.VISUAL]) == ((6, 6),), "the vision config names its sizes otherwise"
 
 
 # ---- ledger.py ----------------------------------------------------------------------------------------------------

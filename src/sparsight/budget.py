@@ -2,7 +2,8 @@
 
 Pure arithmetic. Knows no model, no tensor and no method; it is the only place that rounds.
 
-Words: a *site* is the decoder layer on whose entry the sequence gets shorter, so "prune after layer 2" is site 3.
+Words: a *site* is the decoder layer on whose entry the sequence gets shorter, so "prune after layer 2" is site 3;
+site 0 is the input.
 *Entering* accounting counts the tokens that enter a layer, which is what is computed and paid for. *Authors'*
 accounting (SparseVLM's code) books the layer before a site at its reduced count although it processed the larger one.
 """
@@ -28,7 +29,7 @@ class Schedule:
     Args:
         visual_tokens: tokens before pruning.
         layers: decoder layers L.
-        sites: layers on whose entry the sequence gets shorter, ascending, in 1..L-1.
+        sites: layers on whose entry the sequence gets shorter, ascending, in 0..L-1; 0 is the input, before layer 0.
         kept: tokens kept at each site.
         recycled: tokens rebuilt from dropped ones at each site.
     """
@@ -52,7 +53,7 @@ class Schedule:
     def mean(self, accounting: Accounting = "entering") -> float:
         """Layer mean of visual tokens under one of the two accountings."""
         shift = 0 if accounting == "entering" else 1
-        sites = tuple(site - shift for site in self.sites)
+        sites = tuple(max(site - shift, 0) for site in self.sites)  # no layer stands before the input
         return sum(per_layer(self.visual_tokens, sites, self.counts, self.layers)) / self.layers
 
 
@@ -95,13 +96,17 @@ def scaled_sites(layers: int) -> tuple[int, ...]:
     return tuple(sorted(set(scaled)))
 
 
-def check_sites(sites: Sequence[int], layers: int) -> tuple[int, ...]:
-    """Return `sites` if they ascend strictly within 1..layers-1.
+def check_sites(sites: Sequence[int], layers: int, *, first: int = 1) -> tuple[int, ...]:
+    """Return `sites` if they ascend strictly within first..layers-1.
 
+    Args: first: 0 where the input is a site too.
     Raises: SettingError: otherwise.
     """
-    if list(sites) != sorted(set(sites)) or not sites or sites[0] < 1 or sites[-1] >= layers:
-        raise SettingError(f"sites={tuple(sites)} do not fit; give ascending layers within 1..{layers - 1}.")
+    if list(sites) != sorted(set(sites)) or not sites or sites[0] < first or sites[-1] >= layers:
+        reason = " No layer stands before site 0 whose attention could be read." if first and 0 in sites else ""
+        raise SettingError(
+            f"sites={tuple(sites)} do not fit; give ascending layers within {first}..{layers - 1}.{reason}"
+        )
     return tuple(sites)
 
 
@@ -151,7 +156,7 @@ def solve_counts(
     Raises: BudgetError: the layers before the first site alone exceed the budget.
     """
     shift = 0 if accounting == "entering" else 1
-    bounds = [*(site - shift for site in sites), layers]
+    bounds = [*(max(site - shift, 0) for site in sites), layers]
     weights = [b - a for a, b in pairwise(bounds)]  # layers that run at each count
     least = (bounds[0] * visual_tokens + sum(weights)) / layers
     if budget < least:

@@ -7,7 +7,6 @@ the names of the arguments that the text decoder and its layers get, and `layers
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -18,7 +17,6 @@ from transformers.cache_utils import DynamicLayer
 
 from sparsight import ledger, masks
 from sparsight.attention import AttentionCall, attach_tap
-from sparsight.budget import Schedule
 from sparsight.errors import PromptError, UnsupportedError
 from sparsight.families import Family, decoder_shape
 from sparsight.host import (
@@ -26,6 +24,7 @@ from sparsight.host import (
     check_mask,
     kernel_of,
     may_be_packed,
+    named,
     refuse_packed,
     refuse_scattered,
     refuse_unknown,
@@ -33,8 +32,10 @@ from sparsight.host import (
 from sparsight.ledger import LedgerLayer
 from sparsight.method import Method
 from sparsight.passes import Pass, close_pass, current_pass, drop_passes, open_pass
+from sparsight.planner import Planner
 from sparsight.prefill import Batch, Compactor, new_sample
 from sparsight.prompt import Prompt, read_prompts, require_raters
+from sparsight.scaling import ImageScaler
 from sparsight.summary import Plan, summarise
 from sparsight.trace import Stats, Trace
 
@@ -57,7 +58,8 @@ class Engine:
         self.layers: list[nn.Module] = list(self.decoder.layers)
         self.shape = decoder_shape(self.decoder.config)
         self.sites = method.sites_for(len(self.layers))
-        self.placeholder_ids = family.placeholder_ids(vars(self.base)["config"])
+        self.planner = Planner(family, vars(self.base)["config"], method, len(self.layers))
+        self.scaler = ImageScaler(self, family, self.base, method) if method.scales_images else None
         self.stats: Stats | None = None
         self.trace: Trace | None = None
         self.attached = False
@@ -72,6 +74,8 @@ class Engine:
         for index, layer in enumerate(self.layers):
             handle = layer.register_forward_pre_hook(functools.partial(self._on_layer, index), with_kwargs=True)
             self._removers.append(handle.remove)
+        if self.scaler is not None:
+            self._removers.extend(self.scaler.attach())
         if self.method.needs_attention:
             for site in self.sites:
                 attention = self.layers[site - 1].get_submodule("self_attn")
@@ -96,19 +100,15 @@ class Engine:
         )
         self._removers.extend(handle.remove for handle in handles)
 
-    def plan(self, input_ids: torch.Tensor) -> tuple[Schedule | None, ...]:
-        """Plan each sample's counts from its token ids alone.
+    def expect(self, input_ids: torch.Tensor) -> None:
+        """Plan a batch whose images may be encoded before its pass; `drop_passes` forgets it.
 
         Args: input_ids: (B, L) int64 on the host.
         Raises: BudgetError: a sample's budget cannot be met.
         """
-        counts = self.is_visual(input_ids).sum(dim=-1).tolist()
-        plans = {count: self.method.schedule(count, len(self.layers)) for count in set(counts) - {0}}
-        return tuple(plans.get(count) for count in counts)
-
-    def is_visual(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return where the visual placeholders are: bool, shape of `input_ids`."""
-        return torch.isin(input_ids, torch.tensor(self.placeholder_ids, device=input_ids.device))
+        outline = self.planner.outline(input_ids)
+        if self.scaler is not None:
+            open_pass(Pass(owner=self, opener=self.model, scale=self.scaler.scale(outline)))
 
     def brings_images(self, given: dict[str, Any]) -> bool:
         """Return whether arguments of the model carry images; text-only prompts and decode steps do not."""
@@ -127,8 +127,11 @@ class Engine:
                 raise PromptError(HIDDEN)
             if module.training:
                 raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
-            host_ids = state.to_host(ids)
-            state.visual, state.schedules = self.is_visual(host_ids), self.plan(host_ids)
+            outline = self.planner.outline(state.to_host(ids))
+            state.visual, state.schedules, state.grids = outline.visual, outline.schedules, outline.grids
+            if self.scaler is not None:
+                state.scale = self.scaler.scale(outline)
+                self.scaler.check_features(state.scale, given, current_pass(self))
         elif ids is None and given["inputs_embeds"].shape[1] > 1:
             raise PromptError(HIDDEN)  # images may be merged in already
         open_pass(state)
@@ -143,7 +146,7 @@ class Engine:
         state.length = (given["input_ids"] if embeds is None else embeds).shape[1]
         state.past = 0 if cache is None else int(cache.get_seq_length())
         prunes = state.visual is not None and bool(state.visual.any())
-        if not prunes and not _has_ledger(cache):
+        if not prunes and not ledger.has_ledger(cache):
             return
         check_kernel(module)
         check_mask(mask, state.past + state.length)
@@ -162,8 +165,8 @@ class Engine:
         real = torch.ones_like(state.visual) if state.host_real is None else state.host_real
         prompts = read_prompts(state.visual, real)
         raters = self._raters(state, prompts, embeds)
-        rows = zip(prompts, state.schedules, raters, strict=True)
-        samples = tuple(new_sample(p, s, r, embeds.device) for p, s, r in rows)
+        rows = zip(prompts, state.schedules, state.grids, raters, strict=True)
+        samples = tuple(new_sample(*row, embeds.device) for row in rows)
         frequencies = getattr(self.decoder.rotary_emb, "inv_freq", None)
         return Compactor(self.method, samples, state.real, frequencies)
 
@@ -201,7 +204,7 @@ class Engine:
             batch = state.compactor.batch
         store = None
         if cache is not None:
-            store = ledger.cache_layer(cache, index) if batch is not None else _ledger_at(cache, index)
+            store = ledger.cache_layer(cache, index) if batch is not None else ledger.ledger_at(cache, index)
         if batch is None and store is None:
             return None
         return (hidden, *args[1:]), {**kwargs, **self._shortened(state, hidden, kwargs, batch, store)}
@@ -286,23 +289,3 @@ class Engine:
 
     def _plan(self) -> Plan:
         return Plan(self.shape, self.sites, self.decoder.dtype.itemsize)
-
-
-def named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return a call's arguments by name, those behind **kwargs included."""
-    given = dict(_signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments)
-    return {**given.pop("kwargs", {}), **given}
-
-
-@functools.cache
-def _signature(forward: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(forward)
-
-
-def _has_ledger(cache: Cache | None) -> bool:
-    return cache is not None and any(isinstance(layer, LedgerLayer) for layer in cache.layers)
-
-
-def _ledger_at(cache: Cache, index: int) -> LedgerLayer | None:
-    layer = cache.layers[index] if index < len(cache.layers) else None
-    return layer if isinstance(layer, LedgerLayer) else None

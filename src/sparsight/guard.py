@@ -13,6 +13,7 @@ from torch import nn
 
 from sparsight.engine import Engine
 from sparsight.errors import UnsupportedError
+from sparsight.passes import drop_passes
 
 REFUSED = {
     "assistant_model": "candidate tokens would rate the image",
@@ -40,7 +41,10 @@ def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
     @wraps(plain)
     def generate(*args: Any, **kwargs: Any) -> Any:
         check_call(model, engine, args, kwargs)
-        return plain(*args, **kwargs)
+        try:
+            return plain(*args, **kwargs)
+        finally:
+            drop_passes(engine)
 
     own = vars(model).get("generate")
     vars(model)["generate"] = generate
@@ -55,7 +59,7 @@ def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
 
 
 def check_call(model: nn.Module, engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Check the options and the budget of one generate() call.
+    """Check the options and the budget of one generate() call, and announce its images.
 
     Raises:
         UnsupportedError: an option that is not supported.
@@ -70,7 +74,7 @@ def check_call(model: nn.Module, engine: Engine, args: tuple[Any, ...], kwargs: 
         raise UnsupportedError("generate(use_cache=False) is not supported: each step would prune a longer prompt.")
     ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
     if isinstance(ids, torch.Tensor) and engine.brings_images(kwargs):
-        engine.plan(ids.cpu())
+        engine.expect(ids.cpu())
 
 
 def _short(value: object) -> str:

@@ -4,6 +4,9 @@ Private details of transformers touched here: `_attn_implementation`, `layer_typ
 `rope_parameters` of the text config, and how a compiled module shows.
 """
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -107,3 +110,15 @@ def refuse_packed(positions: torch.Tensor) -> None:
     """
     if bool((positions.diff(dim=-1) != 1).any()):
         raise UnsupportedError("packed prompts cannot be pruned: position_ids start anew; give one prompt per row.")
+
+
+def named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments by name, those behind **kwargs included."""
+    given = dict(_signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments)
+    given.pop("self", None)
+    return {**given.pop("kwargs", {}), **given}
+
+
+@functools.cache
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(forward)

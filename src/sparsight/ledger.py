@@ -151,6 +151,17 @@ def cache_layer(cache: Cache, layer: int) -> DynamicLayer:
     return cast("DynamicLayer", found)
 
 
+def has_ledger(cache: Cache | None) -> bool:
+    """Return whether any layer of a cache has been pruned."""
+    return cache is not None and any(isinstance(layer, LedgerLayer) for layer in cache.layers)
+
+
+def ledger_at(cache: Cache, index: int) -> LedgerLayer | None:
+    """Return one layer of a cache if it has been pruned."""
+    layer = cache.layers[index] if index < len(cache.layers) else None
+    return layer if isinstance(layer, LedgerLayer) else None
+
+
 def stored_length(layer: DynamicLayer) -> int:
     """Return the entries per sample in memory."""
     return layer.stored if isinstance(layer, LedgerLayer) else layer.get_seq_length()

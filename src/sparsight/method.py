@@ -12,6 +12,7 @@ import torch
 
 from sparsight import budget
 from sparsight.errors import BudgetError, SettingError
+from sparsight.grid import Grid, Grids
 from sparsight.view import Selection, View
 
 Positions = Literal["renumber", "keep"]
@@ -25,7 +26,8 @@ class Method(ABC):
         retain: what is kept, as a layer mean of visual tokens per sample: an int is a count, a float in (0, 1] the
             fraction. 1.0 keeps everything and leaves the model's computation untouched. None sets no bound, for
             methods that adapt their counts to the sample.
-        sites: decoder layers on whose entry the sequence gets shorter; None scales the paper's to the model's depth.
+        sites: decoder layers on whose entry the sequence gets shorter; None scales SparseVLM's to the model's depth.
+            0 is the input, before layer 0, and only for methods that read no attention.
         positions: "keep" gathers the original rotary positions, "renumber" counts the remaining tokens from 0.
     """
 
@@ -51,6 +53,23 @@ class Method(ABC):
         """Whether counts depend on what is seen; the schedule then holds upper bounds."""
         return False
 
+    @property
+    def may_keep_none(self) -> bool:
+        """Whether every visual token may be a recycled one."""
+        return False
+
+    @property
+    def scales_images(self) -> bool:
+        """Whether images are scaled down before the image encoder sees them."""
+        return False
+
+    def image_grid(self, grids: Grids) -> Grid:
+        """Return the grid of visual tokens that each image of a sample is scaled down to.
+
+        Only asked of a method with `scales_images`.
+        """
+        return grids[0]
+
     def sites_for(self, layers: int) -> tuple[int, ...]:
         """Return the sites in a decoder of `layers` layers.
 
@@ -58,7 +77,7 @@ class Method(ABC):
         """
         if self.sites is None:
             return budget.scaled_sites(layers)
-        return budget.check_sites(self.sites, layers)
+        return budget.check_sites(self.sites, layers, first=1 if self.needs_attention else 0)
 
     def schedule(self, visual_tokens: int, layers: int) -> budget.Schedule:
         """Plan the counts at each site, before anything runs.
@@ -69,6 +88,14 @@ class Method(ABC):
         wanted = budget.resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
         counts = budget.solve_counts(wanted, visual_tokens, sites, layers)
         return budget.Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
+
+    def schedule_on(self, grids: Grids | None, visual_tokens: int, layers: int) -> budget.Schedule:
+        """Plan the counts of a sample whose grids of visual tokens are known; None where the family does not know.
+
+        Raises: BudgetError: the budget cannot be met by this many tokens and layers.
+        """
+        del grids
+        return self.schedule(visual_tokens, layers)
 
     def prunes(self, schedule: budget.Schedule) -> bool:
         """Whether any site may shorten a sample of this schedule; if not, its computation stays untouched."""

@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from sparsight.attention import AttentionCall
 from sparsight.budget import Schedule
+from sparsight.grid import Grid, Grids
 from sparsight.ledger import LedgerLayer, Record, extend, stored_length
 from sparsight.prefill import Batch, Compactor
 
@@ -31,6 +32,9 @@ class Pass:
         opener: the module that opened the pass, and closes it.
         visual: (B, L) bool on the host, None if the pass brings no image.
         schedules: (B,) planned counts, None for samples without visual tokens.
+        grids: (B,) grids of visual tokens, None where they are not known.
+        scale: grid of each image and the one it is scaled down to; None if images stay as they are.
+        encoded: the scale at which images have been encoded in this pass.
         length: L.
         past: logical length of the cache before this pass.
         mask: (B, past + L) bool, False for padding; None if there is none.
@@ -45,6 +49,9 @@ class Pass:
     opener: nn.Module
     visual: torch.Tensor | None = None
     schedules: tuple[Schedule | None, ...] = ()
+    grids: tuple[Grids | None, ...] = ()
+    scale: tuple[Grid, Grid] | None = None
+    encoded: tuple[Grid, Grid] | None = None
     length: int = 0
     past: int = 0
     mask: torch.Tensor | None = None

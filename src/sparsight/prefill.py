@@ -11,6 +11,7 @@ import torch
 
 from sparsight.attention import AttentionCall, RaterRows
 from sparsight.budget import Schedule
+from sparsight.grid import Grids
 from sparsight.method import Method
 from sparsight.prompt import Prompt
 from sparsight.trace import SiteTrace
@@ -28,6 +29,8 @@ class Sample:
         raters: (R,) int64 slots, on the device.
         image_of: (L,) int64 image of each slot, -1 for other tokens.
         name_of: (L,) int64 index among the original visual tokens of each slot.
+        place_of: (L,) int64 number of each slot among the real tokens.
+        grids: of the visual tokens before any was removed; None where they are not known.
     """
 
     prompt: Prompt
@@ -37,6 +40,7 @@ class Sample:
     image_of: torch.Tensor
     name_of: torch.Tensor
     place_of: torch.Tensor
+    grids: Grids | None = None
     kept: list[int] = field(default_factory=list)
     recycled: list[int] = field(default_factory=list)
     sites: list[SiteTrace] = field(default_factory=list)
@@ -55,16 +59,17 @@ class Sample:
         return where[: self.visual_count], where[start:]
 
 
-def new_sample(prompt: Prompt, schedule: Schedule | None, raters: torch.Tensor, device: torch.device) -> Sample:
+def new_sample(
+    prompt: Prompt, schedule: Schedule | None, grids: Grids | None, raters: torch.Tensor, device: torch.device
+) -> Sample:
     """Start a sample with every token in place."""
     image_of = torch.full((prompt.length,), -1, dtype=torch.int64)
     image_of[prompt.visual] = prompt.images
     name_of = torch.zeros(prompt.length, dtype=torch.int64)
     name_of[prompt.visual] = torch.arange(len(prompt.visual))
     order = torch.arange(prompt.length, device=device)
-    return Sample(
-        prompt, schedule, order, raters.to(device), image_of.to(device), name_of.to(device), prompt.places.to(device)
-    )
+    raters, image_of, name_of, places = (part.to(device) for part in (raters, image_of, name_of, prompt.places))
+    return Sample(prompt, schedule, order, raters, image_of, name_of, places, grids)
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity
@@ -86,7 +91,7 @@ class Stop:
 
     Args:
         step: which site, from 0.
-        site: decoder layer on whose entry the sequence gets shorter.
+        site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
         call: attention call of layer site - 1, None for methods that need none.
     """
 
@@ -120,7 +125,7 @@ class Compactor:
 
         Args:
             step: which site, from 0.
-            hidden: (B, n, D) output of layer site - 1.
+            hidden: (B, n, D) output of layer site - 1, input embeddings at site 0.
             call: gives the attention call of layer site - 1, None for methods that need none.
         Returns: (B, n', D); `batch` then says which slots these are. `hidden` itself if no sample is pruned here.
         """
@@ -145,7 +150,7 @@ class Compactor:
         visual, other = sample.split()
         view = self._view(index, stop, own, visual)
         selection = self.method.select(view)
-        check_selection(selection, self.method.adaptive, view.count, sample.visual_count)
+        check_selection(selection, self.method, view.count, sample.visual_count)
         _record(sample, stop.site, visual, selection)
         recycled = selection.recycled
         stay = torch.cat([other, visual[selection.keep]])
@@ -194,6 +199,7 @@ class Compactor:
             inverse_frequencies=self.inverse_frequencies,
             attention=attention,
             index=index,
+            grids=sample.grids,
         )
 
     def _stack(self, rows: list[torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
@@ -241,15 +247,16 @@ def _note_nothing(sample: Sample) -> None:
         sample.recycled.append(0)
 
 
-def check_selection(selection: Selection, adaptive: bool, count: int, present: int) -> None:
+def check_selection(selection: Selection, method: Method, count: int, present: int) -> None:
     """Check that a method answers with as many tokens as were promised.
 
     Raises: ValueError: it does not; the method is wrong, not the input.
     """
     kept = len(selection.keep)
     total = kept + (0 if selection.recycled is None else len(selection.recycled.centres))
-    if kept < 1 or total > present or (total > count if adaptive else total != count):
-        allowed = f"at most {count}" if adaptive else f"exactly {count}"
+    too_few = total < 1 if method.may_keep_none else kept < 1
+    if too_few or total > present or (total > count if method.adaptive else total != count):
+        allowed = f"at most {count}" if method.adaptive else f"exactly {count}"
         raise ValueError(
             f"the method answered {total} of {present} visual tokens ({kept} kept); {allowed} are allowed."
         )

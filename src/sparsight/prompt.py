@@ -35,6 +35,19 @@ class Prompt:
         return int(self.images[-1]) + 1 if len(self.images) else 0
 
 
+def run_lengths(visual: torch.Tensor) -> tuple[int, ...]:
+    """Return the lengths of the contiguous runs of visual tokens.
+
+    Args: visual: (L,) bool on the host.
+    """
+    return tuple(torch.bincount(_runs(visual.nonzero().flatten())).tolist())
+
+
+def _runs(slots: torch.Tensor) -> torch.Tensor:
+    """Number the contiguous runs of ascending slots from 0."""
+    return torch.cat([torch.zeros_like(slots[:1]), (slots.diff() != 1).long().cumsum(0)])
+
+
 def read_prompts(visual: torch.Tensor, real: torch.Tensor) -> tuple[Prompt, ...]:
     """Read the layout of every sample.
 
@@ -52,11 +65,9 @@ def _read(visual: torch.Tensor, real: torch.Tensor, index: int) -> Prompt:
     if not len(text):
         raise PromptError(f"sample {index}: every token is masked out; leave the sample out of the batch.")
     padding = int(text[0])
-    images = torch.zeros_like(slots)
-    if len(slots):
-        if bool((visual & ~real).any()):
-            raise PromptError(f"sample {index}: the attention mask hides visual tokens; mask padding only.")
-        images = torch.cat([images[:1], (slots.diff() != 1).long().cumsum(0)])
+    if bool((visual & ~real).any()):
+        raise PromptError(f"sample {index}: the attention mask hides visual tokens; mask padding only.")
+    images = _runs(slots)
     after = text[text > slots[-1]] if len(slots) else text[:0]
     return Prompt(len(real), padding, slots, images, after, len(text), (real.long().cumsum(0) - 1).clamp_min(0))
 

@@ -5,6 +5,8 @@ from typing import Protocol
 
 import torch
 
+from sparsight.grid import Grids
+
 
 class RaterAttention(Protocol):
     """Post-softmax attention that the raters pay to the visual tokens, at the layer before a site.
@@ -24,10 +26,10 @@ class View:
     """One sample at one site.
 
     Args:
-        site: decoder layer on whose entry the sequence gets shorter.
+        site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
         count: visual tokens that may leave the site, recycled ones included.
         keep_count: tokens to keep; `count - keep_count` are to be recycled.
-        hidden: (V, D) hidden states of the visual tokens, output of layer site - 1.
+        hidden: (V, D) hidden states of the visual tokens, output of layer site - 1, input embeddings at site 0.
         images: (V,) int64, which image (contiguous run of visual tokens) each one belongs to, ascending from 0.
         positions: (V,) int64 rotary positions of the visual tokens.
         rater_positions: (R,) int64.
@@ -35,6 +37,8 @@ class View:
         inverse_frequencies: (d/2,) float32 rotary inverse frequencies, None where the decoder has none to offer.
         attention: rater attention of layer site - 1; None for methods that need no attention.
         index: position of the sample in the batch.
+        grids: rows and columns of each image's visual tokens before any was removed, in raster order; together they
+            are all of the sample's. None where the family does not know.
     """
 
     site: int
@@ -48,6 +52,7 @@ class View:
     inverse_frequencies: torch.Tensor | None
     attention: RaterAttention | None
     index: int
+    grids: Grids | None = None
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from typer.core import TyperGroup
 
 import sparsight
 from sparsight import embedded
+from sparsight.cli import evaluate as evaluation
 from sparsight.cli.ask import METHOD_NAMES, Request, ask
 from sparsight.cli.method import cli_name
 from sparsight.errors import SparsightError
+from sparsight.evaluate.settings import CONTROLS, DTYPES
 from sparsight.families import families
 from sparsight.methods import methods
 
@@ -117,6 +119,33 @@ def ask_command(
     ask(Request(tuple(words or ()), model, method, retain, paper, max_new_tokens, runs, picture), as_json)
 
 
+@app.command(name="eval")
+def eval_command(
+    *,
+    suite: Annotated[str, typer.Option(help="scenes, or the folder of a suite.")] = evaluation.SCENES,
+    methods: Annotated[str | None, typer.Option(help=f"Separated by commas; default: {evaluation.METHODS}.")] = None,
+    retain: Annotated[
+        str, typer.Option(help="Budgets, separated by commas: counts for one image, or fractions.")
+    ] = evaluation.BUDGETS,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id of a LLaVA-type model; default: the embedded model.")
+    ] = None,
+    families: Annotated[str | None, typer.Option(help="Of questions, separated by commas; default: all.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions of each part; default: all.")] = None,
+    control: Annotated[str, typer.Option(help=f"What is shown: {', '.join(CONTROLS)}.")] = "none",
+    dtype: Annotated[str, typer.Option(help=f"Number format of the weights: {', '.join(DTYPES)}.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Of random dropping and of resampling.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of answers and results; the same folder continues.")] = Path(
+        "sparsight-eval"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+) -> None:
+    """Score a suite's questions, dense and at each budget, side by side."""
+    evaluation.evaluate(
+        evaluation.Request(suite, methods, retain, model, families, limit, control, dtype, seed, out), as_json
+    )
+
+
 @app.command()
 def prepare() -> None:
     """Fetch and convert the parts of the embedded model, once."""
@@ -128,9 +157,12 @@ def prepare() -> None:
 def methods_command() -> None:
     """Show the methods that ship."""
     table = Table("name", "class", "what it does", "published budgets")
+    modules = [method.__module__ for method in methods()]
     for method in methods():
         module = sys.modules[method.__module__]
-        about = (module.__doc__ or "").split("\n", maxsplit=1)[0]
+        # a module of several methods says what they share, so each class speaks for itself
+        speaker = module if modules.count(method.__module__) == 1 else method
+        about = (speaker.__doc__ or "").split("\n", maxsplit=1)[0]
         about = re.sub(r"^[^:]*: ", "", about).rstrip(".")
         budgets = ", ".join(map(str, getattr(module, "PAPER_KEPT", {}))) or "-"
         table.add_row(cli_name(method), method.__name__, about, budgets)

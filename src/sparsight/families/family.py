@@ -1,11 +1,13 @@
 """Family: where one kind of vision-language model keeps its parts. Module names and config fields, no maths."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import PretrainedConfig
 
 from sparsight.budget import DecoderShape
+from sparsight.grid import Grid, Grids
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class Family:
         visual_ids: config fields that hold the ids of visual placeholders.
         features: arguments of the base model that carry images or their features.
         positions: position policies that can be served.
+        image_grids: reads from the config which grids an image's visual tokens may form, the likeliest first.
+        encoder: path from the base model to an image encoder that takes images of any size; None if it cannot.
+        projector: path from the base model to what turns its patches into visual tokens.
     """
 
     name: str
@@ -29,6 +34,9 @@ class Family:
     visual_ids: tuple[str, ...]
     features: tuple[str, ...]
     positions: tuple[str, ...] = ("keep", "renumber")
+    image_grids: Callable[[PretrainedConfig], tuple[Grid, ...]] | None = None
+    encoder: str | None = None
+    projector: str | None = None
 
     def base_model(self, model: nn.Module) -> nn.Module:
         """Return the module that merges image features into the text; `model` itself if it has no head."""
@@ -38,6 +46,16 @@ class Family:
         """Return the token ids that stand for visual tokens."""
         ids = (getattr(config, field, None) for field in self.visual_ids)
         return tuple(sorted({int(i) for i in ids if i is not None}))
+
+    def grids(self, config: PretrainedConfig, runs: Sequence[int]) -> Grids | None:
+        """Return the grid of each image of a sample; None if they are not known.
+
+        Args: runs: lengths of the contiguous runs of visual tokens; images without text between them make one run.
+        """
+        for height, width in () if self.image_grids is None else self.image_grids(config):
+            if all(run % (height * width) == 0 for run in runs):
+                return ((height, width),) * (sum(runs) // (height * width))
+        return None
 
 
 def decoder_shape(config: PretrainedConfig) -> DecoderShape:

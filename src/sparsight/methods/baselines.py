@@ -1,0 +1,143 @@
+"""Baselines: what a budget buys without looking at the question; see also `downscale`.
+
+Each prunes the input unless other sites are given, so that a budget is the number of visual tokens in every layer.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from sparsight import budget, grid, recycling, selection
+from sparsight.errors import SettingError, UnsupportedError
+from sparsight.grid import Grids
+from sparsight.method import Method
+from sparsight.view import Recycled, Selection, View
+
+INPUT = (0,)
+
+
+@dataclass(frozen=True)
+class Baseline(Method):
+    """A method that reads no attention.
+
+    Args: sites: (0,), the input, by default; deeper ones get SparseVLM's counts without recycling.
+    """
+
+    sites: tuple[int, ...] | None = INPUT
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether `select` reads rater attention: it does not."""
+        return False
+
+    def check_input_only(self) -> None:
+        """Raise SettingError if sites other than the input are given."""
+        if self.sites != INPUT:
+            raise SettingError(f"{type(self).__name__} works on the input alone; sites={self.sites}, give sites=(0,).")
+
+
+@dataclass(frozen=True)
+class Random(Baseline):
+    """Random: visual tokens drawn at random, each with the same chance.
+
+    Differs: every image keeps at least one where the count allows it.
+
+    Args:
+        seed: of the draw. Site and number of tokens enter it too, the place in the batch does not: samples of equal
+            size share a draw, so an evaluation should give each question a seed of its own.
+    """
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings that need no model."""
+        super().__post_init__()
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise SettingError(f"seed={self.seed!r} is out of range; give an int >= 0.")
+
+    def select(self, view: View) -> Selection:
+        """Keep the tokens that come first in a random order."""
+        present = len(view.hidden)
+        mixed = ((self.seed * 4099 + view.site) * 1_000_003 + present) % 2**63
+        order = torch.randperm(present, generator=torch.Generator().manual_seed(mixed))
+        score = order.to(view.hidden.device, torch.float32)
+        return Selection(selection.top_k(score, view.keep_count, view.images), score=score)
+
+
+@dataclass(frozen=True)
+class Gridded(Baseline):
+    """A baseline that needs to know where in its image a visual token lies."""
+
+    def schedule_on(self, grids: Grids | None, visual_tokens: int, layers: int) -> budget.Schedule:
+        """Plan the counts of a sample whose grids are known.
+
+        Raises: UnsupportedError: they are not, and tokens are to be pruned.
+        """
+        plan = self.schedule(visual_tokens, layers)
+        if self.prunes(plan):
+            known_grids(self, grids)
+        return plan
+
+
+@dataclass(frozen=True)
+class Uniform(Gridded):
+    """Uniform: visual tokens spread evenly over each image.
+
+    The first site keeps the token nearest to the centre of each of `count` compact cells of the image's grid. What is
+    present at a later site is no grid any more: there it is every V / count-th token in raster order.
+    """
+
+    def select(self, view: View) -> Selection:
+        """Keep evenly spread tokens."""
+        grids, present, count = known_grids(self, view.grids), len(view.hidden), view.keep_count
+        if present == sum(height * width for height, width in grids):
+            return Selection(grid.partition(grids, count)[1].to(view.hidden.device))
+        steps = torch.arange(count, device=view.hidden.device)
+        spread = view.hidden.new_zeros(present, dtype=torch.float32)
+        spread[(2 * steps + 1) * present // (2 * count)] = 1.0  # the middle of each of `count` equal stretches
+        return Selection(selection.top_k(spread, count, view.images))
+
+
+@dataclass(frozen=True)
+class Pool(Gridded):
+    """Pool: average pooling of visual tokens over compact cells of each image.
+
+    Differs: cells may differ in size by a row or column, so that any count can be met. Each mean takes the place of its
+    cell's middle token.
+    """
+
+    def __post_init__(self) -> None:
+        """Check the settings that need no model."""
+        super().__post_init__()
+        self.check_input_only()
+
+    @property
+    def may_keep_none(self) -> bool:
+        """Whether every visual token may be a recycled one: all of them are means."""
+        return True
+
+    def schedule(self, visual_tokens: int, layers: int) -> budget.Schedule:
+        """Plan the number of cells."""
+        plan = super().schedule(visual_tokens, layers)
+        return plan if plan.kept == (visual_tokens,) else replace(plan, kept=plan.recycled, recycled=plan.kept)
+
+    def select(self, view: View) -> Selection:
+        """Fold each cell into its mean."""
+        labels, centres = grid.partition(known_grids(self, view.grids), view.count)
+        pool = (labels >= 0).nonzero().flatten()  # all, unless there are fewer cells than images
+        labels, centres, pool = (part.to(view.hidden.device) for part in (labels[pool], centres, pool))
+        values = recycling.merge(view.hidden[pool], labels, view.count, "mean")
+        return Selection(pool[:0], Recycled(values, centres, pool, labels))
+
+
+def known_grids(method: Method, grids: Grids | None) -> Grids:
+    """Return the grids of a sample.
+
+    Raises: UnsupportedError: they are not known.
+    """
+    if grids is None:
+        raise UnsupportedError(
+            f"{type(method).__name__} needs the rows and columns of each image's visual tokens, and they are not known "
+            "for this model and prompt; use Random instead."
+        )
+    return grids

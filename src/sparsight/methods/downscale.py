@@ -1,0 +1,73 @@
+"""Downscale, a baseline: the image scaled down before it is encoded, so that it has fewer patches."""
+
+from dataclasses import dataclass
+from math import isqrt
+
+from sparsight import budget, grid
+from sparsight.errors import BudgetError, UnsupportedError
+from sparsight.grid import Grid, Grids
+from sparsight.method import Positions
+from sparsight.methods.baselines import Baseline, known_grids
+from sparsight.view import Selection, View
+
+
+@dataclass(frozen=True)
+class Downscale(Baseline):
+    """Downscale: the image scaled down before it is encoded, so that it has at most `retain` patches.
+
+    Differs: both sides of the patch grid are scaled alike and rounded, so the count is often a little below the budget:
+    182 for 192 of 24 x 24, 121 for 128, 64 for 64. The pixels are scaled after normalisation, by bicubic interpolation
+    with antialiasing. Images of one batch are scaled alike.
+    """
+
+    positions: Positions = "renumber"
+
+    def __post_init__(self) -> None:
+        """Check the settings that need no model."""
+        super().__post_init__()
+        self.check_input_only()
+
+    @property
+    def scales_images(self) -> bool:
+        """Whether images are scaled down before the image encoder sees them: they are."""
+        return True
+
+    def image_grid(self, grids: Grids) -> Grid:
+        """Return the grid of visual tokens that each image of a sample is scaled down to.
+
+        Raises:
+            BudgetError: less than one token for each image.
+            UnsupportedError: images of different sizes.
+        """
+        if len(set(grids)) > 1:
+            raise UnsupportedError(f"Downscale needs images of one size, these have {grids}; use Pool instead.")
+        height, width = grids[0]
+        most = int(self._wanted(len(grids) * height * width) / len(grids) + 1e-9)
+        if most < 1:
+            raise BudgetError(
+                f"retain={self.retain} leaves less than one token for each of {len(grids)} images; "
+                f"give a count >= {len(grids)} or a larger fraction."
+            )
+        return grid.downscaled(grids[0], most)
+
+    def schedule(self, visual_tokens: int, layers: int) -> budget.Schedule:
+        """Plan the count of one square image."""
+        side = isqrt(visual_tokens)
+        return self.schedule_on(((side, side),) if side * side == visual_tokens else None, visual_tokens, layers)
+
+    def schedule_on(self, grids: Grids | None, visual_tokens: int, layers: int) -> budget.Schedule:
+        """Plan the count of images whose grids are known."""
+        count = visual_tokens
+        if self._wanted(visual_tokens) < visual_tokens:
+            grids = known_grids(self, grids)
+            height, width = self.image_grid(grids)
+            count = len(grids) * height * width
+        return budget.Schedule(visual_tokens, layers, self.sites_for(layers), (count,), (0,))
+
+    def _wanted(self, visual_tokens: int) -> float:
+        return budget.resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
+
+    def select(self, view: View) -> Selection:
+        """Keep one token for each patch that was encoded; its neighbours hold copies."""
+        grids = known_grids(self, view.grids)
+        return Selection(grid.scaled_partition(grids, self.image_grid(grids))[1].to(view.hidden.device))

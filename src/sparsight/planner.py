@@ -1,0 +1,61 @@
+"""What token ids alone tell of a batch: where the visual tokens are, their grids, and how many stay. Host side."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sparsight.budget import Schedule
+from sparsight.families import Family
+from sparsight.grid import Grids
+from sparsight.method import Method
+from sparsight.prompt import run_lengths
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A batch before anything ran.
+
+    Args:
+        visual: (B, L) bool.
+        grids: (B,) grids of each sample's visual tokens; None where the family does not know, or there are none.
+        schedules: (B,) planned counts; None for samples without visual tokens.
+    """
+
+    visual: torch.Tensor
+    grids: tuple[Grids | None, ...]
+    schedules: tuple[Schedule | None, ...]
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans the batches of one model.
+
+    Args:
+        family: where its parts are.
+        config: of the base model.
+        method: what to keep.
+        layers: of its decoder.
+    """
+
+    family: Family
+    config: Any
+    method: Method
+    layers: int
+
+    def outline(self, input_ids: torch.Tensor) -> Outline:
+        """Plan each sample's counts from its token ids.
+
+        Args: input_ids: (B, L) int64 on the host.
+        Raises: BudgetError: a sample's budget cannot be met.
+        """
+        visual = torch.isin(input_ids, torch.tensor(self.family.placeholder_ids(self.config)))
+        runs = [run_lengths(row) for row in visual]
+        plans = {own: self._plan(own) for own in set(runs)}  # samples alike share a plan
+        return Outline(visual, tuple(plans[own][0] for own in runs), tuple(plans[own][1] for own in runs))
+
+    def _plan(self, runs: tuple[int, ...]) -> tuple[Grids | None, Schedule | None]:
+        if not runs:
+            return None, None
+        grids = self.family.grids(self.config, runs)
+        return grids, self.method.schedule_on(grids, sum(runs), self.layers)
