@@ -175,7 +175,8 @@ def check_images(model, method, batch):
         for step in seen.trace.samples[b]:
             images = {sum(visual[name] >= s for s in starts) for name in step.present.tolist()}
             left = {sum(visual[name] >= s for s in starts) for name in step.survivors.tolist()}
-            plan, at = seen.promised[b], seen.stats.sites.index(step.site)
+            plan = seen.promised[b]
+            at = plan.sites.index(step.site)
             promised = (plan.counts if method.may_keep_none else plan.kept)[at]
             kept = len(step.keep) if method.adaptive else promised
             assert left == images or kept < len(images), f"sample {b} lost an image"

@@ -88,7 +88,7 @@ class Reference:
             if index in self.sites:
                 before = state.order
                 for part in state.parts:
-                    if part.slots:
+                    if part.slots and index in self._plan(part).sites:
                         self._prune(index, state, part, before)
             stored.append(state.order)
             self._layer(layer, state)
@@ -179,7 +179,8 @@ class Reference:
         part.order = self._reorder(part, {present[i] for i in keep}, centres)
 
     def _prune_blindly(self, site, state, part, present):
-        slots, count = part.slots, self._plan(part).counts[self.sites.index(site)]
+        slots, plan = part.slots, self._plan(part)
+        count = plan.counts[plan.sites.index(site)]
         if count >= len(present):
             return
         grids, images = self._grids(len(slots) // self.side**2), [_run(slots, slot) for slot in present]
@@ -214,8 +215,8 @@ class Reference:
         return self.method.level == "rank" and (unbounded or min(plan.counts) < len(part.slots))
 
     def _counts(self, site, attention, part, present):
-        method, step = self.method, self.sites.index(site)
-        plan = self._plan(part)
+        method, plan = self.method, self._plan(part)
+        step = plan.sites.index(site)
         kept, clusters = plan.kept[step], plan.recycled[step]
         if not self._adapts(part):
             return kept, clusters

@@ -177,6 +177,18 @@ def test_the_published_cost_can_be_asked_for():
 # ---- sites and settings -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("wanted", "sites"),
+    [(576, (3, 7, 15)), (116, (3, 7, 15)), (115, (2, 7, 15)), (77, (2, 7, 15)), (76, (1, 7, 15)), (20, (1, 7, 15))],
+)
+def test_small_budgets_move_the_first_site_forward(wanted, sites):
+    assert budget.affordable_sites(wanted, 576, 30) == sites
+    method = SparseVLM(retain=wanted)
+    assert method.schedule(576, 30).sites == sites
+    assert set(sites) <= set(method.sites_for(30)) == {1, 2, 3, 7, 15}
+    assert wanted - 1 < method.schedule(576, 30).mean() <= wanted
+
+
 def test_scaled_sites():
     assert budget.scaled_sites(32) == (3, 7, 16)
     assert budget.scaled_sites(40) == (4, 9, 20)

@@ -17,7 +17,7 @@ from packing import Asked, Batch, Layout, Prompt, pack
 
 from sparsight.scenes.ask import Turn
 
-HELD_OUT = 64  # last scenes, rows and clips, never trained on
+HELD_OUT = 32  # last scenes, rows and clips, never trained on
 _KINDS = ("scene", "several", "clip", "shapes")
 _CAPTION_WEIGHT = 3.0
 _FRAMES = 8
@@ -96,13 +96,13 @@ class Mixture:
         """Returns batches of every kind about images that are never trained on."""
         rng = random.Random("held out")  # noqa: S311
         args, found = self._args, []
-        for kind, count in (("scene", args.scenes), ("several", args.scenes), ("clip", args.clips)):
-            size = {"scene": 8, "several": 4, "clip": 4}[kind]
-            for start in range(count - HELD_OUT, count, size):
-                rows = [[i] for i in range(start, start + size)]
-                if kind == "several":
-                    rows = [row + rng.sample(range(count - HELD_OUT, start or count), 1) for row in rows]
-                found.append(self.work(kind, rows, window, rng))
+        scenes = list(range(args.scenes - HELD_OUT, args.scenes))
+        clips = [[i] for i in range(args.clips - HELD_OUT, args.clips)]
+        rows = {"scene": [[i] for i in scenes], "clip": clips, "several": [rng.sample(scenes, 2) for _ in scenes]}
+        for kind, of_kind in rows.items():
+            size = 8 if kind == "scene" else 4
+            for start in range(0, len(of_kind), size):
+                found.append(self.work(kind, of_kind[start : start + size], window, rng))
         return found
 
 

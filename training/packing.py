@@ -14,7 +14,7 @@ from features import grid_positions
 
 SHARED = 0  # group of the prompt's start and of the visual tokens
 PADDING = -1
-_ROUND = 16  # few different lengths: a new shape costs the matrix kernels seconds
+_ROUND = 32  # few different lengths: a new shape costs the matrix kernels seconds
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mixture import Mixture, Work
 from packing import Batch, Layout, Prompt
 from peft import LoraConfig, get_peft_model
 from rich.progress import Progress
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sparsight.embedded import cache_dir, load, prepare
@@ -135,7 +137,7 @@ def train_step(student: Student, optimizer: torch.optim.Optimizer, work: Work) -
     return loss.item(), right.mean().item()
 
 
-def rate(step: int, total: int, warmup: int) -> float:
+def rate(step: float, total: int, warmup: int) -> float:
     """Returns the share of the peak learning rate: linear warm-up, then cosine to 5 %."""
     if step < warmup:
         return (step + 1) / warmup
@@ -162,20 +164,28 @@ def build_optimizer(args: argparse.Namespace, student: Student) -> torch.optim.O
 
 
 def run(args: argparse.Namespace, student: Student, data: Mixture) -> tuple[int, float]:
-    """Trains through all phases with log and checkpoints, and returns the steps done and the seconds spent."""
+    """Trains through all phases with log and checkpoints, and returns the steps done and the seconds spent.
+
+    Learning rates fall with the steps, or with the time where --minutes will end the run first.
+    """
     phases = [(int(a), int(b)) for a, b in (phase.split(":") for phase in args.phases.split(","))]
     total = sum(steps for _, steps in phases)
     optimizer = build_optimizer(args, student)
     step, spent = restore(args.out, student, optimizer) if args.resume else (0, 0.0)
     began = time.monotonic() - spent
-    with Progress() as bars, (args.out / "log.jsonl").open("a" if args.resume else "w") as log:
+    log_mode = "a" if args.resume else "w"
+    with Progress() as bars, (args.out / "log.jsonl").open(log_mode) as log, ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(data.step, step, window_at(step, phases))
         bar = bars.add_task("train", total=total, completed=step)
         while step < total and time.monotonic() - began < 60 * args.minutes:
             window = window_at(step, phases)
+            done = max(step, total * (time.monotonic() - began) / (60 * args.minutes))
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate(step, total, args.warmup)
-            loss, right = train_step(student, optimizer, data.step(step, window))
+                group["lr"] = group["peak"] * rate(done, total, args.warmup)
+            work = coming.result()
             step += 1
+            coming = ahead.submit(data.step, step, window_at(step, phases))  # composed while this step computes
+            loss, right = train_step(student, optimizer, work)
             row: dict[str, Any] = {"step": step, "window": window, "loss": round(loss, 4), "right": round(right, 4)}
             row["seconds"] = round(time.monotonic() - began, 1)
             if step % args.eval_every == 0 or step == total:
@@ -200,9 +210,12 @@ def main() -> None:
     model.requires_grad_(False)
     student = Student(model, data.prompt, args.rank, *statistics(data.scenes))
     summary: dict[str, Any] = {"batch": args.batch, "phases": args.phases, "scenes": args.scenes, "seed": args.seed}
-    if not args.resume:
-        summary["aligned"] = align(student, processor, data.scenes, scene_data.scene, steps=args.align, seed=args.seed)
-        (args.out / "aligned.json").write_text(json.dumps(summary["aligned"]) + "\n", encoding="utf-8")
+    aligned = args.out / "aligned.safetensors"
+    if not aligned.is_file():
+        found = align(student, processor, data.scenes, scene_data.scene, steps=args.align, seed=args.seed)
+        (args.out / "aligned.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
+        save_file(student.projector.state_dict(), aligned)
+    student.projector.load_state_dict(load_file(aligned))
     steps, seconds = run(args, student, data)
     summary |= {"steps": steps, "minutes": round(seconds / 60, 1), "held_out": held_out_accuracy(student, data, 1)}
     Exporter(args.out / "adapter", args.rank).export(student, summary)

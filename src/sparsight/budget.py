@@ -96,6 +96,18 @@ def scaled_sites(layers: int) -> tuple[int, ...]:
     return tuple(sorted(set(scaled)))
 
 
+def affordable_sites(budget: float, visual_tokens: int, layers: int) -> tuple[int, ...]:
+    """Return the scaled sites, the first one moved forward until the layers before it cost half of the budget at most.
+
+    Differs: the published sites are fixed, and the full layers before the first alone cost more than a small budget.
+
+    Args: budget: layer mean of visual tokens wanted, in (0, V].
+    Raises: BudgetError: the decoder has fewer than two layers.
+    """
+    first, *later = scaled_sites(layers)
+    return (min(first, max(1, int(budget * layers / (2 * visual_tokens)))), *later)
+
+
 def check_sites(sites: Sequence[int], layers: int, *, first: int = 1) -> tuple[int, ...]:
     """Return `sites` if they ascend strictly within first..layers-1.
 

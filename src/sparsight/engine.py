@@ -223,7 +223,7 @@ class Engine:
 
         if state.compactor is None:
             raise TypeError("a pass that prunes nothing has no site")
-        result = state.compactor.compact(self.sites.index(site), site, hidden, call)
+        result = state.compactor.compact(site, hidden, call)
         state.calls.pop(site - 1, None)
         return result
 

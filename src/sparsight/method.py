@@ -26,7 +26,8 @@ class Method(ABC):
         retain: what is kept, as a layer mean of visual tokens per sample: an int is a count, a float in (0, 1] the
             fraction. 1.0 keeps everything and leaves the model's computation untouched. None sets no bound, for
             methods that adapt their counts to the sample.
-        sites: decoder layers on whose entry the sequence gets shorter; None scales SparseVLM's to the model's depth.
+        sites: decoder layers on whose entry the sequence gets shorter; None scales SparseVLM's to the model's
+            depth, and takes an earlier first one where the budget is too small for the layers before it.
             0 is the input, before layer 0, and only for methods that read no attention.
         positions: "keep" gathers the original rotary positions, "renumber" counts the remaining tokens from 0.
     """
@@ -71,21 +72,31 @@ class Method(ABC):
         return grids[0]
 
     def sites_for(self, layers: int) -> tuple[int, ...]:
-        """Return the sites in a decoder of `layers` layers.
+        """Return every site that a sample may have in a decoder of `layers` layers.
 
         Raises: SettingError: sites outside the decoder.
         """
         if self.sites is None:
-            return budget.scaled_sites(layers)
+            first, *later = budget.scaled_sites(layers)
+            return (*range(1, first + 1), *later)
         return budget.check_sites(self.sites, layers, first=1 if self.needs_attention else 0)
+
+    def sites_within(self, wanted: float, visual_tokens: int, layers: int) -> tuple[int, ...]:
+        """Return the sites of a sample of V visual tokens whose layer mean is to be `wanted`.
+
+        Raises: SettingError: sites outside the decoder.
+        """
+        if self.sites is None:
+            return budget.affordable_sites(wanted, visual_tokens, layers)
+        return self.sites_for(layers)
 
     def schedule(self, visual_tokens: int, layers: int) -> budget.Schedule:
         """Plan the counts at each site, before anything runs.
 
         Raises: BudgetError: the budget cannot be met by this many tokens and layers.
         """
-        sites = self.sites_for(layers)
         wanted = budget.resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
+        sites = self.sites_within(wanted, visual_tokens, layers)
         counts = budget.solve_counts(wanted, visual_tokens, sites, layers)
         return budget.Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
 

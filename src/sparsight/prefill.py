@@ -51,6 +51,11 @@ class Sample:
         """Visual tokens that are there now."""
         return self.kept[-1] + self.recycled[-1] if self.kept else len(self.prompt.visual)
 
+    def step_at(self, site: int) -> int | None:
+        """Which of the sample's own sites this is, from 0; None if it has none there."""
+        own = () if self.schedule is None else self.schedule.sites
+        return own.index(site) if site in own else None
+
     def split(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return where the visual tokens and the others stand in `order`, both ascending; padding goes once."""
         other = self.image_of[self.order] < 0
@@ -90,12 +95,10 @@ class Stop:
     """One site in one pass.
 
     Args:
-        step: which site, from 0.
         site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
         call: attention call of layer site - 1, None for methods that need none.
     """
 
-    step: int
     site: int
     call: AttentionCall | None
 
@@ -118,32 +121,31 @@ class Compactor:
     inverse_frequencies: torch.Tensor | None
     batch: Batch | None = None
 
-    def compact(
-        self, step: int, site: int, hidden: torch.Tensor, call: Callable[[], AttentionCall | None]
-    ) -> torch.Tensor:
+    def compact(self, site: int, hidden: torch.Tensor, call: Callable[[], AttentionCall | None]) -> torch.Tensor:
         """Shorten `hidden` at one site.
 
         Args:
-            step: which site, from 0.
+            site: decoder layer on whose entry the sequence gets shorter.
             hidden: (B, n, D) output of layer site - 1, input embeddings at site 0.
             call: gives the attention call of layer site - 1, None for methods that need none.
         Returns: (B, n', D); `batch` then says which slots these are. `hidden` itself if no sample is pruned here.
         """
-        active = [self._is_active(sample, step) for sample in self.samples]
+        active = [self._is_active(sample, site) for sample in self.samples]
         if not any(active):
             for sample in self.samples:
-                _note_nothing(sample)
+                _note_nothing(sample, site)
             return hidden
-        stop, rows = Stop(step, site, call()), []
+        stop, rows = Stop(site, call()), []
         for index, sample in enumerate(self.samples):
             own = hidden[index, hidden.shape[1] - len(sample.order) :]  # fillers stand in front
-            rows.append(self._shorten(index, stop, own) if active[index] else _whole(sample, own))
+            rows.append(self._shorten(index, stop, own) if active[index] else _whole(sample, own, site))
         return self._stack(rows, hidden)
 
-    def _is_active(self, sample: Sample, step: int) -> bool:
+    def _is_active(self, sample: Sample, site: int) -> bool:
         if sample.schedule is None or not self.method.prunes(sample.schedule):
             return False
-        return self.method.adaptive or sample.schedule.counts[step] < sample.visual_count
+        step = sample.step_at(site)
+        return step is not None and (self.method.adaptive or sample.schedule.counts[step] < sample.visual_count)
 
     def _shorten(self, index: int, stop: Stop, own: torch.Tensor) -> torch.Tensor:
         sample = self.samples[index]
@@ -176,9 +178,10 @@ class Compactor:
 
     def _view(self, index: int, stop: Stop, own: torch.Tensor, visual: torch.Tensor) -> View:
         sample = self.samples[index]
-        if sample.schedule is None:
+        step = sample.step_at(stop.site)
+        if sample.schedule is None or step is None:
             raise TypeError("a sample without a schedule is not pruned")
-        count = min(sample.schedule.counts[stop.step], sample.visual_count)
+        count = min(sample.schedule.counts[step], sample.visual_count)
         # text after the last image is never dropped, so it stands as far from the end as it did
         raters = sample.raters - (sample.prompt.length - len(sample.order))
         keep_positions = self.method.positions == "keep"
@@ -190,7 +193,7 @@ class Compactor:
         return View(
             site=stop.site,
             count=count,
-            keep_count=min(sample.schedule.kept[stop.step], count),
+            keep_count=min(sample.schedule.kept[step], count),
             hidden=own[visual],
             images=sample.image_of[sample.order[visual]],
             positions=sample.place_of[sample.order[visual]] if keep_positions else visual,
@@ -231,17 +234,17 @@ def _front(row: torch.Tensor, length: int) -> torch.Tensor:
     return torch.cat([row[:1].expand(missing, *row.shape[1:]), row]) if missing else row
 
 
-def _whole(sample: Sample, own: torch.Tensor) -> torch.Tensor:
+def _whole(sample: Sample, own: torch.Tensor, site: int) -> torch.Tensor:
     """Keep everything but the padding in front."""
     start = 0 if sample.trimmed else sample.prompt.padding
     sample.trimmed = True
     sample.order = sample.order[start:]
-    _note_nothing(sample)
+    _note_nothing(sample, site)
     return own[start:]
 
 
-def _note_nothing(sample: Sample) -> None:
-    if sample.schedule is not None:
+def _note_nothing(sample: Sample, site: int) -> None:
+    if sample.step_at(site) is not None:
         count = sample.visual_count
         sample.kept.append(count)
         sample.recycled.append(0)

@@ -13,7 +13,7 @@ class Plan:
 
     Args:
         shape: its decoder.
-        sites: where it is pruned.
+        sites: where it may be pruned.
         value_bytes: bytes of one number in the cache.
     """
 
@@ -24,7 +24,7 @@ class Plan:
 
 def summarise(samples: tuple[Sample, ...], plan: Plan, host_reads: int) -> tuple[Stats, Trace] | None:
     """Return stats and trace of a prefill; None if a layer raised on the way."""
-    if any(s.schedule is not None and len(s.kept) < len(plan.sites) for s in samples):
+    if any(s.schedule is not None and len(s.kept) < len(s.schedule.sites) for s in samples):
         return None
     stats = Stats(
         shape=plan.shape,
@@ -41,6 +41,5 @@ def summarise(samples: tuple[Sample, ...], plan: Plan, host_reads: int) -> tuple
 
 
 def _happened(sample: Sample, plan: Plan) -> Schedule:
-    none = (0,) * len(plan.sites)
-    kept, recycled = (none, none) if sample.schedule is None else (tuple(sample.kept), tuple(sample.recycled))
-    return Schedule(len(sample.prompt.visual), plan.shape.layers, plan.sites, kept, recycled)
+    sites = () if sample.schedule is None else sample.schedule.sites
+    return Schedule(len(sample.prompt.visual), plan.shape.layers, sites, tuple(sample.kept), tuple(sample.recycled))

@@ -60,7 +60,7 @@ class Stats:
 
     Args:
         shape: the decoder.
-        sites: sites of the method.
+        sites: every site that a sample may have.
         visual_tokens: (B,) visual tokens before pruning.
         text_tokens: (B,) real text tokens.
         raters: (B,) raters, 0 where none were chosen.

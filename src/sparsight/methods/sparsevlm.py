@@ -93,8 +93,8 @@ class SparseVLM(Method):
 
     def schedule(self, visual_tokens: int, layers: int) -> budget.Schedule:
         """Plan the counts at each site; with level="rank" they are upper bounds."""
-        sites = self.sites_for(layers)
         wanted = budget.resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
+        sites = self.sites_within(wanted, visual_tokens, layers)
         counts = (visual_tokens,) * len(sites)
         if self.kept is None:
             counts = budget.solve_counts(wanted, visual_tokens, sites, layers, self.accounting)

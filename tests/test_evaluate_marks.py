@@ -1,0 +1,156 @@
+"""Evaluation without a model: marks, F1, intervals, evidence, swapped images, budgets of several images."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sparsight import SparseVLM
+from sparsight.errors import InputError
+from sparsight.evaluate import (
+    Configuration,
+    Record,
+    Settings,
+    evidence_tokens,
+    hard_for_downscaling,
+    mark_hard,
+    recalls,
+)
+from sparsight.evaluate.scoring import Marks, interval, marks_of, normalised
+from sparsight.evaluate.settings import choose_cases
+from sparsight.methods import Random
+from sparsight.scenes import SPLIT, Box, load_suite
+from sparsight.scenes.suite import QUESTIONS
+from sparsight.trace import SiteTrace
+
+
+def record(key, question, right, answer="yes", expected="yes"):
+    none = (None,)
+    return Record(key, question, "existence", "", (answer,), (expected,), (right,), 9, 9.0, 1, 1, 0.1, (), none, none)
+
+
+def test_compares_answers_without_case_and_period():
+    assert normalised(" Top Left. ") == "top left"
+    assert normalised("3..") == "3."
+
+
+def test_f1_equals_its_definition():
+    rng = np.random.default_rng(0)
+    said, truth = rng.random(40) < 0.6, rng.random(40) < 0.5
+    both, precise, found = sum(said & truth), sum(said), sum(truth)
+    precision, recall = both / precise, both / found
+    rows = [
+        record("dense", str(i), bool(a == b), "Yes." if a else "no", "yes" if b else "no")
+        for i, (a, b) in enumerate(zip(said, truth, strict=True))
+    ]
+    marks = marks_of(rows)
+    assert marks.score == pytest.approx(2 * precision * recall / (precision + recall))
+    assert marks.as_dict()["yes_share"] == pytest.approx(said.mean())
+    assert marks_of([replace(row, family="place") for row in rows]).score == pytest.approx((said == truth).mean())
+
+
+def marks(right):
+    right = np.array(right, dtype=bool)
+    return Marks(right, np.zeros_like(right), np.zeros_like(right), binary=False)
+
+
+def test_equal_answers_differ_by_nothing():
+    same = marks([1, 0, 1, 1])
+    assert interval([(same, same), (marks([0, 1]), marks([0, 1]))]) == (0.0, 0.0)
+
+
+def test_the_interval_covers_the_difference():
+    rng = np.random.default_rng(1)
+    dense, sparse = marks(rng.random(300) < 0.8), marks(rng.random(300) < 0.6)
+    low, high = interval([(sparse, dense)])
+    difference = 100 * (sparse.score - dense.score)
+    assert low < difference < high < 0
+    spread = 100 * (sparse.right.astype(float) - dense.right.astype(float)).std() / 300**0.5
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.1)
+    assert interval([(sparse, dense)]) == (low, high)
+    assert interval([(sparse, dense)], seed=1) != (low, high)
+
+
+def evidence_by_loops(boxes, size, rows, columns):
+    found, wide, high = [], size[0] / columns, size[1] / rows
+    for row in range(rows):
+        for column in range(columns):
+            areas = [0.0]
+            for box in boxes:
+                width = min(box.right, (column + 1) * wide) - max(box.left, column * wide)
+                height = min(box.bottom, (row + 1) * high) - max(box.top, row * high)
+                areas.append(max(width, 0) * max(height, 0))
+            found.append(max(areas) >= 0.25 * wide * high)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_evidence_tokens_equal_a_loop(seed):
+    rng = np.random.default_rng(seed)
+    sizes, boxes = [(336, 336), (168, 120), (50, 40)], []
+    for width, height in sizes:
+        corners = rng.integers(0, (width - 9, height - 9), size=(seed % 4, 2))
+        boxes.append([Box(int(x), int(y), int(x) + int(rng.integers(2, 9)) * 3, int(y) + 9) for x, y in corners])
+    want = [mark for own, size in zip(boxes, sizes, strict=True) for mark in evidence_by_loops(own, size, 6, 8)]
+    assert evidence_tokens(boxes, sizes, (6, 8)).tolist() == want
+
+
+def test_a_quarter_of_a_patch_is_enough():
+    assert evidence_tokens([[Box(0, 0, 7, 7)]], [(28, 28)], (2, 2)).tolist() == [True, False, False, False]
+    assert not evidence_tokens([[Box(0, 0, 7, 6)]], [(28, 28)], (2, 2)).any()
+
+
+def site(layer, present, keep, *, centres=(), pool=(), labels=()):
+    rows = (torch.tensor(row, dtype=torch.int64) for row in (present, keep, centres, pool, labels))
+    return SiteTrace(layer, *rows, None)
+
+
+def test_recall_follows_tokens_through_sites():
+    evidence = torch.tensor([1, 1, 1, 1, 0, 0], dtype=torch.bool)
+    first = site(1, range(6), [0, 4], centres=[2, 5], pool=[1, 2, 5], labels=[0, 0, 1])
+    second = site(2, [0, 4, 2, 5], [2])
+    assert recalls([first, second], evidence) == ((0.5, 0.25), (0.75, 0.5))
+    assert recalls([], evidence) == ((), ())
+    assert recalls([first], torch.zeros(6, dtype=torch.bool)) == (None, None)
+
+
+def test_hard_questions_need_the_pixels(tmp_path):
+    shutil.copy(SPLIT / QUESTIONS, tmp_path)
+    first, second, third = (question.id for question in load_suite()[:3])
+    rows = [record("dense", first, True), record("dense", second, False), record("downscale@64", third, False)]
+    rows += [record(f"downscale@{b}", q, False) for b in (192, 64) for q in (first, second)]
+    rows += [record("downscale@128", first, True), record("downscale@0.5", first, False)]
+    assert hard_for_downscaling(rows) == {first: (64, 192), second: ()}
+    assert mark_hard(tmp_path, hard_for_downscaling(rows)) == 2
+    assert [q.hard_for_downscaling for q in load_suite(tmp_path)[:3]] == [(64, 192), (), None]
+    with pytest.raises(InputError, match="'nobody' is not in"):
+        mark_hard(tmp_path, {"nobody": ()})
+
+
+def test_swapped_images_are_others():
+    settings = Settings(control="swapped", limit=3)
+    cases = choose_cases(load_suite(), settings)
+    assert len(cases) == 17 * 3
+    for case in cases:
+        assert case.shown.family == case.question.family
+        assert case.shown.split == case.question.split
+        assert not set(case.shown.images) & set(case.question.images)
+    assert cases == choose_cases(load_suite(), settings)
+    with pytest.raises(InputError, match="no question beside it"):
+        choose_cases(load_suite()[:1], settings)
+
+
+def test_budgets_of_several_images_are_fractions():
+    still, several, clip = (next(q for q in load_suite() if q.family == f) for f in ("place", "multi-image", "clip"))
+    sparse = Configuration("sparsevlm", SparseVLM(retain=192))
+    assert sparse.method_for(still, 576, 0).retain == 192
+    assert sparse.method_for(several, 576, 0).retain == sparse.method_for(clip, 576, 0).retain == 1 / 3
+    assert Configuration("sparsevlm", SparseVLM(retain=0.5)).method_for(clip, 576, 0).retain == 0.5
+    seeds = {
+        Configuration("random", Random(retain=12)).method_for(question, 36, seed).seed
+        for question in (still, several, clip)
+        for seed in (0, 1)
+    }
+    assert len(seeds) == 6
