@@ -100,13 +100,15 @@ class Engine:
         )
         self._removers.extend(handle.remove for handle in handles)
 
-    def expect(self, input_ids: torch.Tensor) -> None:
+    def expect(self, input_ids: torch.Tensor, given: dict[str, Any]) -> None:
         """Plan a batch whose images may be encoded before its pass; `drop_passes` forgets it.
 
-        Args: input_ids: (B, L) int64 on the host.
+        Args:
+            input_ids: (B, L) int64 on the host.
+            given: arguments of generate().
         Raises: BudgetError: a sample's budget cannot be met.
         """
-        outline = self.planner.outline(input_ids)
+        outline = self.planner.outline(input_ids, given)
         if self.scaler is not None:
             open_pass(Pass(owner=self, opener=self.model, scale=self.scaler.scale(outline)))
 
@@ -127,7 +129,7 @@ class Engine:
                 raise PromptError(HIDDEN)
             if module.training:
                 raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
-            outline = self.planner.outline(state.to_host(ids))
+            outline = self.planner.outline(state.to_host(ids), given)
             state.visual, state.schedules, state.grids = outline.visual, outline.schedules, outline.grids
             if self.scaler is not None:
                 state.scale = self.scaler.scale(outline)

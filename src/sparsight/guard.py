@@ -74,7 +74,7 @@ def check_call(model: nn.Module, engine: Engine, args: tuple[Any, ...], kwargs: 
         raise UnsupportedError("generate(use_cache=False) is not supported: each step would prune a longer prompt.")
     ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
     if isinstance(ids, torch.Tensor) and engine.brings_images(kwargs):
-        engine.expect(ids.cpu())
+        engine.expect(ids.cpu(), kwargs)
 
 
 def _short(value: object) -> str:

@@ -1,5 +1,6 @@
 """What token ids alone tell of a batch: where the visual tokens are, their grids, and how many stay. Host side."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,19 +44,21 @@ class Planner:
     method: Method
     layers: int
 
-    def outline(self, input_ids: torch.Tensor) -> Outline:
+    def outline(self, input_ids: torch.Tensor, given: Mapping[str, Any]) -> Outline:
         """Plan each sample's counts from its token ids.
 
-        Args: input_ids: (B, L) int64 on the host.
+        Args:
+            input_ids: (B, L) int64 on the host.
+            given: arguments of the base model, its images among them.
         Raises: BudgetError: a sample's budget cannot be met.
         """
         visual = torch.isin(input_ids, torch.tensor(self.family.placeholder_ids(self.config)))
         runs = [run_lengths(row) for row in visual]
-        plans = {own: self._plan(own) for own in set(runs)}  # samples alike share a plan
+        plans = {own: self._plan(own, given) for own in set(runs)}  # samples alike share a plan
         return Outline(visual, tuple(plans[own][0] for own in runs), tuple(plans[own][1] for own in runs))
 
-    def _plan(self, runs: tuple[int, ...]) -> tuple[Grids | None, Schedule | None]:
+    def _plan(self, runs: tuple[int, ...], given: Mapping[str, Any]) -> tuple[Grids | None, Schedule | None]:
         if not runs:
             return None, None
-        grids = self.family.grids(self.config, runs)
+        grids = self.family.grids(self.config, given, runs)
         return grids, self.method.schedule_on(grids, sum(runs), self.layers)

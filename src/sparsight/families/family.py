@@ -1,7 +1,8 @@
 """Family: where one kind of vision-language model keeps its parts. Module names and config fields, no maths."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PretrainedConfig
@@ -34,7 +35,7 @@ class Family:
     visual_ids: tuple[str, ...]
     features: tuple[str, ...]
     positions: tuple[str, ...] = ("keep", "renumber")
-    image_grids: Callable[[PretrainedConfig], tuple[Grid, ...]] | None = None
+    image_grids: Callable[[PretrainedConfig, Mapping[str, Any]], tuple[Grid, ...]] | None = None
     encoder: str | None = None
     projector: str | None = None
 
@@ -47,12 +48,15 @@ class Family:
         ids = (getattr(config, field, None) for field in self.visual_ids)
         return tuple(sorted({int(i) for i in ids if i is not None}))
 
-    def grids(self, config: PretrainedConfig, runs: Sequence[int]) -> Grids | None:
+    def grids(self, config: PretrainedConfig, given: Mapping[str, Any], runs: Sequence[int]) -> Grids | None:
         """Return the grid of each image of a sample; None if they are not known.
 
-        Args: runs: lengths of the contiguous runs of visual tokens; images without text between them make one run.
+        Args:
+            config: of the base model.
+            given: arguments of the base model, its images among them.
+            runs: lengths of the contiguous runs of visual tokens; images without text between them make one run.
         """
-        for height, width in () if self.image_grids is None else self.image_grids(config):
+        for height, width in () if self.image_grids is None else self.image_grids(config, given):
             if all(run % (height * width) == 0 for run in runs):
                 return ((height, width),) * (sum(runs) // (height * width))
         return None

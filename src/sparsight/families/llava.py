@@ -1,20 +1,28 @@
 """LLaVA-1.5: a vision tower, a projector and any Llama-like text model."""
 
+from collections.abc import Mapping
 from math import isqrt
 from typing import Any
+
+import torch
 
 from sparsight.families.family import Family
 from sparsight.grid import Grid
 
 
-def square_grids(config: Any) -> tuple[Grid, ...]:
-    """Return the square grids that vision config and processor name; an encoder may be used at another size."""
-    pixels, patch = (getattr(config.vision_config, name, None) for name in ("image_size", "patch_size"))
-    sides = [pixels // patch] if isinstance(pixels, int) and isinstance(patch, int) else []
-    length = getattr(config, "image_seq_length", None) or 1
-    # one token says nothing: that is how models with images of many sizes fill the field
-    sides += [isqrt(length)] if length > 1 and isqrt(length) ** 2 == length else []
-    return tuple((side, side) for side in sides)
+def square_grids(config: Any, given: Mapping[str, Any]) -> tuple[Grid, ...]:
+    """Return the grids that images may have: what they show themselves, else what vision config and processor name."""
+    pixels, features = given.get("pixel_values"), (given.get("mm_encoder_outputs") or {}).get("image")
+    patch = getattr(config.vision_config, "patch_size", None)
+    if isinstance(pixels, torch.Tensor) and isinstance(patch, int):
+        return ((pixels.shape[-2] // patch, pixels.shape[-1] // patch),)
+    lengths = {len(image) for image in getattr(features, "pooler_output", None) or ()}
+    side = getattr(config.vision_config, "image_size", None)
+    if not lengths:
+        lengths = {(side // patch) ** 2} if isinstance(side, int) and isinstance(patch, int) else set()
+    # an encoder may be used at another size; one token says nothing, as models with images of many sizes name it
+    lengths.add(getattr(config, "image_seq_length", None) or 1)
+    return tuple((isqrt(n), isqrt(n)) for n in sorted(lengths) if n > 1 and isqrt(n) ** 2 == n)
 
 
 LLAVA = Family(
