@@ -1,6 +1,7 @@
 """The command line: every refusal is one line and exit code 2; the report, the JSON document and the picture."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -12,8 +13,8 @@ from sparsight.cli import app
 from sparsight.cli.inputs import MOST_PIXELS, make_inputs, read_image
 from sparsight.cli.method import read_method
 from sparsight.cli.report import compact
-from sparsight.errors import EmbeddedModelError
-from sparsight.methods import SparseVLM, SparseVLMPlus
+from sparsight.errors import EmbeddedModelError, SettingError
+from sparsight.methods import Random, SparseVLM, SparseVLMPlus
 from tests import tiny, tiny_processor
 
 QUESTION = "what color is the shape ?"
@@ -265,3 +266,33 @@ def test_reads_methods():
 
 def test_writes_counts_by_layer_shortly():
     assert compact((576, 576, 30, 7, 7)) == "0-1: 576 \N{MIDDLE DOT} 2: 30 \N{MIDDLE DOT} 3-4: 7"
+
+
+def test_settings_follow_a_method():
+    assert read_method("sparsevlm:sites=3/7/15:recycle=false", "64", paper=False) == SparseVLM(
+        retain=64, sites=(3, 7, 15), recycle=False
+    )
+    assert read_method("random:seed=4", "0.5", paper=False) == Random(retain=0.5, seed=4)
+    assert read_method("sparsevlm:level=rank:tau=0.5", "64", paper=False) == SparseVLM(retain=64, level="rank", tau=0.5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sparsevlm:depth=1",
+        "sparsevlm:sites=a",
+        "random:seed=x",
+        "sparsevlm:recycle",
+        "sparsevlm:recycle=1",
+        "sparsevlm:retain=3",
+        "sparsevlm:level=none",
+    ],
+)
+def test_settings_that_do_not_exist_are_named(name):
+    with pytest.raises(SettingError, match=re.escape(name.split(":")[1].split("=")[0])):
+        read_method(name, "64", paper=False)
+
+
+def test_published_settings_leave_nothing_to_choose():
+    with pytest.raises(SettingError, match="leave recycle=false out"):
+        read_method("sparsevlm:recycle=false", "192", paper=True)

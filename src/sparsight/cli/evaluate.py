@@ -129,7 +129,7 @@ def words(text: str) -> list[str]:
 
 
 def configurations(names: list[str], budgets: list[str]) -> Iterator[Configuration]:
-    """Combine methods with budgets; the model as it is has none.
+    """Combine methods, settings behind them, with budgets; the model as it is has none.
 
     Raises: SettingError: an unknown method, or something given twice.
     """
@@ -141,7 +141,8 @@ def configurations(names: list[str], budgets: list[str]) -> Iterator[Configurati
             continue
         for text in budgets:
             method = read_method(name, text, paper=False)
-            yield Configuration(cli_name(type(method)), method)
+            settings = [part.strip() for part in name.split(":")[1:]]
+            yield Configuration(":".join([cli_name(type(method)), *settings]), method)
 
 
 @contextmanager

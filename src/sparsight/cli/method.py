@@ -1,6 +1,8 @@
 """From words on the command line to a method."""
 
 import re
+from dataclasses import fields
+from typing import Any
 
 from sparsight.budget import check_retain
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
@@ -19,21 +21,53 @@ def read_retain(text: str) -> float:
     Raises: BudgetError: neither.
     """
     try:
-        retain = int(text) if re.fullmatch(r"[+-]?\d+", text.strip()) else float(text)
+        retain = read_number(text)
     except ValueError:
         raise BudgetError(f"retain={text!r} is no number; give a count >= 1 or a fraction in (0, 1].") from None
     check_retain(retain)
     return retain
 
 
+def read_setting(method: type[Method], text: str) -> tuple[str, Any]:
+    """Read one setting of a method, such as sites=3/7/15, recycle=false or seed=1.
+
+    Raises: SettingError: no such setting, or not a number or word of its kind.
+    """
+    field, equals, value = (part.strip() for part in text.partition("="))
+    known = {f.name: f for f in fields(method) if f.name != "retain"}
+    if field not in known or not equals:
+        raise SettingError(f"setting {text!r} is not known; {cli_name(method)} has {', '.join(known)}, as name=value.")
+    if value in ("true", "false"):
+        return field, value == "true"
+    try:
+        if isinstance(known[field].default, bool):
+            raise ValueError
+        if "tuple" in str(known[field].type):
+            return field, tuple(int(number) for number in value.split("/"))
+        if isinstance(known[field].default, str):
+            return field, value
+        return field, read_number(value)
+    except ValueError:
+        raise SettingError(f"{text!r} cannot be read; give a number, true, false, or layers as 3/7/15.") from None
+
+
+def read_number(text: str) -> float:
+    """Read a whole or broken number.
+
+    Raises: ValueError: it is neither.
+    """
+    return int(text) if re.fullmatch(r"[+-]?\d+", text.strip()) else float(text)
+
+
 def read_method(name: str, retain: str, paper: bool) -> Method:
-    """Return the method of a name at a budget.
+    """Return the method of a name at a budget; settings may follow the name, as in sparsevlm:sites=3/7/15.
 
     Raises:
-        SettingError: no such method.
+        SettingError: no such method or setting.
         BudgetError: a budget that says nothing, or was not published although `paper` asks for it.
         UnsupportedError: the method has no published settings.
     """
+    name, *settings = name.split(":")
     known = {cli_name(method): method for method in methods()}
     plain = {key.replace("-", ""): method for key, method in known.items()}
     method = plain.get(name.lower().replace("-", "").replace("_", ""))
@@ -41,7 +75,9 @@ def read_method(name: str, retain: str, paper: bool) -> Method:
         raise SettingError(f"method {name!r} is not known; choose one of {', '.join(known)}.")
     budget = read_retain(retain)
     if not paper:
-        return method(retain=budget)
+        return method(retain=budget, **dict(read_setting(method, text) for text in settings))
+    if settings:
+        raise SettingError(f"the published settings leave nothing to choose; leave {':'.join(settings)} out.")
     preset = getattr(method, "paper", None)
     if preset is None:
         raise UnsupportedError(f"{cli_name(method)} has no published settings; leave --paper out.")
