@@ -1,8 +1,9 @@
 """The first stage: each visual token learns to stand for the words that name what its patch shows.
 
 The projector alone is trained, without the decoder: a visual token's product with the embeddings of all names must be
-largest for the name of the thing under its patch (likewise its colour; likewise the word on a sign). It costs minutes,
-and the decoder then starts from visual tokens that already mean something in its own space.
+largest for the name of the thing under its patch (likewise for its colour, for the word on a sign, and for the row and
+column of the patch). It costs minutes, and the decoder then starts from visual tokens that already mean something in
+its own space.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ GRID = SIZE // PATCH
 NOTHING = "background"
 COVERED = 0.55  # share of a patch that a box covers for the patch to show what is in it
 _SCENES = 16  # per step
+ROWS, COLUMNS = ["top", "middle", "bottom"], ["left", "center", "right"]
+_LENGTH = 2.0  # of a visual token, in lengths of a word's embedding
 _SCALE = 12.0  # largest difference of two logits, roughly
 
 
@@ -86,11 +89,14 @@ class Targets:
 def align(
     student: Any, processor: Any, store: np.ndarray, scene: Callable[[int], Scene], *, steps: int, seed: int
 ) -> dict[str, float]:
-    """Trains the projector and returns how often name and colour of a thing's patch came first in the last tenth."""
+    """Trains the projector; returns how often a thing's patch got name, colour, row and column right at the end."""
     words = [NOTHING, *dict.fromkeys([thing.name for thing in THINGS] + list(WORDS))]
     names = Names.of(words, processor, student.embedding)
     colours = Names.of([NOTHING, *COLOURS], processor, student.embedding)
     targets = Targets(scene, len(store), names, colours)
+    rows, columns = (Names.of(words, processor, student.embedding) for words in (ROWS, COLUMNS))
+    third = torch.arange(GRID) * 3 // GRID
+    row_of, column_of = third.repeat_interleave(GRID).repeat(_SCENES), third.repeat(GRID * _SCENES)
     length = float(student.embedding.float().norm(dim=-1).median())
     optimizer = torch.optim.AdamW(student.projector.parameters(), lr=2e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
@@ -104,17 +110,16 @@ def align(
         features = torch.from_numpy(np.stack([store[int(i)] for i in picked]).astype(np.float32)).flatten(0, 1)[chosen]
         tokens = student.projector((features - student.mean) / student.std)  # (n, 576)
         scale = _SCALE / length
-        by_name, by_colour = tokens @ names.directions.T * scale, tokens @ colours.directions.T * scale
-        loss = nn.functional.cross_entropy(by_name, shown[chosen]) + nn.functional.cross_entropy(
-            by_colour, painted[chosen]
-        )
-        loss = loss + 0.1 * (tokens.norm(dim=-1) / length - 1.5).square().mean()
+        known = ((names, shown), (colours, painted), (rows, row_of), (columns, column_of))
+        logits = [tokens @ words.directions.T * scale for words, _ in known]
+        losses = [nn.functional.cross_entropy(x, true[chosen]) for x, (_, true) in zip(logits, known, strict=True)]
+        loss = sum(losses) + 0.1 * (tokens.norm(dim=-1) / length - _LENGTH).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
         real = shown[chosen] > 0
-        right = (by_name.argmax(-1) == shown[chosen])[real], (by_colour.argmax(-1) == painted[chosen])[real]
+        right = [(x.argmax(-1) == true[chosen])[real] for x, (_, true) in zip(logits, known, strict=True)]
         hits.append([float(row.float().mean()) for row in right])
-    name, colour = np.mean(hits[-max(1, steps // 10) :], axis=0).tolist()
-    return {"name": round(name, 4), "colour": round(colour, 4)}
+    means = np.mean(hits[-max(1, steps // 10) :], axis=0).tolist()
+    return {name: round(mean, 4) for name, mean in zip(("name", "colour", "row", "column"), means, strict=True)}

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import scene_data
 import torch
+from align import GRID, covered
 from easy_vqa import EasyVQA
 from features import encode, pooled
-from packing import Asked, Batch, Layout, Prompt, pack
+from packing import GLIMPSE, Asked, Batch, Layout, Prompt, pack
 
 from sparsight.scenes.ask import Turn
+from sparsight.scenes.scene import Scene
 
 HELD_OUT = 32  # last scenes, rows and clips, never trained on
 _KINDS = ("scene", "several", "clip", "shapes")
-_CAPTION_WEIGHT = 3.0
+_LIST_WEIGHT = 4.0  # of an answer that says many things
 _FRAMES = 8
 
 
@@ -54,7 +56,7 @@ class Mixture:
     def step(self, number: int, window: int) -> Work:
         """Returns the batch of a step."""
         rng = random.Random(f"{self._args.seed}-{number}")  # noqa: S311
-        kind = rng.choices(_KINDS, self._args.mixture)[0]
+        kind = rng.choices(_KINDS, self._args.mixture)[0] if window else "scene"
         return self.work(kind, self._numbers(kind, rng), window, rng)
 
     def _numbers(self, kind: str, rng: random.Random) -> list[list[int]]:
@@ -79,18 +81,25 @@ class Mixture:
         features = torch.from_numpy(np.stack([store[i] for i in flat]).astype(np.float32))
         layout = Layout(len(flat) // len(numbers), grid, window)
         groups = [self._asked(kind, row, rng) for row in numbers]
+        if window == 0:
+            patches = torch.tensor([_glimpse(scene_data.scene(row[0]), rng) for row in numbers])
+            chosen = features.gather(1, patches[..., None].expand(-1, -1, features.shape[2]))
+            return Work(chosen, layout, pack(self.prompt, groups, layout, patches))
         return Work(pooled(features, window), layout, pack(self.prompt, groups, layout))
 
     def _asked(self, kind: str, row: list[int], rng: random.Random) -> list[Asked]:
         if kind == "shapes":
             found = [question for question in self._shapes[row[0]] if question.is_open]
-            return [Asked(question.text, question.answer, "shapes") for question in found]
+            return [Asked(question.text, ((question.answer, True),), "shapes") for question in found]
         if kind == "clip":
             return [_asked(turn, "clip") for turn in scene_data.clip_turns(scene_data.clip(row[0]), rng)]
         scenes = [scene_data.scene(number) for number in row]
         if kind == "several":
             return [_asked(turn, "several") for turn in scene_data.image_turns(scenes, rng)]
-        return [_asked(turn, kind) for kind, turn in scene_data.turns(scenes[0], rng)]
+        turns = scene_data.turns(scenes[0], rng)
+        asked = [_asked(turn, kind) for kind, turn in rng.sample(turns, min(self._args.questions, len(turns)))]
+        listed = [scene_data.facts(scenes[0], rng) for _ in range(self._args.facts)]
+        return asked + [Asked(scene_data.FACTS, pieces, "facts", _LIST_WEIGHT) for pieces in listed if pieces]
 
     def held_out(self, window: int) -> list[Work]:
         """Returns batches of every kind about images that are never trained on."""
@@ -98,7 +107,8 @@ class Mixture:
         args, found = self._args, []
         scenes = list(range(args.scenes - HELD_OUT, args.scenes))
         clips = [[i] for i in range(args.clips - HELD_OUT, args.clips)]
-        rows = {"scene": [[i] for i in scenes], "clip": clips, "several": [rng.sample(scenes, 2) for _ in scenes]}
+        rows = {"scene": [[i] for i in scenes]}
+        rows |= {} if window == 0 else {"clip": clips, "several": [rng.sample(scenes, 2) for _ in scenes]}
         for kind, of_kind in rows.items():
             size = 8 if kind == "scene" else 4
             for start in range(0, len(of_kind), size):
@@ -106,5 +116,13 @@ class Mixture:
         return found
 
 
+def _glimpse(scene: Scene, rng: random.Random) -> list[int]:
+    """Draws GLIMPSE patches in raster order: three of every thing and sign, the others of what is around them."""
+    shown = [covered(thing.box) for thing in (*scene.items, *scene.signs)]
+    chosen = {patch for patches in shown for patch in rng.sample(patches, min(3, len(patches)))}
+    around = sorted(set(range(GRID**2)) - {patch for patches in shown for patch in patches})
+    return sorted([*chosen, *rng.sample(around, GLIMPSE - len(chosen))])
+
+
 def _asked(turn: Turn, kind: str) -> Asked:
-    return Asked(turn.question, turn.answer, kind, _CAPTION_WEIGHT if kind == "caption" else 1.0)
+    return Asked(turn.question, ((turn.answer, True),), kind, _LIST_WEIGHT if kind == "caption" else 1.0)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from features import grid_positions
 
+GLIMPSE = 32  # visual tokens of a glimpse
 SHARED = 0  # group of the prompt's start and of the visual tokens
 PADDING = -1
 _ROUND = 32  # few different lengths: a new shape costs the matrix kernels seconds
@@ -23,13 +24,13 @@ class Asked:
 
     Args:
         question: what is asked.
-        answer: what is to be said.
+        answer: what is to be said, in pieces: text and whether it is to be predicted; the end of the turn follows.
         kind: under which name its accuracy is reported.
         weight: of its loss.
     """
 
     question: str
-    answer: str
+    answer: tuple[tuple[str, bool], ...]
     kind: str
     weight: float = 1.0
 
@@ -41,7 +42,7 @@ class Layout:
     Args:
         images: images in a row.
         grid: patches on each side of one.
-        window: pooling window on the grid.
+        window: pooling window on the grid; 0 for a glimpse, GLIMPSE chosen patches of it.
     """
 
     images: int
@@ -51,7 +52,7 @@ class Layout:
     @property
     def tokens(self) -> int:
         """Visual tokens of one image."""
-        return (self.grid // self.window) ** 2
+        return (self.grid // self.window) ** 2 if self.window else GLIMPSE
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,18 @@ class Prompt:
         ids = self._render(self.processor, text)
         return ids[len(self.prefix) + 1 :]
 
-    def answer(self, text: str) -> list[int]:
-        """Returns the ids of the answer and of the end of the turn."""
-        return [*self.processor.tokenizer(text, add_special_tokens=False)["input_ids"], self.end]
+    def answer(self, pieces: tuple[tuple[str, bool], ...]) -> list[tuple[int, bool]]:
+        """Returns the ids of the answer and of the end of the turn, and which are to be predicted."""
+        found = []
+        for text, predicted in pieces:
+            ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+            found += [(token, predicted) for token in ids]
+        return [*found, (self.end, True)]
+
+    def glimpse(self, patches: torch.Tensor) -> torch.Tensor:
+        """Returns the positions of everything before the question, (b, P), of chosen patches, (b, GLIMPSE)."""
+        start = torch.arange(len(self.prefix)).expand(len(patches), -1)
+        return torch.cat([start, patches + len(self.prefix)], 1)
 
     def head(self, layout: Layout) -> torch.Tensor:
         """Returns the positions of everything before the question, (P,), images pooled."""
@@ -150,10 +160,14 @@ class _Rows:
         for number, asked in enumerate(questions, 1):
             question, answer = prompt.question(asked.question), prompt.answer(asked.answer)
             first = before + len(ids) + len(question) - 1  # the token before the answer
-            self.picks += [(len(self.text), first + i, token, len(self.asked)) for i, token in enumerate(answer)]
+            self.picks += [
+                (len(self.text), first + i, token, len(self.asked))
+                for i, (token, predicted) in enumerate(answer)
+                if predicted
+            ]
             self.asked.append(asked)
             length = len(question) + len(answer) - 1
-            ids += question + answer[:-1]
+            ids += question + [token for token, _ in answer[:-1]]
             places += range(start, start + length)
             members += [number] * length
         self.text.append(ids)
@@ -161,18 +175,18 @@ class _Rows:
         self.members.append(members)
 
 
-def pack(prompt: Prompt, groups: list[list[Asked]], layout: Layout) -> Batch:
-    """Packs the questions of several rows of images."""
-    head = prompt.head(layout)
+def pack(prompt: Prompt, groups: list[list[Asked]], layout: Layout, patches: torch.Tensor | None = None) -> Batch:
+    """Packs the questions of several rows of images; `patches`, (b, GLIMPSE), are those of a glimpse."""
+    head = prompt.head(layout).expand(len(groups), -1) if patches is None else prompt.glimpse(patches)
     lists = _Rows()
     for questions in groups:
-        lists.add(prompt, questions, len(head), prompt.start(layout))
+        lists.add(prompt, questions, head.shape[1], prompt.start(layout))
     longest = -(-max(map(len, lists.text)) // _ROUND) * _ROUND
-    shared = torch.full((len(groups), len(head)), SHARED)
+    shared = torch.full(head.shape, SHARED)
     rows, columns, targets, owners = torch.tensor(lists.picks).T
     return Batch(
         text=_padded(lists.text, longest, 0),
-        positions=torch.cat([head.expand(len(groups), -1), _padded(lists.places, longest, 0)], 1),
+        positions=torch.cat([head, _padded(lists.places, longest, 0)], 1),
         mask=_mask(torch.cat([shared, _padded(lists.members, longest, PADDING)], 1)),
         rows=rows,
         columns=columns,

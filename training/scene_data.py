@@ -12,6 +12,7 @@ from PIL import Image
 
 from sparsight.scenes import ask
 from sparsight.scenes.ask import Turn
+from sparsight.scenes.catalogue import THINGS
 from sparsight.scenes.compose import Clip, compose, compose_clip
 from sparsight.scenes.draft import about_clip, which_image
 from sparsight.scenes.render import CLIP_SIZE, render, render_clip
@@ -34,6 +35,9 @@ _TIMES: tuple[tuple[str, Callable[[Scene, random.Random], Turn | None], int], ..
 )
 
 
+FACTS = "Look up these things."
+
+
 def scene(number: int) -> Scene:
     """Returns the training scene of a number."""
     return compose(f"{SEED}/{number}", "train")
@@ -48,6 +52,20 @@ def turns(of: Scene, rng: random.Random) -> list[tuple[str, Turn]]:
     """Draws questions about a scene, with their family: of every one that it allows, the same question never twice."""
     made = [(family, make(of, rng)) for family, make, times in _TIMES for _ in range(times)]
     return list({turn.question: (family, turn) for family, turn in made if turn}.values())
+
+
+def facts(of: Scene, rng: random.Random) -> tuple[tuple[str, bool], ...]:
+    """Draws a table of things, some of them absent: names are given; colour and place, or absence, are to be said.
+
+    A question costs twenty tokens and teaches one word; a line of this table costs six and teaches three.
+    """
+    here = list(of.singles)
+    away = [thing.name for thing in THINGS if not any(item.thing == thing.name for item in of.items)]
+    lines = [(item.thing, f" {item.colour or 'plain'} {ask.cell(item.box) or 'between'}\n") for item in here]
+    lines += [(name, " none\n") for name in rng.sample(away, rng.randrange(2, 6))]
+    lines += [(f"{sign.colour} sign", f" {sign.text} {ask.cell(sign.box) or 'between'}\n") for sign in of.signs]
+    rng.shuffle(lines)
+    return tuple(piece for name, found in lines for piece in ((f"{name}:", False), (found, True)))
 
 
 def clip_turns(of: Clip, rng: random.Random) -> list[Turn]:

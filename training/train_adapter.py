@@ -51,12 +51,14 @@ def arguments() -> argparse.Namespace:
         default=[0.8, 0.07, 0.06, 0.07],
         help="share of steps on scenes, several scenes at once, clips, shapes",
     )
-    parser.add_argument("--align", type=int, default=1200, help="steps of the first stage")
+    parser.add_argument("--align", type=int, default=2500, help="steps of the first stage")
     parser.add_argument("--phases", default="2:500,1:250", help="WINDOW:STEPS,... pooling window and its steps")
     parser.add_argument("--batch", type=int, default=8, help="images per step")
+    parser.add_argument("--facts", type=int, default=1, help="tables of facts per scene")
+    parser.add_argument("--questions", type=int, default=20, help="questions per scene, at most")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--lr-projector", type=float, default=4e-4)
-    parser.add_argument("--lr-lora", type=float, default=6e-4)
+    parser.add_argument("--lr-projector", type=float, default=3e-5)
+    parser.add_argument("--lr-lora", type=float, default=1e-3)
     parser.add_argument("--warmup", type=int, default=30)
     parser.add_argument("--eval-every", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop, evaluate and export after this time")
