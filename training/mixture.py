@@ -118,7 +118,7 @@ class Mixture:
 
 def _glimpse(scene: Scene, rng: random.Random) -> list[int]:
     """Draws GLIMPSE patches in raster order: three of every thing and sign, the others of what is around them."""
-    shown = [covered(thing.box) for thing in (*scene.items, *scene.signs)]
+    shown = [covered(box) for box in [item.box for item in scene.items] + [sign.box for sign in scene.signs]]
     chosen = {patch for patches in shown for patch in rng.sample(patches, min(3, len(patches)))}
     around = sorted(set(range(GRID**2)) - {patch for patches in shown for patch in patches})
     return sorted([*chosen, *rng.sample(around, GLIMPSE - len(chosen))])
