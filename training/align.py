@@ -25,8 +25,6 @@ GRID = SIZE // PATCH
 NOTHING = "background"
 COVERED = 0.55  # share of a patch that a box covers for the patch to show what is in it
 _SCENES = 16  # per step
-ROWS, COLUMNS = ["top", "middle", "bottom"], ["left", "center", "right"]
-_LENGTH = 2.0  # of a visual token, in lengths of a word's embedding
 _SCALE = 12.0  # largest difference of two logits, roughly
 
 
@@ -36,10 +34,12 @@ class Names:
 
     Args:
         words: each one token when a space stands before it.
-        directions: (W, D) their embeddings, centred, of length 1.
+        embeddings: (W, D) what the decoder reads for them; 0 for NOTHING.
+        directions: (W, D) the same, centred, of length 1.
     """
 
     words: tuple[str, ...]
+    embeddings: torch.Tensor
     directions: torch.Tensor
 
     @classmethod
@@ -47,8 +47,9 @@ class Names:
         """Looks up the embeddings; a word of several tokens gives their mean."""
         ids = [processor.tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in words]
         rows = torch.stack([embedding[i].float().mean(0) for i in ids])
-        rows = rows - embedding.float().mean(0)
-        return cls(tuple(words), rows / rows.norm(dim=-1, keepdim=True))
+        centred = rows - embedding.float().mean(0)
+        rows = rows * torch.tensor([[word != NOTHING] for word in words])
+        return cls(tuple(words), rows, centred / centred.norm(dim=-1, keepdim=True))
 
 
 def labels(scene: Scene) -> tuple[list[str], list[str]]:
@@ -94,9 +95,6 @@ def align(
     names = Names.of(words, processor, student.embedding)
     colours = Names.of([NOTHING, *COLOURS], processor, student.embedding)
     targets = Targets(scene, len(store), names, colours)
-    rows, columns = (Names.of(words, processor, student.embedding) for words in (ROWS, COLUMNS))
-    third = torch.arange(GRID) * 3 // GRID
-    row_of, column_of = third.repeat_interleave(GRID).repeat(_SCENES), third.repeat(GRID * _SCENES)
     length = float(student.embedding.float().norm(dim=-1).median())
     optimizer = torch.optim.AdamW(student.projector.parameters(), lr=2e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
@@ -110,10 +108,12 @@ def align(
         features = torch.from_numpy(np.stack([store[int(i)] for i in picked]).astype(np.float32)).flatten(0, 1)[chosen]
         tokens = student.projector((features - student.mean) / student.std)  # (n, 576)
         scale = _SCALE / length
-        known = ((names, shown), (colours, painted), (rows, row_of), (columns, column_of))
+        known = ((names, shown), (colours, painted))
         logits = [tokens @ words.directions.T * scale for words, _ in known]
         losses = [nn.functional.cross_entropy(x, true[chosen]) for x, (_, true) in zip(logits, known, strict=True)]
-        loss = sum(losses) + 0.1 * (tokens.norm(dim=-1) / length - _LENGTH).square().mean()
+        meant = names.embeddings[shown[chosen]] + colours.embeddings[painted[chosen]]
+        far = (tokens - meant).square().sum(-1).mean() / length**2
+        loss = 0.1 * sum(losses) + far
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -122,4 +122,4 @@ def align(
         right = [(x.argmax(-1) == true[chosen])[real] for x, (_, true) in zip(logits, known, strict=True)]
         hits.append([float(row.float().mean()) for row in right])
     means = np.mean(hits[-max(1, steps // 10) :], axis=0).tolist()
-    return {name: round(mean, 4) for name, mean in zip(("name", "colour", "row", "column"), means, strict=True)}
+    return {name: round(mean, 4) for name, mean in zip(("name", "colour"), means, strict=True)}

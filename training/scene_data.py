@@ -65,7 +65,7 @@ def facts(of: Scene, rng: random.Random) -> tuple[tuple[str, bool], ...]:
     lines += [(name, " none\n") for name in rng.sample(away, rng.randrange(2, 6))]
     lines += [(f"{sign.colour} sign", f" {sign.text} {ask.cell(sign.box) or 'between'}\n") for sign in of.signs]
     rng.shuffle(lines)
-    return tuple(piece for name, found in lines for piece in ((f"{name}:", False), (found, True)))
+    return tuple(piece for name, found in lines for piece in ((f" {name}:", False), (found, True)))
 
 
 def clip_turns(of: Clip, rng: random.Random) -> list[Turn]:
