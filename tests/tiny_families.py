@@ -24,11 +24,14 @@ def tiny_family(name, attention="sdpa", dtype=torch.float64):
 
 def tokens_of(model, name, given):
     """Placeholders and row ends that the processor would write for one image or video."""
-    given, video = dict(given), "pixel_values_videos" in given
+    video = "pixel_values_videos" in given
     read = model.model.get_video_features if video else model.model.get_image_features
-    features = read(**given, return_dict=True).pooler_output
+    pixels = next(key for key in given if key.startswith("pixel_values"))
+    others = {key: value for key, value in given.items() if key != pixels}
+    features = read(given[pixels], **others, return_dict=True).pooler_output
     parts = [features] if isinstance(features, torch.Tensor) else features
     count, row = sum(part.numel() for part in parts) // 64, KINDS[name].row
+    count += tiny.OLD and video and name == "llava-onevision"  # one that ends the video used to be added later
     if not row:
         return [VIDEO if video else IMAGE] * count
     return ([IMAGE] * row + [BREAK]) * (count // row)

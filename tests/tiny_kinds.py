@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers as hf
 
-from tests.tiny import IMAGE, PAD, VOCAB, text_config
+from tests.tiny import IMAGE, OLD, PAD, VOCAB, text_config
 
 VIDEO, BREAK, FIRST = 6, 7, 10  # ids: of video placeholders, of row ends, of the first word
 SMALL, SIDE, PATCH = 16, 32, 4  # pixels: 16 patches, or 64 that are merged to 16 visual tokens
@@ -76,6 +76,11 @@ def clip_of(frames):
         return {"pixel_values_videos": plain(random, number, frames)["pixel_values"][None]}
 
     return video
+
+
+def named_images(random, number):
+    """Video-LLaVA's images had a name of their own."""
+    return {"pixel_values_images" if OLD else "pixel_values": plain(random, number)["pixel_values"]}
 
 
 def nested(random, number):
@@ -170,7 +175,7 @@ COHERE = {"vision_config": siglip, "text_config": text("cohere")}
 KINDS = {
     "llava-mistral": Kind(llava(hf.LlavaConfig, text_config=text("mistral"), image_seq_length=16), plain),
     "llava-qwen2": Kind(llava(hf.LlavaConfig, text_config=text("qwen2"), image_seq_length=16), plain),
-    "vipllava": Kind(llava(hf.VipLlavaConfig, vision_feature_layer=(-1, -2), image_seq_length=16), plain),
+    "vipllava": Kind(llava(hf.VipLlavaConfig, vision_feature_layers=(-1, -2), image_seq_length=16), plain),
     "llava-next": Kind(llava(hf.LlavaNextConfig, **NEXT), anyres),
     "llava-next-video": Kind(llava(hf.LlavaNextVideoConfig, **NEXT, **BOTH), anyres, clip_of(4)),
     "llava-onevision": Kind(
@@ -184,7 +189,7 @@ KINDS = {
         anyres,
         clip_of(3),
     ),
-    "video-llava": Kind(llava(hf.VideoLlavaConfig, image_seq_length=16, **BOTH), plain, clip_of(2)),
+    "video-llava": Kind(llava(hf.VideoLlavaConfig, image_seq_length=16, **BOTH), named_images, clip_of(2)),
     "internvl": Kind(llava(hf.InternVLConfig, **intern(hf.InternVLVisionConfig)), TILES),
     "qianfan-ocr": Kind(llava(hf.QianfanOCRConfig, **intern(hf.models.qianfan_ocr.QianfanOCRVisionConfig)), TILES),
     "idefics2": Kind(
