@@ -2,11 +2,11 @@
 
 from torch import nn
 
-from sparsight.errors import UnsupportedError
 from sparsight.families.aria import ARIA
 from sparsight.families.cohere_vision import COHERE_VISION
 from sparsight.families.deepseek import DEEPSEEK_VL, JANUS
 from sparsight.families.family import Family, decoder_shape
+from sparsight.families.generic import generic_family
 from sparsight.families.got_ocr2 import GOT_OCR2
 from sparsight.families.idefics import IDEFICS
 from sparsight.families.internvl import INTERNVL
@@ -43,13 +43,12 @@ def families() -> tuple[Family, ...]:
 
 
 def family_of(model: nn.Module) -> Family:
-    """Find the family of a model by its class name.
+    """Find the family of a model by its class name, or by its parts if nobody registered the class.
 
-    Raises: UnsupportedError: no family knows the class.
+    Raises: UnsupportedError: no family knows the class, and its parts do not follow LLaVA's pattern.
     """
     name = type(model).__name__
     for family in families():
         if name in family.classes:
             return family
-    known = ", ".join(c for family in families() for c in family.classes)
-    raise UnsupportedError(f"{name} is not supported; supported model classes: {known}.")
+    return generic_family(model)

@@ -31,6 +31,7 @@ class Family:
         image_grids: reads from the config which grids an image's visual tokens may form, the likeliest first.
         encoder: path from the base model to an image encoder that takes images of any size; None if it cannot.
         projector: path from the base model to what turns its patches into visual tokens.
+        probed: whether nobody registered the class, so that it is probed before it is hooked.
         video: whether the models take videos.
         sites: in words, which decoder layers may be sites.
         refused: in words, what of these models is refused, each with its reason behind a colon.
@@ -46,6 +47,7 @@ class Family:
     image_grids: Callable[[PretrainedConfig, Mapping[str, Any]], tuple[Grid, ...]] | None = None
     encoder: str | None = None
     projector: str | None = None
+    probed: bool = False
     video: bool = False
     sites: str = "any"
     refused: tuple[str, ...] = ()
