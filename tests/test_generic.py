@@ -68,7 +68,7 @@ REFUSED = {
     "GraniteDoclingForConditionalGeneration": "DeepStack",
     "Gemma3ForConditionalGeneration": "sliding windows",
     "PaliGemmaForConditionalGeneration": "attention that is not causal",
-    "Gemma4ForConditionalGeneration": "share keys and values",
+    "Gemma4ForConditionalGeneration": "inputs of each layer beside the hidden states",
     "Molmo2ForConditionalGeneration": "see each other both ways",
     "Qwen3_5ForConditionalGeneration": "linear_attn, mlp instead of self_attn",
     "Lfm2VlForConditionalGeneration": "made of feed_forward, self_attn instead",

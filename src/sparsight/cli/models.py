@@ -57,7 +57,7 @@ def check_architecture(config: Any) -> None:
         return
     try:
         with torch.device("meta"):  # its parts without their weights
-            model = AutoModelForImageTextToText.from_config(config)
+            model = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
     except Exception as error:  # a class that is no such model, or a part of it that is not installed
         names = ", ".join(known)
         raise UnsupportedError(f"{', '.join(given)} is not supported; supported model classes: {names}.") from error
