@@ -57,9 +57,9 @@ def refused(family: Family) -> list[str]:
 
 def families_table() -> Table:
     """Return the table for people, all but what is refused."""
-    table = Table(*HEADS[:-1], box=None, padding=(0, 1, 0, 0))  # narrow, for 80 columns
+    table = Table(*HEADS[:-1], box=None, pad_edge=False, padding=(0, 1, 0, 0))  # narrow, for 80 columns
     table.columns[0].min_width = max(len(family.name) for family in families())
-    table.columns[1].no_wrap = True
+    table.columns[1].no_wrap, table.columns[3].max_width = True, 9
     for row in rows():
         table.add_row(*row[:-1])
     return table
