@@ -164,6 +164,20 @@ def aria_text():
     return text_config("aria", moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1)
 
 
+def flat(random, number):
+    """Patches of an image in one row, and their grid."""
+    height = 8 if number % 2 == 0 else 4
+    patches = torch.randn(height * 8, 3 * PATCH**2, generator=random, dtype=torch.float64)
+    sizes = {"image_grid_thw": torch.tensor([[1, height, 8]]), "image_merge_sizes": torch.tensor([2])}
+    return {"pixel_values": patches, **sizes}
+
+
+def llama3_vision():
+    settings = vision(dict)
+    del settings["image_size"]
+    return hf.models.video_llama_3.VideoLlama3VisionConfig(**settings)
+
+
 BOTH = {"video_token_id": VIDEO}
 IDEFICS_VISION = hf.models.idefics3.Idefics3VisionConfig
 
@@ -233,5 +247,9 @@ KINDS = {
             projector_patch_to_query_dict={64: 16},
         ),
         sized_as(1, SIDE),
+    ),
+    # nobody registered it: found by its parts
+    "video-llama3": Kind(
+        llava(hf.VideoLlama3Config, vision_config=llama3_vision, text_config=text("qwen2"), **BOTH), flat
     ),
 }
