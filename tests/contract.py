@@ -13,7 +13,7 @@ class Probe:
     """What went in and out of every decoder layer; enter it inside the sparsify block, so that its hooks come last."""
 
     def __init__(self, model):
-        self.decoder = model.get_submodule("model.language_model")
+        self.decoder = decoder_of(model)
         self.layers = list(self.decoder.layers)
         self.entering, self.leaving, self._handles = {}, {}, []
 
@@ -30,6 +30,15 @@ class Probe:
     def __exit__(self, *_):
         for handle in self._handles:
             handle.remove()
+
+
+def decoder_of(model):
+    return getattr(model.model, "language_model", None) or model.model.text_model
+
+
+def placeholders(config):
+    """Ids that stand for visual tokens."""
+    return {getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")} - {None}
 
 
 @dataclass
@@ -52,6 +61,7 @@ class Seen:
     stats: object
     trace: object
     promised: list  # per sample, its schedule or None
+    placeholders: set
 
     @property
     def samples(self):
@@ -61,7 +71,7 @@ class Seen:
         return self.inputs["input_ids"][sample][self.inputs["attention_mask"][sample].bool()].tolist()
 
     def visual(self, sample):
-        return [i for i, token in enumerate(self.real_ids(sample)) if token == tiny.IMAGE]
+        return [i for i, token in enumerate(self.real_ids(sample)) if token in self.placeholders]
 
     def text_count(self, sample):
         return len(self.real_ids(sample)) - len(self.visual(sample))
@@ -78,10 +88,11 @@ class Seen:
             count = self.stats.tokens_per_layer[sample][site]
             full = self.probe.leaving[site - 1][sample][-len(labels) :]
             short = self.probe.entering[site][sample][-count:]
-            after, used = [], set()
+            after, used = [], {-1}
             for row in short:
                 where = (row == full).all(dim=-1).nonzero().flatten().tolist()
-                fresh = [i for i in where if i not in used]  # equal words are equal at the input
+                fresh = [i for i in where if i not in used]  # equal words and row ends are equal at the input
+                fresh = [i for i in fresh if i > max(used)] or fresh
                 used.update(fresh[:1])
                 after.append(labels[(fresh or where)[0]] if where else None)
             recycled = {visual[c] for c in steps[site].centres.tolist()} if site in steps else set()
@@ -95,9 +106,10 @@ def prefill(model, method, inputs):
     cache = DynamicCache(config=model.config)
     with sparsify(model, method) as run, Probe(model) as probe, torch.no_grad():
         logits = model(**inputs, past_key_values=cache).logits
-    counts = (inputs["input_ids"] == tiny.IMAGE).sum(dim=-1).tolist()
+    ids = placeholders(model.config)
+    counts = torch.isin(inputs["input_ids"], torch.tensor(sorted(ids))).sum(dim=-1).tolist()
     promised = [promise(method, count, len(probe.layers)) if count else None for count in counts]
-    return Seen(inputs, logits, cache, probe, run.stats, run.trace, promised)
+    return Seen(inputs, logits, cache, probe, run.stats, run.trace, promised, ids)
 
 
 def promise(method, count, layers):
@@ -202,7 +214,7 @@ def check_alone(model, method, batch):
     """A sample in a batch keeps the same tokens and gives the same logits as alone."""
     together = prefill(model, method, batch.inputs)
     for b, own in enumerate(batch.alone):
-        alone = prefill(model, method, own) if "pixel_values" in own else None
+        alone = prefill(model, method, own) if together.promised[b] is not None else None
         if alone is None:
             with torch.no_grad():
                 close(together.tail(b), model(**own).logits[0], f"text-only sample {b} differs from alone")

@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 
 from sparsight.cli import app
+from sparsight.cli.families import families_page
 from sparsight.embedded import is_prepared
 from tests import tiny
 
@@ -76,3 +77,8 @@ def test_tables_equal_the_result_files():
         [sys.executable, "benchmarks/table.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_families_page_is_up_to_date():
+    page = ROOT / "docs" / "families.md"
+    assert page.read_text(encoding="utf-8") == families_page(), "run: sparsight families --markdown > docs/families.md"

@@ -33,12 +33,12 @@ def refuses(error, *words):
 
 
 def test_a_model_without_images():
-    with refuses(UnsupportedError, "LlamaForCausalLM", "LlavaForConditionalGeneration"):
+    with refuses(UnsupportedError, "LlamaForCausalLM", "language_model", "sparsight families"):
         sparsify(LlamaForCausalLM(tiny.text_config()), METHOD)
 
 
 def test_something_that_is_no_model():
-    with refuses(UnsupportedError, "Linear", "LlavaForConditionalGeneration"):
+    with refuses(UnsupportedError, "Linear", "language_model", "sparsight families"):
         sparsify(torch.nn.Linear(2, 2), METHOD)
 
 
@@ -94,6 +94,13 @@ def test_a_model_in_a_compiled_wrapper(model):
 def test_a_sliding_window():
     model = tiny.tiny_llava(kind="qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=4)
     with refuses(UnsupportedError, "sliding_attention", "Qwen2Model", "full attention"):
+        sparsify(model, METHOD)
+
+
+def test_queries_scaled_by_position():
+    model = tiny.tiny_llava()
+    model.model.language_model.config.rope_parameters["llama_4_scaling_beta"] = 0.1
+    with refuses(UnsupportedError, "LlamaModel", "scales queries by position", "another text model"):
         sparsify(model, METHOD)
 
 

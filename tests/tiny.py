@@ -5,7 +5,17 @@ from dataclasses import dataclass, field
 import torch
 import transformers
 from packaging.version import Version
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config
+from transformers import (
+    AriaTextConfig,
+    CLIPVisionConfig,
+    CohereConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 # before 5.18: images of copied rows are mixed up, features are not encoded ahead, reset() keeps a cache's length
 OLD = Version(transformers.__version__) < Version("5.18")
@@ -16,10 +26,19 @@ SIDE = 24  # pixels
 PATCH = 4
 VISUAL = (SIDE // PATCH) ** 2  # 36 visual tokens an image
 
+TEXTS = {
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "mistral": MistralConfig,
+    "qwen3": Qwen3Config,
+    "cohere": CohereConfig,
+    "aria": AriaTextConfig,
+}
+
 
 def text_config(kind="llama", **changes):
     """Eight layers, grouped-query attention."""
-    make = {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind]
+    make = TEXTS[kind]
     settings = {
         "vocab_size": VOCAB,
         "hidden_size": 64,
@@ -32,6 +51,8 @@ def text_config(kind="llama", **changes):
         "bos_token_id": 1,
         "eos_token_id": 2,
         "initializer_range": 0.2,
+        **({"sliding_window": None} if kind == "mistral" else {}),
+        **({"head_dim": 16} if kind == "qwen3" else {}),
     }
     return make(**{**settings, **changes})
 

@@ -21,6 +21,7 @@ from sparsight.errors import PromptError, UnsupportedError
 from sparsight.families import Family, decoder_shape
 from sparsight.host import (
     check_kernel,
+    check_length,
     check_mask,
     kernel_of,
     may_be_packed,
@@ -151,6 +152,8 @@ class Engine:
         if not prunes and not ledger.has_ledger(cache):
             return
         check_kernel(module)
+        if state.visual is not None:
+            check_length(state.visual, state.length)
         check_mask(mask, state.past + state.length)
         if may_be_packed(given):
             refuse_packed(state.to_host(given["position_ids"]))

@@ -65,7 +65,8 @@ def check_call(model: nn.Module, engine: Engine, args: tuple[Any, ...], kwargs: 
         UnsupportedError: an option that is not supported.
         BudgetError: the budget does not fit a sample's visual tokens.
     """
-    config = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None) or vars(model)["generation_config"]
+    second = args[1] if len(args) > 1 and not isinstance(args[1], torch.Tensor) else None  # Janus has its mask there
+    config = kwargs.get("generation_config") or second or vars(model)["generation_config"]
     for name, reason in REFUSED.items():
         value = kwargs.get(name, getattr(config, name, None))
         if value is not None and value is not False and value not in ALLOWED.get(name, ()):

@@ -57,6 +57,11 @@ def check_host(model: nn.Module, decoder: nn.Module, positions: str) -> None:
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if positions == "renumber" and rope in MOVING_ROPE:
         raise UnsupportedError(f"positions='renumber' is not defined for rope type {rope!r}; use positions='keep'.")
+    if "llama_4_scaling_beta" in (getattr(config, "rope_parameters", None) or {}):
+        raise UnsupportedError(
+            f"the text model {type(decoder).__name__} scales queries by position, past the rotary table; it is not "
+            "supported, use a model with another text model."
+        )
     layers = getattr(decoder, "layers", ())
     if not layers or not hasattr(decoder, "rotary_emb") or not all(hasattr(layer, "self_attn") for layer in layers):
         raise UnsupportedError(f"the text model {type(decoder).__name__} is not Llama-like: no rotary self-attention.")
@@ -81,6 +86,18 @@ def refuse_scattered(labels: object, logits_to_keep: object) -> None:
         raise UnsupportedError("labels are not supported: the pruned sequence is shorter than they are.")
     if isinstance(logits_to_keep, torch.Tensor):
         raise UnsupportedError("logits_to_keep as a tensor names places that may be pruned; give an int.")
+
+
+def check_length(visual: torch.Tensor, tokens: int) -> None:
+    """Check that a base model leaves each token at its place.
+
+    Raises: UnsupportedError: its text decoder gets another number of tokens than there are ids.
+    """
+    if visual.shape[1] != tokens:
+        raise UnsupportedError(
+            f"{visual.shape[1]} token ids became {tokens} tokens in the text decoder; give a prompt with one "
+            "placeholder for each visual token, as the model's processor writes it."
+        )
 
 
 def check_mask(mask: torch.Tensor | None, tokens: int) -> None:

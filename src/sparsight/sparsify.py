@@ -11,6 +11,7 @@ from sparsight.families import family_of
 from sparsight.guard import guard_generate
 from sparsight.host import check_host
 from sparsight.method import Method
+from sparsight.probe import probe
 from sparsight.trace import Stats, Trace
 
 MARK = "_sparsight_run"
@@ -90,6 +91,8 @@ def sparsify(model: nn.Module, method: Method) -> Run:
         raise UnsupportedError(f"positions={method.positions!r} is not defined for {family.name}.")
     engine = Engine(model, family, method)
     check_host(model, engine.decoder, method.positions)
+    if family.probed:
+        probe(engine)
     engine.attach()
     engine.add_remover(guard_generate(model, engine))
     run = Run(model, engine)

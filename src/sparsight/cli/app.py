@@ -19,10 +19,10 @@ import sparsight
 from sparsight import embedded
 from sparsight.cli import evaluate as evaluation
 from sparsight.cli.ask import METHOD_NAMES, Request, ask
+from sparsight.cli.families import families_page, families_table, refusals
 from sparsight.cli.method import cli_name
 from sparsight.errors import SparsightError
 from sparsight.evaluate.settings import CONTROLS, DTYPES
-from sparsight.families import families
 from sparsight.methods import methods
 
 
@@ -170,9 +170,12 @@ def methods_command() -> None:
 
 
 @app.command(name="families")
-def families_command() -> None:
-    """Show the model families that are supported."""
-    table = Table("name", "model classes", "positions")
-    for family in families():
-        table.add_row(family.name, "\n".join(family.classes), ", ".join(family.positions))
-    Console().print(table)
+def families_command(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/families.md instead.")] = False,
+) -> None:
+    """Show the model families that are supported, and what is refused for each."""
+    if markdown:
+        typer.echo(families_page(), nl=False)
+        return
+    Console().print(families_table())
+    typer.echo("\n".join(["refused:", *refusals()]))

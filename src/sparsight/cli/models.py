@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from sparsight import embedded
 from sparsight.errors import ModelError, SparsightError, UnsupportedError
-from sparsight.families import families
+from sparsight.families import families, family_of
 
 EMBEDDED = "embedded"
 
@@ -47,14 +47,21 @@ def _load_named(name: str) -> tuple[Any, Any]:
 
 
 def check_architecture(config: Any) -> None:
-    """Check by its config that a model is of a supported class.
+    """Check by its config that a model is of a supported class, or follows the pattern of one.
 
-    Raises: UnsupportedError: it is not.
+    Raises: UnsupportedError: it does not.
     """
     known = [name for family in families() for name in family.classes]
     given = list(getattr(config, "architectures", None) or [type(config).__name__])
-    if not set(given) & set(known):
-        raise UnsupportedError(f"{', '.join(given)} is not supported; supported model classes: {', '.join(known)}.")
+    if set(given) & set(known):
+        return
+    try:
+        with torch.device("meta"):  # its parts without their weights
+            model = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
+    except Exception as error:  # a class that is no such model, or a part of it that is not installed
+        names = ", ".join(known)
+        raise UnsupportedError(f"{', '.join(given)} is not supported; supported model classes: {names}.") from error
+    family_of(model)
 
 
 def explain(name: str, error: Exception) -> str:

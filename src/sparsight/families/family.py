@@ -10,6 +10,11 @@ from transformers import PretrainedConfig
 from sparsight.budget import DecoderShape
 from sparsight.grid import Grid, Grids
 
+IMAGE_IDS = ("image_token_id", "image_token_index")
+BOTH_IDS = (*IMAGE_IDS, "video_token_id", "video_token_index")
+IMAGE_FEATURES = ("pixel_values", "mm_encoder_outputs")
+BOTH_FEATURES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+
 
 @dataclass(frozen=True)
 class Family:
@@ -26,6 +31,10 @@ class Family:
         image_grids: reads from the config which grids an image's visual tokens may form, the likeliest first.
         encoder: path from the base model to an image encoder that takes images of any size; None if it cannot.
         projector: path from the base model to what turns its patches into visual tokens.
+        probed: whether nobody registered the class, so that it is probed before it is hooked.
+        video: whether the models take videos.
+        sites: in words, which decoder layers may be sites.
+        refused: in words, what of these models is refused, each with its reason behind a colon.
     """
 
     name: str
@@ -38,6 +47,10 @@ class Family:
     image_grids: Callable[[PretrainedConfig, Mapping[str, Any]], tuple[Grid, ...]] | None = None
     encoder: str | None = None
     projector: str | None = None
+    probed: bool = False
+    video: bool = False
+    sites: str = "any"
+    refused: tuple[str, ...] = ()
 
     def base_model(self, model: nn.Module) -> nn.Module:
         """Return the module that merges image features into the text; `model` itself if it has no head."""
@@ -65,11 +78,13 @@ class Family:
 def decoder_shape(config: PretrainedConfig) -> DecoderShape:
     """Read a Llama-like text config's sizes."""
     heads = int(config.num_attention_heads)
+    # of a mixture of experts, those that a token goes through
+    experts = int(getattr(config, "moe_topk", 0)) + int(getattr(config, "moe_num_shared_experts", 0))
     return DecoderShape(
         layers=int(config.num_hidden_layers),
         width=int(config.hidden_size),
         heads=heads,
         kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
         head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-        ffn_width=int(config.intermediate_size),
+        ffn_width=int(config.intermediate_size) * max(1, experts),
     )

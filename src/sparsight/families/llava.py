@@ -6,17 +6,20 @@ from typing import Any
 
 import torch
 
-from sparsight.families.family import Family
+from sparsight.families.family import IMAGE_FEATURES, IMAGE_IDS, Family
 from sparsight.grid import Grid
 
 
 def square_grids(config: Any, given: Mapping[str, Any]) -> tuple[Grid, ...]:
     """Return the grids that images may have: what they show themselves, else what vision config and processor name."""
-    pixels, features = given.get("pixel_values"), (given.get("mm_encoder_outputs") or {}).get("image")
+    pixels, features = given.get("pixel_values"), (given.get("mm_encoder_outputs") or {})
+    if given.get("pixel_values_videos") is not None or features.get("video") is not None:
+        return ()  # frames may be pooled, or hold a class token
     patch = getattr(config.vision_config, "patch_size", None)
     if isinstance(pixels, torch.Tensor) and isinstance(patch, int):
         return ((pixels.shape[-2] // patch, pixels.shape[-1] // patch),)
-    lengths = {len(image) for image in getattr(features, "pooler_output", None) or ()}
+    images = getattr(features.get("image"), "pooler_output", None)
+    lengths = set() if images is None else {len(image) for image in images}  # (I, V, D), or a list of (V, D)
     side = getattr(config.vision_config, "image_size", None)
     if not lengths:
         lengths = {(side // patch) ** 2} if isinstance(side, int) and isinstance(patch, int) else set()
@@ -30,8 +33,8 @@ LLAVA = Family(
     classes=("LlavaForConditionalGeneration", "LlavaModel"),
     base="model",
     decoder="language_model",
-    visual_ids=("image_token_id", "image_token_index"),
-    features=("pixel_values", "mm_encoder_outputs"),
+    visual_ids=IMAGE_IDS,
+    features=IMAGE_FEATURES,
     image_grids=square_grids,
     encoder="vision_tower",
     projector="multi_modal_projector",

@@ -1,0 +1,82 @@
+"""What `sparsight families` shows: a table for people, or the page docs/families.md; both from the families' fields."""
+
+from rich.table import Table
+
+from sparsight.families import Family, families
+from sparsight.families.dangers import DANGERS
+
+HEADS = ("family", "model classes", "sites", "positions", "video", "refused")
+PAGE = """# Model families
+
+Written by `sparsight families --markdown`; a test keeps this page up to date.
+
+A site is a decoder layer on whose entry the sequence gets shorter; 0, the input, is for methods that read no
+attention. Where the rows and columns of an image's visual tokens are not known, `Uniform` and `Pool` are refused.
+
+{table}
+
+## Classes that are not listed
+
+A class that nobody registered is hosted if its parts follow LLaVA's pattern: a text decoder at `language_model` or
+`text_model` with layers of `self_attn` and `mlp`, a `rotary_emb`, and a placeholder id in the config. A few words are
+sent through it first, to see that its masks are causal, that its rotary tables are those of one position a token, that
+nothing unknown runs beside the hidden states, and that every layer stores its keys. Else it is refused with all reasons
+found. Known patterns that are refused by name:
+
+{dangers}
+"""
+
+
+def rows() -> list[tuple[str, ...]]:
+    """Return the cells of each family, under HEADS."""
+    return [
+        (
+            family.name,
+            "\n".join(family.classes),
+            family.sites,
+            ", ".join(family.positions),
+            "yes" if family.video else "no",
+            "\n".join(refused(family)) or "-",
+        )
+        for family in families()
+    ]
+
+
+def refused(family: Family) -> list[str]:
+    """Return what is refused for a family, each with its reason."""
+    found = list(family.refused)
+    if family.image_grids is None:
+        found.append("Uniform, Pool, Downscale: the rows and columns of an image's visual tokens are not known")
+        return found
+    if family.encoder is None:
+        found.append("Downscale: its image encoder is not known to take images of any size")
+    if family.video:
+        found.append("Uniform, Pool of videos: their rows and columns are not known")
+    return found
+
+
+def families_table() -> Table:
+    """Return the table for people, all but what is refused."""
+    table = Table(*HEADS[:-1], box=None, pad_edge=False, padding=(0, 1, 0, 0))  # narrow, for 80 columns
+    table.columns[0].min_width = max(len(family.name) for family in families())
+    table.columns[1].no_wrap, table.columns[3].max_width = True, 9
+    for row in rows():
+        table.add_row(*row[:-1])
+    return table
+
+
+def refusals() -> list[str]:
+    """Return a line for each thing refused, with the families that refuse it."""
+    names: dict[str, list[str]] = {}
+    for family in families():
+        for reason in refused(family):
+            names.setdefault(reason, []).append(family.name)
+    return [f"{reason} ({', '.join(own)})" for reason, own in names.items()]
+
+
+def families_page() -> str:
+    """Return the page in Markdown."""
+    lines = ["| " + " | ".join(HEADS) + " |", "| " + " | ".join(["---"] * len(HEADS)) + " |"]
+    lines += ["| " + " | ".join(cell.replace("\n", "<br>") for cell in row) + " |" for row in rows()]
+    dangers = "\n".join(f"- {reason}" for reason in dict.fromkeys(DANGERS.values()))
+    return PAGE.format(table="\n".join(lines), dangers=dangers)

@@ -1,0 +1,81 @@
+"""A family for classes that nobody registered: found where they follow LLaVA's pattern, else refused by name.
+
+Structure alone, so that a model without weights can be asked; `probe` then watches a few tokens go through.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from sparsight.errors import UnsupportedError
+from sparsight.families.dangers import arguments, dangers
+from sparsight.families.family import BOTH_IDS, Family
+
+PARTS = frozenset({"self_attn", "mlp"})  # of a decoder layer, norms and dropout aside
+
+
+def generic_family(model: nn.Module) -> Family:
+    """Find the parts of a model of an unknown class.
+
+    Raises: UnsupportedError: parts are missing, or do what cannot be shortened; the message names all of it.
+    """
+    name = type(model).__name__
+    for base, decoder in _paths(model):
+        family = Family(
+            name="generic",
+            classes=(name,),
+            base=base,
+            decoder=decoder,
+            visual_ids=BOTH_IDS,
+            features=_features(model, base),
+            probed=True,
+        )
+        found = [*_missing(model, family), *dangers(model, family)]
+        if found:
+            raise UnsupportedError(
+                f"{name} is not of a supported class, and cannot be hosted by its parts: {_all(found)}."
+            )
+        return family
+    raise UnsupportedError(
+        f"{name} is not of a supported class, and has no text decoder at language_model or text_model with layers "
+        "of its own; `sparsight families` lists the supported model classes."
+    )
+
+
+def _all(found: list[str]) -> str:
+    return "; ".join(dict.fromkeys(found))
+
+
+def _paths(model: nn.Module) -> Iterator[tuple[str, str]]:
+    for base in ("model", ""):
+        part = getattr(model, base, None) if base else model
+        for decoder in ("language_model", "text_model"):
+            layers = getattr(getattr(part, decoder, None), "layers", None)
+            if isinstance(layers, nn.ModuleList) and len(layers):
+                yield base, decoder
+
+
+def _features(model: nn.Module, base: str) -> tuple[str, ...]:
+    taken = {name for part in {model, model.get_submodule(base)} for name in arguments(part)}
+    return tuple(sorted(name for name in taken if "pixel_values" in name or name == "mm_encoder_outputs"))
+
+
+def _missing(model: nn.Module, family: Family) -> Iterator[str]:
+    base: Any = family.base_model(model)
+    decoder: Any = base.get_submodule(family.decoder)
+    if not any("pixel_values" in name for name in family.features) or "input_ids" not in arguments(base):
+        yield "its forward takes no input_ids with pixel_values"
+    if not family.placeholder_ids(base.config):
+        yield f"its config has none of {', '.join(BOTH_IDS)}"
+    if not hasattr(getattr(decoder, "rotary_emb", None), "inv_freq"):
+        yield "its text decoder has no rotary_emb with inv_freq"
+    for layer in decoder.layers:
+        parts = {name for name, part in layer.named_children() if "norm" not in name and "dropout" not in name}
+        if parts != PARTS:
+            yield f"its decoder layers are made of {', '.join(sorted(parts))} instead of self_attn and mlp"
+        attention = getattr(layer, "self_attn", None)
+        if not getattr(attention, "is_causal", True):
+            yield "its attention is not causal"
+        if attention is not None and "position_ids" in arguments(attention):
+            yield "its attention reads position_ids, past the rotary table"

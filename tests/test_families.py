@@ -1,0 +1,141 @@
+"""Every family of one-dimensional positions: the contract, pruned equals masked, and generate()."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from sparsight import SparseVLM, SparseVLMPlus, sparsify
+from sparsight.errors import AttachError, UnsupportedError
+from sparsight.families import family_of
+from sparsight.methods import Pool, Random
+from sparsight.view import Selection
+from tests import contract, masked_run, tiny
+from tests.cases import DTYPES, KERNELS
+from tests.tiny_families import family_batch, tiny_family
+from tests.tiny_kinds import FIRST, KINDS
+
+RAGGED = [["image", 5], [2, "image", 2, "image", 6]]
+LAYOUTS = {"one": [[3, "image", 5]], "ragged": RAGGED, "video": [["video", 5], ["image", 3, "video", 4]]}
+METHODS = {"sparsevlm": SparseVLM(retain=0.5), "plus": SparseVLMPlus(retain=0.5), "random": Random(retain=0.5)}
+CASES = [(name, layout) for name, kind in KINDS.items() for layout in LAYOUTS if layout != "video" or kind.video]
+VIDEOS = [(name, "video") for name, kind in KINDS.items() if kind.video]
+
+
+def make(name, kernel, layout):
+    model = tiny_family(name, kernel, DTYPES[kernel])
+    return model, family_batch(model, name, LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_contract(name, layout, method):
+    model, batch = make(name, "sdpa", layout)
+    for check in contract.CHECKS.values():
+        check(model, METHODS[method], batch)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_contract_with_eager_attention(name):
+    model, batch = make(name, "eager", "ragged")
+    for check in contract.CHECKS.values():
+        check(model, METHODS["sparsevlm"], batch)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_methods_that_need_grids(name):
+    model, batch = make(name, "sdpa", "ragged")
+    if family_of(model).image_grids is not None:
+        contract.check_counts(model, Pool(retain=0.5), batch)
+        contract.check_alone(model, Pool(retain=0.5), batch)
+        return
+    with sparsify(model, Pool(retain=0.5)), pytest.raises(UnsupportedError, match="rows and columns"):
+        model(**batch.inputs)
+
+
+@pytest.mark.parametrize("positions", ["keep", "renumber"])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("name", "layout"), [*((name, "ragged") for name in KINDS), *VIDEOS])
+def test_pruned_equals_masked(name, layout, kernel, positions):
+    model, batch = make(name, kernel, layout)
+    said = torch.randint(FIRST, 80, (2, 3), generator=torch.Generator().manual_seed(5))
+    mask, cache = batch.inputs["attention_mask"], DynamicCache(config=model.config)
+    with sparsify(model, SparseVLM(retain=0.5, recycle=False, positions=positions)) as run, torch.no_grad():
+        ids = contract.positions(mask)
+        parts = [model(**batch.inputs, position_ids=ids, past_key_values=cache).logits]
+        for step in range(said.shape[1]):
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            given = {"attention_mask": mask, "position_ids": contract.positions(mask)[:, -1:]}
+            parts.append(model(input_ids=said[:, step : step + 1], **given, past_key_values=cache).logits)
+    dense, alone = tiny_family(name, "eager"), family_batch(tiny_family(name, "eager"), name, LAYOUTS[layout]).alone
+    for b, own in enumerate(alone):
+        slots = torch.isin(own["input_ids"][0], torch.tensor(sorted(contract.placeholders(model.config))))
+        slots = slots.nonzero().flatten().tolist()
+        ids = torch.cat([own["input_ids"], said[b : b + 1]], dim=1)
+        inputs = {**own, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        left = masked_run.left_after(run.trace.samples[b], slots, ids.shape[1])
+        want = masked_run.run(dense, inputs, left, renumber=positions == "renumber")
+        got = torch.cat([parts[0][b, -run.stats.tokens_per_layer[b][-1] :], *(part[b] for part in parts[1:])])
+        contract.close(got, want.to(got.dtype), f"sample {b}")
+        with torch.no_grad():
+            plain = dense(**inputs).logits[0, -1]
+        assert float((plain - want[-1]).abs().max() / plain.abs().max()) > 1e-3, "pruning changes nothing here"
+
+
+@dataclass(frozen=True)
+class Identity(SparseVLM):
+    """Goes through every site, and keeps everything there."""
+
+    retain: float | None = None
+    level: str = "rank"
+
+    def select(self, view):
+        return Selection(torch.arange(len(view.hidden)), score=view.attention.mean_over_heads().mean(dim=0))
+
+
+def answer(model, inputs):
+    return model.generate(**inputs, max_new_tokens=4, output_logits=True, return_dict_in_generate=True)
+
+
+def same(own, other):
+    return torch.equal(own.sequences, other.sequences) and all(
+        torch.equal(a, b) for a, b in zip(own.logits, other.logits, strict=True)
+    )
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("name", KINDS)
+def test_keeping_everything_is_bit_identical(name, kernel):
+    model, batch = make(name, kernel, "ragged")
+    if tiny.OLD:
+        batch.inputs = batch.alone[1]  # images of several samples are mixed up, pruned or not
+    plain = answer(model, batch.inputs)
+    for method in (SparseVLM(retain=1.0), Identity(positions="keep"), Identity(positions="renumber")):
+        with sparsify(model, method) as run:
+            assert same(answer(model, batch.inputs), plain)
+        assert run.stats.visual_tokens
+
+
+@pytest.mark.parametrize(("name", "layout"), [*((name, "ragged") for name in KINDS), *VIDEOS])
+def test_generate_alone_and_in_a_batch(name, layout):
+    model, batch = make(name, "sdpa", layout)
+    for method in METHODS.values():
+        with sparsify(model, method):
+            together = answer(model, batch.inputs)
+            for row, own in enumerate(batch.alone):
+                alone = answer(model, own)
+                assert together.sequences[row, -4:].tolist() == alone.sequences[0, -4:].tolist()
+                for step, other in zip(together.logits, alone.logits, strict=True):
+                    contract.close(step[row], other[0], f"sample {row}")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_text_only_prompt_is_untouched(name):
+    model = tiny_family(name)
+    inputs = family_batch(model, name, [[9], [17]]).inputs
+    plain = answer(model, inputs)
+    with sparsify(model, METHODS["sparsevlm"]) as run:
+        assert same(answer(model, inputs), plain)
+        with pytest.raises(AttachError, match="no prompt with an image"):
+            _ = run.stats
