@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig
 
@@ -26,6 +27,12 @@ class Family:
         image_grids: reads from the config which grids an image's visual tokens may form, the likeliest first.
         encoder: path from the base model to an image encoder that takes images of any size; None if it cannot.
         projector: path from the base model to what turns its patches into visual tokens.
+        causal: whether the text decoder makes causal masks of its own, less what a layer's window hides; if not, blocks
+            of tokens may see each other both ways.
+        sample_grids: reads each sample's grids from config, ids (B, L) and the base model's arguments, where images
+            differ in size; None for a sample whose grids do not fit its visual tokens.
+        sizes: arguments of the base model that say how large its images are; they are read on the host.
+        deepstack: method of the decoder that adds features to its first layers' visual tokens; None if it has none.
     """
 
     name: str
@@ -38,6 +45,10 @@ class Family:
     image_grids: Callable[[PretrainedConfig, Mapping[str, Any]], tuple[Grid, ...]] | None = None
     encoder: str | None = None
     projector: str | None = None
+    causal: bool = True
+    sample_grids: Callable[[PretrainedConfig, torch.Tensor, Mapping[str, Any]], Sequence[Grids | None]] | None = None
+    sizes: tuple[str, ...] = ()
+    deepstack: str | None = None
 
     def base_model(self, model: nn.Module) -> nn.Module:
         """Return the module that merges image features into the text; `model` itself if it has no head."""
