@@ -4,14 +4,24 @@ from torch import nn
 
 from sparsight.errors import UnsupportedError
 from sparsight.families.family import Family, decoder_shape
+from sparsight.families.gemma3 import GEMMA3
 from sparsight.families.llava import LLAVA
+from sparsight.families.paligemma import PALIGEMMA
+from sparsight.families.qwen3_vl import QWEN3_VL
+from sparsight.families.qwen_vl import QWEN_VL
 
 __all__ = ["Family", "decoder_shape", "families", "family_of"]
 
 
 def families() -> tuple[Family, ...]:
     """Return every family that is hosted, in the order of the documentation."""
-    return (LLAVA,)
+    return (
+        LLAVA,
+        QWEN_VL,
+        QWEN3_VL,
+        GEMMA3,
+        PALIGEMMA,
+    )
 
 
 def family_of(model: nn.Module) -> Family:
