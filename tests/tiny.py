@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 import torch
 import transformers
 from packaging.version import Version
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
+    Qwen2Config,
+)
 
 # before 5.18: images of copied rows are mixed up, features are not encoded ahead, reset() keeps a cache's length
 OLD = Version(transformers.__version__) < Version("5.18")
@@ -19,7 +26,7 @@ VISUAL = (SIDE // PATCH) ** 2  # 36 visual tokens an image
 
 def text_config(kind="llama", **changes):
     """Eight layers, grouped-query attention."""
-    make = {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind]
+    make = {"llama": LlamaConfig, "qwen2": Qwen2Config, "mistral": MistralConfig}[kind]
     settings = {
         "vocab_size": VOCAB,
         "hidden_size": 64,
