@@ -8,20 +8,34 @@ import torch
 
 
 @torch.no_grad()
-def logits(model, inputs, steps, aggregate="mean"):
-    """Return logits (n, vocab) of one unpadded sample's tokens that are left, and of all that follows the prompt.
+def run(model, inputs, steps, raters=(), *, aggregate="mean", then=()):
+    """Run one unpadded sample.
 
     Args:
         model: loaded with eager attention.
         inputs: the prompt, and what was said after it.
         steps: the sample's part of a trace.
+        raters: slots of its raters.
+        then: for each later turn with images, its first slot and its part of a trace.
+    Returns: logits (n, vocab) of the tokens that are left and of all that follows the prompt, and for each step the
+        mean attention (V_i,) that raters pay to the tokens present, at the layer before the site.
     """
-    ids, config = inputs["input_ids"][0], model.config
-    places = (ids == config.image_token_id) | (ids == getattr(config, "video_token_id", -1))
-    slots, gone = places.nonzero().flatten(), []
+    ids, config, gone = inputs["input_ids"][0], model.config, []
+    places = ((ids == config.image_token_id) | (ids == getattr(config, "video_token_id", -1))).nonzero().flatten()
+    starts = [0, *(start for start, _ in then), len(ids)]
+    turns = [
+        (places[(places >= start) & (places < end)], own)
+        for start, end, own in zip(starts, starts[1:], [steps, *(own for _, own in then)], strict=False)
+    ]
+    slots = turns[0][0]
+    maps, layers = {}, model.model.language_model.layers
     handles = [
-        layer.register_forward_pre_hook(_hook(index, slots, steps, gone, aggregate), with_kwargs=True)
-        for index, layer in enumerate(model.model.language_model.layers)
+        layer.self_attn.register_forward_hook(lambda _, __, out, i=i: maps.update({i: out[1][0].mean(dim=0)}))
+        for i, layer in enumerate(layers)
+    ]
+    handles += [
+        layer.register_forward_pre_hook(_hook(index, turns, gone, aggregate), with_kwargs=True)
+        for index, layer in enumerate(layers)
     ]
     try:
         result = model(**inputs, use_cache=False).logits[0]
@@ -30,17 +44,17 @@ def logits(model, inputs, steps, aggregate="mean"):
             handle.remove()
     left = torch.ones(len(ids), dtype=torch.bool)
     left[gone] = False
-    return result[left]
+    rated = [step for step in steps if step.site > 0 and len(raters)]
+    return result[left], [maps[step.site - 1][raters][:, slots[step.present]].mean(dim=0) for step in rated]
 
 
-def _hook(index, slots, steps, gone, aggregate):
+def _hook(index, turns, gone, aggregate):
     def before(layer, args, kwargs):
         hidden = args[0]
-        for step in steps:
-            if step.site == index:
-                hidden = _write(hidden, slots, step, aggregate)
-                stays = set(step.survivors.tolist())
-                gone.extend(int(slots[name]) for name in step.present.tolist() if name not in stays)
+        for slots, step in [(slots, step) for slots, steps in turns for step in steps if step.site == index]:
+            hidden = _write(hidden, slots, step, aggregate)
+            stays = set(step.survivors.tolist())
+            gone.extend(int(slots[name]) for name in step.present.tolist() if name not in stays)
         mask = kwargs["attention_mask"]
         assert mask.ndim == 4, "eager attention goes without a mask"
         columns = torch.zeros(mask.shape[-1], dtype=torch.bool)

@@ -19,15 +19,28 @@ METHODS = {
     "uniform inside": Uniform(retain=0.5, sites=(0, 1, 5)),
     "pool": Pool(retain=0.4),
 }
-VIDEOS = [[("video", 3, 2, 3), 6], [2, ("image", 2, 3), 3, ("video", 2, 3, 2), 2, ("image", 4, 2), 5], [20]]
 
 
-def want(kind, method, alone, steps, said=()):
-    """Logits of one sample's prompt and what was said, dropped tokens hidden, in float64."""
+def videos(kind):
+    """Videos and images in ragged samples; GLM cannot tell their placeholders apart, so they come without images."""
+    if kind == "glm4v":
+        return [[("video", 3, 2, 3), 6], [2, ("video", 2, 3, 2), 3, ("video", 1, 4, 2), 5], [20]]
+    return [[("video", 3, 2, 3), 6], [2, ("image", 2, 3), 3, ("video", 2, 3, 2), 2, ("image", 4, 2), 5], [20]]
+
+
+def want(kind, method, alone, run, *, said=(), sample=0, length=None):
+    """Logits of one sample's prompt and what was said, dropped tokens hidden, in float64; its scores are checked."""
     model = tiny_rotary.model(kind, "eager", torch.float64)
     inputs = {name: part.double() if part.is_floating_point() else part for name, part in alone.items()}
     inputs = tiny_rotary.longer(kind, inputs, list(said))
-    return hidden.logits(model, inputs, steps, getattr(method, "aggregate", "mean"))
+    steps, raters = run.trace.samples[sample], run.trace.raters[sample]
+    own = alone["input_ids"].shape[1]
+    raters = raters - ((length or own) - own)  # a trace counts the padding of a batch of this length
+    result, scores = hidden.run(model, inputs, steps, raters, aggregate=getattr(method, "aggregate", "mean"))
+    if isinstance(method, SparseVLM):
+        for step, score in zip(steps, scores, strict=True):
+            torch.testing.assert_close(step.score.double(), score.double(), rtol=1e-3, atol=1e-6)
+    return result
 
 
 def close(got, wanted, message):
@@ -40,11 +53,13 @@ def generate(model, inputs, **settings):
     return model.generate(**inputs, **settings)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("kind", "kernel"), PAIRS)
+# what these promise and in which order their tokens stand is not the kernel's affair
+ONCE = ("sum", "no recycling", "uniform inside")
+CASES = [(*pair, method) for pair in PAIRS for method in METHODS if pair[1] == "sdpa" or method not in ONCE]
+
+
+@pytest.mark.parametrize(("kind", "kernel", "method"), CASES)
 def test_contract(kind, kernel, method):
-    if method in ("sum", "no recycling", "uniform inside") and kernel == "eager":
-        pytest.skip("its counts and order are those of another kernel")
     model = tiny_rotary.model(kind, kernel)
     batch = tiny_rotary.batch(kind, [*tiny_rotary.rows(kind), [12]], model.dtype)
     for check in contract.CHECKS.values():
@@ -54,7 +69,7 @@ def test_contract(kind, kernel, method):
 @pytest.mark.parametrize("kind", QWEN)
 def test_contract_with_videos(kind):
     model = tiny_rotary.model(kind)
-    batch = tiny_rotary.batch(kind, VIDEOS, model.dtype)
+    batch = tiny_rotary.batch(kind, videos(kind), model.dtype)
     for name in ("sparsevlm", "uniform inside", "pool"):
         for check in contract.CHECKS.values():
             check(model, METHODS[name], batch)
@@ -88,7 +103,7 @@ def test_pruned_equals_masked(kind, kernel, method):
 @pytest.mark.parametrize("kind", QWEN)
 def test_pruned_equals_masked_with_videos(kind, method):
     model = tiny_rotary.model(kind)
-    check_masked(kind, model, METHODS[method], tiny_rotary.batch(kind, VIDEOS, model.dtype))
+    check_masked(kind, model, METHODS[method], tiny_rotary.batch(kind, videos(kind), model.dtype))
 
 
 def check_masked(kind, model, method, batch):
@@ -101,7 +116,7 @@ def check_masked(kind, model, method, batch):
             assert [s.keep.tolist() for s in before] == [s.keep.tolist() for s in after], "generate keeps other tokens"
     for b, own in enumerate(batch.alone):
         said = done.sequences[b, start:].tolist()
-        wanted = want(kind, method, own, run.trace.samples[b], said[:-1])
+        wanted = want(kind, method, own, run, said=said[:-1], sample=b, length=start)
         left = run.stats.tokens_per_layer[b][-1]
         close(logits[b, -left:], wanted[:left], f"prefill of sample {b}")
         answer = torch.stack([step[b] for step in done.logits]).to(model.dtype)
@@ -119,7 +134,7 @@ def test_manual_loop_and_second_turn(kind, kernel):
         parts = [model(**prompt, past_key_values=cache).logits]
         for part in (said[:1], said[1:2], said[2:8], said[8:]):
             parts.append(model(input_ids=part[None], past_key_values=cache).logits)
-    wanted = want(kind, method, own, run.trace.samples[0], said.tolist())
+    wanted = want(kind, method, own, run, said=said.tolist())
     close(torch.cat(parts, dim=1)[0], wanted, "manual loop")
 
 
@@ -137,7 +152,7 @@ def test_second_turn_with_generate(kind, kernel):
             past_key_values=first.past_key_values,
         )
     said = second.sequences[0, length:].tolist()
-    wanted = want(kind, method, own, run.trace.samples[0], said[:-1])
+    wanted = want(kind, method, own, run, said=said[:-1])
     close(torch.cat(second.logits).to(model.dtype), wanted[-4:], "second turn")
 
 
@@ -149,11 +164,10 @@ def test_beams(kind, kernel):
     )
     with sparsify(model, method) as run:
         done = generate(model, batch.inputs, num_beams=2, length_penalty=0.0, output_scores=True)
-        traces = run.trace.samples
     start = batch.inputs["input_ids"].shape[1]
     for b, own in enumerate(batch.alone):
         said = done.sequences[b, start:].tolist()
-        wanted = want(kind, method, own, traces[2 * b], said[:-1])[-len(said) :]
+        wanted = want(kind, method, own, run, said=said[:-1], sample=2 * b, length=start)[-len(said) :]
         score = float(wanted.log_softmax(dim=-1).gather(1, torch.tensor(said)[:, None]).sum())
         assert abs(score - float(done.sequences_scores[b])) < 1e-3
 

@@ -14,7 +14,8 @@ from tests.tiny import IMAGE, PAD, VOCAB, Batch
 
 VIDEO, START, END, FIRST = 4, 5, 6, 10
 MERGE, PATCH = 2, 4
-QWEN = ("qwen2", "qwen25", "qwen3", "qwen3_moe")
+QWEN = ("qwen2", "qwen25", "qwen3", "qwen3_moe", "glm4v")
+STAMPED = ("qwen3", "qwen3_moe", "glm4v")  # text before each frame of a video
 WINDOW = 20  # of sliding layers, less than a prompt
 TEXT = {
     "vocab_size": VOCAB,
@@ -40,7 +41,7 @@ EXPERTS = {
 
 def qwen(kind, **changes):
     """Config of a Qwen-VL model with two vision layers, DeepStack after both from Qwen3 on."""
-    name = {"qwen2": "Qwen2VL", "qwen25": "Qwen2_5_VL", "qwen3": "Qwen3VL", "qwen3_moe": "Qwen3VLMoe"}[kind]
+    name = CLASSES[kind].removesuffix("ForConditionalGeneration")
     vision = {"depth": 2, "num_heads": 2, "patch_size": PATCH, "temporal_patch_size": 2, "spatial_merge_size": MERGE}
     vision["initializer_range"] = 0.2
     text = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
@@ -56,7 +57,11 @@ def qwen(kind, **changes):
         text |= {"head_dim": 16, "rope_parameters": rope}
     if kind == "qwen3_moe":
         text |= EXPERTS
-    ids = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END}
+    if kind == "glm4v":
+        vision |= {"image_size": 32}
+    ids = {"image_token_id": IMAGE, "video_token_id": VIDEO}
+    marks = ("image", "video") if kind == "glm4v" else ("vision",)
+    ids |= {f"{mark}_{side}_token_id": token for mark in marks for side, token in (("start", START), ("end", END))}
     config = getattr(transformers, name + "Config")
     return config(vision_config=vision, text_config={**text, **changes}, tie_word_embeddings=False, **ids)
 
@@ -110,6 +115,7 @@ MODELS = {
     "paligemma2": functools.partial(paligemma, 2),
 }
 CLASSES = {
+    "glm4v": "Glm4vForConditionalGeneration",
     "qwen2": "Qwen2VLForConditionalGeneration",
     "qwen25": "Qwen2_5_VLForConditionalGeneration",
     "qwen3": "Qwen3VLForConditionalGeneration",
@@ -174,10 +180,11 @@ def tokens(kind, part, random):
     if isinstance(part, int):
         return torch.randint(FIRST, VOCAB, (part,), generator=random).tolist()
     frames, height, width = size(kind, part)
-    placeholder, wrapped = IMAGE if part[0] == "image" else VIDEO, kind in QWEN or kind == "gemma3"
-    if part[0] == "video" and kind in ("qwen3", "qwen3_moe"):  # a timestamp before each frame
+    placeholder = IMAGE if part[0] == "image" or kind == "glm4v" else VIDEO
+    wrapped = kind in QWEN or kind == "gemma3"
+    if part[0] == "video" and kind in STAMPED:
         stamp = torch.randint(FIRST, VOCAB, (2,), generator=random).tolist()
-        return [*stamp, START, *[VIDEO] * (height * width), END] * frames
+        return [*stamp, START, *[placeholder] * (height * width), END] * frames
     body = [placeholder] * (frames * height * width)
     return [START, *body, END] if wrapped else body
 
@@ -200,6 +207,8 @@ def inputs_of(kind, rows, ids, made):
     given = {"input_ids": padded, "attention_mask": mask}
     if kind in QWEN:
         given["mm_token_type_ids"] = (padded == IMAGE).int() + 2 * (padded == VIDEO).int()
+        if kind == "glm4v" and any(part[0] == "video" for row in rows for part in row if not isinstance(part, int)):
+            given["mm_token_type_ids"] *= 2  # its frames stand on image placeholders
     elif kind not in LLAVA:
         given["token_type_ids"] = (padded == IMAGE).long() if kind == "gemma3" else torch.zeros_like(padded)
     parts = [

@@ -34,7 +34,9 @@ class Beside:
         self.owner, self.decoder, self.positions = owner, decoder, positions
         self.kinds = layer_kinds(decoder.config, len(decoder.layers))
         self.gathers = tuple(not family.causal or kind != FULL for kind in self.kinds)
-        self.causal = tuple(bool(getattr(layer.self_attn, "is_causal", True)) for layer in decoder.layers)
+        self.causal = tuple(
+            bool(getattr(getattr(layer, "self_attn", None), "is_causal", True)) for layer in decoder.layers
+        )
 
     def cache_layer(self, cache: Any, index: int) -> DynamicLayer:
         """Return one layer of a cache that can be pruned.
@@ -94,7 +96,7 @@ class Beside:
 
     def frequencies(self) -> tuple[torch.Tensor | None, ...]:
         """Return each layer's (d/2,) inverse rotary frequencies; None where a position is not one number."""
-        rotary = self.decoder.rotary_emb
+        rotary = getattr(self.decoder, "rotary_emb", None)
         if hasattr(rotary, "mrope_section"):
             return (None,) * len(self.kinds)
         own = (getattr(rotary, f"{kind}_inv_freq", None) for kind in self.kinds)  # one table for each kind of layer

@@ -162,6 +162,7 @@ class Engine:
         state.read_mask(mask)
         if prunes and embeds is not None:
             state.compactor = self._compactor(state, embeds, cache)
+            state.windows = ledger.cache_windows(cache)
 
     def _compactor(self, state: Pass, embeds: torch.Tensor, cache: Cache | None) -> Compactor:
         if state.visual is None:
@@ -239,10 +240,10 @@ class Engine:
         if state is None:
             return
         if module is self.decoder and state.compactor is not None:
-            found = summarise(state.compactor.samples, self._plan(), state.host_reads)
+            found = summarise(state.compactor.samples, self._plan(state), state.host_reads)
             self.stats, self.trace = found or (self.stats, self.trace)
         if state.opener is module:
             close_pass(state)
 
-    def _plan(self) -> Plan:
-        return Plan(self.shape, self.sites, self.decoder.dtype.itemsize)
+    def _plan(self, state: Pass) -> Plan:
+        return Plan(self.shape, self.sites, self.decoder.dtype.itemsize, state.windows)

@@ -213,6 +213,13 @@ def ledger_at(cache: Cache, index: int) -> LedgerLayer | None:
     return layer if isinstance(layer, LedgerLayer) else None
 
 
+def cache_windows(cache: Cache | None) -> tuple[int, ...]:
+    """Return each cache layer's sliding window, 0 for none; () where no layer slides."""
+    layers = () if cache is None else cache.layers
+    found = tuple(int(layer.sliding_window) if isinstance(layer, DynamicSlidingWindowLayer) else 0 for layer in layers)
+    return found if any(found) else ()
+
+
 def stored_length(layer: DynamicLayer) -> int:
     """Return the entries per sample in memory."""
     if isinstance(layer, LedgerLayer):

@@ -44,6 +44,7 @@ class Pass:
         given_mask: attention mask that the base model was given; None if there is none.
         calls: attention calls of scoring layers that wait to be read.
         memo: what layers of one group share.
+        windows: sliding window of each cache layer, () where none slides.
         host_reads: times this pass waited for the device.
     """
 
@@ -63,6 +64,7 @@ class Pass:
     given_mask: Any = None
     calls: dict[int, AttentionCall] = field(default_factory=dict)
     memo: dict[Hashable, Any] = field(default_factory=dict)
+    windows: tuple[int, ...] = ()
     host_reads: int = 0
     outer: "Pass | None" = None
 

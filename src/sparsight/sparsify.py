@@ -1,5 +1,6 @@
 """sparsify(): the only way in. Run: the handle, and the other way out."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -89,6 +90,7 @@ def sparsify(model: nn.Module, method: Method) -> Run:
     check_pair(family, method)
     engine = Engine(model, family, method)
     check_host(model, engine.decoder, method.positions)
+    check_distances(family, method, engine.beside.frequencies())
     engine.attach()
     engine.add_remover(guard_generate(model, engine))
     run = Run(model, engine)
@@ -107,3 +109,15 @@ def check_pair(family: Family, method: Method) -> None:
     if method.positions not in family.positions:
         allowed = " or ".join(f"{name}(positions={policy!r})" for policy in family.positions)
         raise UnsupportedError(f"positions={method.positions!r} is not defined for {family.name}; give {allowed}.")
+
+
+def check_distances(family: Family, method: Method, frequencies: Sequence[object]) -> None:
+    """Check that a method that reads rotary distances finds them.
+
+    Raises: UnsupportedError: positions are not one number per token.
+    """
+    if method.needs_distance and None in frequencies:
+        raise UnsupportedError(
+            f"{type(method).__name__} divides attention by a prior of one rotary distance, and tokens of {family.name} "
+            "are several apart at once; use SparseVLM(positions='keep')."
+        )
