@@ -15,7 +15,7 @@ from tests.test_rotary import close, generate, want
 from tests.tiny_rotary import KINDS, LLAVA, MODELS, QWEN, WINDOW
 
 METHOD = SparseVLM(retain=0.5, positions="keep")
-SLIDING = ("gemma3", "mistral", "qwen2_window")
+SLIDING = ("gemma3", "mistral", "qwen2_window")  # for Qwen2-VL see test_rotary.py
 
 
 def one(kind, model, text=7, seed=0):
@@ -206,6 +206,41 @@ def test_gemma3_with_placeholders_outside_the_vocabulary():
             answers.append(generate(own, given))
         assert run.stats.visual_tokens == (16,)
     assert torch.equal(torch.cat(answers[0].logits), torch.cat(answers[1].logits))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_cache(kind):
+    model = tiny_rotary.model(kind, "eager" if kind == "paligemma2" else "sdpa")
+    inputs = tiny_rotary.batch(kind, tiny_rotary.rows(kind), model.dtype).inputs
+    with sparsify(model, METHOD) as run, torch.no_grad():
+        wanted = model(**inputs).logits
+        got = model(**inputs, use_cache=False).logits
+    for b, row in enumerate(run.stats.tokens_per_layer):
+        close(got[b, -row[-1] :], wanted[b, -row[-1] :], f"sample {b}")
+
+
+def test_experts_are_counted_as_they_run():
+    model = tiny_rotary.model("qwen3_moe")
+    with sparsify(model, METHOD) as run, torch.no_grad():
+        model(**one("qwen3_moe", model))
+    assert run.stats.shape.ffn_width == 2 * 48  # experts a token, and their width
+
+
+@pytest.mark.parametrize("kind", QWEN)
+def test_grids_are_those_of_frames(kind):
+    """Uniform keeps one token a cell: of a frame of 2 x 4 cut in two, one in each half."""
+    if kind == "glm4v":
+        rows = [[("image", 2, 4), 2, ("image", 2, 4), 6], [("image", 4, 2), 2, ("image", 2, 4), 5]]
+    else:
+        rows = [[("video", 2, 2, 4), 6], [("image", 4, 2), 2, ("video", 1, 2, 4), 5]]
+    model = tiny_rotary.model(kind)
+    inputs = tiny_rotary.batch(kind, rows, model.dtype).inputs
+    with sparsify(model, Uniform(retain=4)) as run:
+        generate(model, inputs, num_beams=2)
+        traces = [steps[0].keep.tolist() for steps in run.trace.samples]
+    for keep, portrait in zip(traces, (0, 0, 1, 1), strict=True):
+        halves = [(k // 8, (k % 8) // 4 if portrait and k < 8 else (k % 4) // 2) for k in keep]
+        assert sorted(halves) == [(0, 0), (0, 1), (1, 0), (1, 1)], keep
 
 
 @pytest.mark.parametrize("kind", QWEN)

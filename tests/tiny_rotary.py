@@ -14,7 +14,7 @@ from tests.tiny import IMAGE, PAD, VOCAB, Batch
 
 VIDEO, START, END, FIRST = 4, 5, 6, 10
 MERGE, PATCH = 2, 4
-QWEN = ("qwen2", "qwen25", "qwen3", "qwen3_moe", "glm4v")
+QWEN = ("qwen2", "qwen2_sliding", "qwen25", "qwen3", "qwen3_moe", "glm4v")
 STAMPED = ("qwen3", "qwen3_moe", "glm4v")  # text before each frame of a video
 WINDOW = 20  # of sliding layers, less than a prompt
 TEXT = {
@@ -45,7 +45,7 @@ def qwen(kind, **changes):
     vision = {"depth": 2, "num_heads": 2, "patch_size": PATCH, "temporal_patch_size": 2, "spatial_merge_size": MERGE}
     vision["initializer_range"] = 0.2
     text = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
-    if kind == "qwen2":
+    if kind in ("qwen2", "qwen2_sliding"):
         vision |= {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
     else:
         vision |= {"hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 48}
@@ -59,6 +59,8 @@ def qwen(kind, **changes):
         text |= EXPERTS
     if kind == "glm4v":
         vision |= {"image_size": 32}
+    if kind == "qwen2_sliding":
+        text |= {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 3}
     ids = {"image_token_id": IMAGE, "video_token_id": VIDEO}
     marks = ("image", "video") if kind == "glm4v" else ("vision",)
     ids |= {f"{mark}_{side}_token_id": token for mark in marks for side, token in (("start", START), ("end", END))}
@@ -115,6 +117,7 @@ MODELS = {
     "paligemma2": functools.partial(paligemma, 2),
 }
 CLASSES = {
+    "qwen2_sliding": "Qwen2VLForConditionalGeneration",
     "glm4v": "Glm4vForConditionalGeneration",
     "qwen2": "Qwen2VLForConditionalGeneration",
     "qwen25": "Qwen2_5_VLForConditionalGeneration",

@@ -82,5 +82,16 @@ def decoder_shape(config: PretrainedConfig) -> DecoderShape:
         heads=heads,
         kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
         head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-        ffn_width=int(config.intermediate_size),
+        ffn_width=_ffn_width(config),
     )
+
+
+def _ffn_width(config: Any) -> int:
+    """Width that a token passes through, mean over layers: of its experts where a layer has some."""
+    experts, narrow = (getattr(config, name, None) for name in ("num_experts_per_tok", "moe_intermediate_size"))
+    layers, wide = int(config.num_hidden_layers), int(config.intermediate_size)
+    if not experts or not narrow:
+        return wide
+    step, dense = getattr(config, "decoder_sparse_step", None) or 1, getattr(config, "mlp_only_layers", None) or ()
+    sparse = sum(layer not in dense and (layer + 1) % step == 0 for layer in range(layers))
+    return (sparse * int(experts) * int(narrow) + (layers - sparse) * wide) // layers
