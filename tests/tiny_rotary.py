@@ -62,8 +62,11 @@ def qwen(kind, **changes):
     if kind == "qwen2_sliding":
         text |= {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 3}
     ids = {"image_token_id": IMAGE, "video_token_id": VIDEO}
-    marks = ("image", "video") if kind == "glm4v" else ("vision",)
-    ids |= {f"{mark}_{side}_token_id": token for mark in marks for side, token in (("start", START), ("end", END))}
+    if kind == "glm4v":  # a video has marks of its own, and each of its frames those of an image
+        ids |= {"image_start_token_id": START, "image_end_token_id": END}
+        ids |= {"video_start_token_id": END + 1, "video_end_token_id": END + 2}
+    else:
+        ids |= {"vision_start_token_id": START, "vision_end_token_id": END}
     config = getattr(transformers, name + "Config")
     return config(vision_config=vision, text_config={**text, **changes}, tie_word_embeddings=False, **ids)
 
@@ -187,7 +190,8 @@ def tokens(kind, part, random):
     wrapped = kind in QWEN or kind == "gemma3"
     if part[0] == "video" and kind in STAMPED:
         stamp = torch.randint(FIRST, VOCAB, (2,), generator=random).tolist()
-        return [*stamp, START, *[placeholder] * (height * width), END] * frames
+        body = [*stamp, START, *[placeholder] * (height * width), END] * frames
+        return [END + 1, *body, END + 2] if kind == "glm4v" else body
     body = [placeholder] * (frames * height * width)
     return [START, *body, END] if wrapped else body
 
