@@ -167,7 +167,7 @@ def image(kind, height, width):
 
 def longer(kind, inputs, said):
     """The arguments of a prompt that goes on with what was said."""
-    extra = torch.tensor([said] * len(inputs["input_ids"])).view(len(inputs["input_ids"]), -1)
+    extra = torch.tensor([said] * len(inputs["input_ids"]), dtype=torch.int64).view(len(inputs["input_ids"]), -1)
     result = {**inputs, "input_ids": torch.cat([inputs["input_ids"], extra], dim=1)}
     fills = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": int(kind.startswith("paligemma"))}
     for name, fill in fills.items():
