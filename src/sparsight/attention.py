@@ -2,8 +2,8 @@
 
 Kernels stay as the user chose them: the tapped call goes on to the very function it would have gone to. Only the rows
 of the raters are ever multiplied out. Private details of transformers touched here: the attention registry
-(`ALL_ATTENTION_FUNCTIONS`), the name `_attn_implementation` on the config that an attention module holds, and the
-name `eager_attention_forward` in its file.
+(`ALL_ATTENTION_FUNCTIONS`), the name `_attn_implementation` on the config that an attention module holds, its
+`is_causal`, and the name `eager_attention_forward` in its file.
 """
 
 import sys
@@ -28,9 +28,10 @@ class AttentionCall:
     Args:
         query: (B, H, N, d), positions already applied.
         key: (B, H_kv, N_k, d), cache included.
-        mask: None (causal), or (B or 1, 1 or H, N, N_k) bool (True: allowed) or float (added).
+        mask: None, or (B or 1, 1 or H, N, N_k) bool (True: allowed) or float (added).
         scaling: factor on the products.
         softcap: tanh cap on the scaled products, or None.
+        causal: whether no mask means causal; otherwise every token then sees every other.
     """
 
     query: torch.Tensor
@@ -38,6 +39,7 @@ class AttentionCall:
     mask: torch.Tensor | None
     scaling: float
     softcap: float | None
+    causal: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,8 @@ class RaterRows:
 
     def _masked(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         call, mask = self.call, self.call.mask
+        if mask is None and not call.causal:
+            return logits
         if mask is None:
             past = call.key.shape[2] - call.query.shape[2]
             columns = torch.arange(call.key.shape[2], device=rows.device)
@@ -144,7 +148,8 @@ def _tapped(
     tap: Any = module.config
     scaling = kwargs.get("scaling")
     scaling = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
-    tap.tap_sink(AttentionCall(query, key, attention_mask, scaling, kwargs.get("softcap")))
+    causal = bool(getattr(module, "is_causal", True))
+    tap.tap_sink(AttentionCall(query, key, attention_mask, scaling, kwargs.get("softcap"), causal))
     home = cast("Any", sys.modules[type(module).__module__])
     real = ALL_ATTENTION_FUNCTIONS.get_interface(tap.tapped_config._attn_implementation, home.eager_attention_forward)
     result: tuple[torch.Tensor, torch.Tensor | None] = real(module, query, key, value, attention_mask, **kwargs)

@@ -261,6 +261,13 @@ def selection_macs(shape: DecoderShape, text: int, raters: int, schedule: Schedu
     return total + sum(pool * pool for pool in pools) * shape.width
 
 
-def kv_bytes(shape: DecoderShape, tokens_per_layer: Sequence[int], value_bytes: int) -> int:
-    """Count the bytes of keys and values that a prefill leaves in the cache, for one sample."""
-    return sum(tokens_per_layer) * 2 * shape.kv_heads * shape.head_dim * value_bytes
+def kv_bytes(
+    shape: DecoderShape, tokens_per_layer: Sequence[int], value_bytes: int, windows: Sequence[int] = ()
+) -> int:
+    """Count the bytes of keys and values that a prefill leaves in the cache, for one sample.
+
+    Args: windows: (L,) what a layer's cache forgets beyond, itself included, 0 for nothing; () where none forgets.
+    """
+    limits = windows or (0,) * len(tokens_per_layer)
+    stored = sum(min(n, w - 1) if w else n for n, w in zip(tokens_per_layer, limits, strict=True))
+    return stored * 2 * shape.kv_heads * shape.head_dim * value_bytes

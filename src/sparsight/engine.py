@@ -3,7 +3,7 @@
 Hosted from outside, by hooks on one model's instances. Base model: which tokens are visual. Text decoder: padding,
 past and raters. Every decoder layer: shorten its input at a site, and give it the mask, rotary table and cache ledger
 of the shortened sequence. State of a pass lives in a context variable. Private details of transformers touched here:
-the names of the arguments that the text decoder and its layers get, and `layers`, `self_attn` and `rotary_emb`.
+the names of the arguments that base model and text decoder get, and `layers` and `self_attn`.
 """
 
 import functools
@@ -13,24 +13,22 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer
 
-from sparsight import ledger, masks
+from sparsight import ledger
 from sparsight.attention import AttentionCall, attach_tap
+from sparsight.beside import Beside
+from sparsight.deepstack import attach_deepstack
 from sparsight.errors import PromptError, UnsupportedError
 from sparsight.families import Family, decoder_shape
 from sparsight.host import (
     check_kernel,
     check_length,
     check_mask,
-    kernel_of,
-    may_be_packed,
     named,
+    packing_positions,
     refuse_packed,
     refuse_scattered,
-    refuse_unknown,
 )
-from sparsight.ledger import LedgerLayer
 from sparsight.method import Method
 from sparsight.passes import Pass, close_pass, current_pass, drop_passes, open_pass
 from sparsight.planner import Planner
@@ -60,6 +58,7 @@ class Engine:
         self.shape = decoder_shape(self.decoder.config)
         self.sites = method.sites_for(len(self.layers))
         self.planner = Planner(family, vars(self.base)["config"], method, len(self.layers))
+        self.beside = Beside(self, family, self.decoder, method.positions)
         self.scaler = ImageScaler(self, family, self.base, method) if method.scales_images else None
         self.stats: Stats | None = None
         self.trace: Trace | None = None
@@ -75,6 +74,8 @@ class Engine:
         for index, layer in enumerate(self.layers):
             handle = layer.register_forward_pre_hook(functools.partial(self._on_layer, index), with_kwargs=True)
             self._removers.append(handle.remove)
+        if self.family.deepstack is not None:
+            self._removers.append(attach_deepstack(self.decoder, self.family.deepstack, self._batch))
         if self.scaler is not None:
             self._removers.extend(self.scaler.attach())
         if self.method.needs_attention:
@@ -110,8 +111,8 @@ class Engine:
         Raises: BudgetError: a sample's budget cannot be met.
         """
         outline = self.planner.outline(input_ids, given)
-        if self.scaler is not None:
-            open_pass(Pass(owner=self, opener=self.model, scale=self.scaler.scale(outline)))
+        scale = None if self.scaler is None else self.scaler.scale(outline)
+        open_pass(Pass(owner=self, opener=self.model, scale=scale, announced=(input_ids, outline.grids)))
 
     def brings_images(self, given: dict[str, Any]) -> bool:
         """Return whether arguments of the model carry images; text-only prompts and decode steps do not."""
@@ -124,28 +125,31 @@ class Engine:
 
     def _on_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = named(module, args, kwargs)
-        state, ids = Pass(owner=self, opener=module), given.get("input_ids")
+        state, ids = Pass(owner=self, opener=module, given_mask=given.get("attention_mask")), given.get("input_ids")
         if self.brings_images(given):
             if ids is None:
                 raise PromptError(HIDDEN)
             if module.training:
                 raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
-            outline = self.planner.outline(state.to_host(ids), given)
+            sizes = {name: state.to_host(given[name]) for name in self.family.sizes if given.get(name) is not None}
+            ids, before = state.to_host(ids), current_pass(self)
+            known = None if sizes or before is None else before.grids_of(ids)
+            outline = self.planner.outline(ids, {**given, **sizes}, known)
             state.visual, state.schedules, state.grids = outline.visual, outline.schedules, outline.grids
             if self.scaler is not None:
                 state.scale = self.scaler.scale(outline)
-                self.scaler.check_features(state.scale, given, current_pass(self))
+                self.scaler.check_features(state.scale, given, before)
         elif ids is None and given["inputs_embeds"].shape[1] > 1:
             raise PromptError(HIDDEN)  # images may be merged in already
         open_pass(state)
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        state = current_pass(self)
+        state, given = current_pass(self), named(module, args, kwargs)
         if state is None:
-            state = Pass(owner=self, opener=module)
+            state = Pass(owner=self, opener=module, given_mask=given.get("attention_mask"))
             open_pass(state)
-        given = named(module, args, kwargs)
-        embeds, cache, mask = given.get("inputs_embeds"), given.get("past_key_values"), given.get("attention_mask")
+        # what the decoder gets may be one mask for each kind of layer, made from the one that shows padding
+        embeds, cache, mask = given.get("inputs_embeds"), given.get("past_key_values"), state.given_mask
         state.length = (given["input_ids"] if embeds is None else embeds).shape[1]
         state.past = 0 if cache is None else int(cache.get_seq_length())
         prunes = state.visual is not None and bool(state.visual.any())
@@ -155,25 +159,26 @@ class Engine:
         if state.visual is not None:
             check_length(state.visual, state.length)
         check_mask(mask, state.past + state.length)
-        if may_be_packed(given):
-            refuse_packed(state.to_host(given["position_ids"]))
+        places = packing_positions(given, mask, causal=self.family.causal)
+        if places is not None:
+            refuse_packed(state.to_host(places))
         state.read_mask(mask)
         if prunes and embeds is not None:
             state.compactor = self._compactor(state, embeds, cache)
+            state.windows = ledger.cache_windows(cache)
 
     def _compactor(self, state: Pass, embeds: torch.Tensor, cache: Cache | None) -> Compactor:
         if state.visual is None:
             raise TypeError("a pass without visual tokens is not pruned")
         if cache is not None:
             for layer in range(self.sites[0], len(self.layers)):
-                ledger.cache_layer(cache, layer)
+                self.beside.cache_layer(cache, layer)
         real = torch.ones_like(state.visual) if state.host_real is None else state.host_real
         prompts = read_prompts(state.visual, real)
         raters = self._raters(state, prompts, embeds)
         rows = zip(prompts, state.schedules, state.grids, raters, strict=True)
         samples = tuple(new_sample(*row, embeds.device) for row in rows)
-        frequencies = getattr(self.decoder.rotary_emb, "inv_freq", None)
-        return Compactor(self.method, samples, state.real, frequencies)
+        return Compactor(self.method, samples, state.real, self.beside.frequencies())
 
     def _raters(self, state: Pass, prompts: tuple[Prompt, ...], embeds: torch.Tensor) -> list[torch.Tensor]:
         """Choose every sample's raters and return their slots, on the host."""
@@ -190,6 +195,10 @@ class Engine:
         flags = iter(torch.split(state.to_host(torch.cat(chosen)), [len(flag) for flag in chosen]))
         return [prompt.text[next(flags)] if len(prompt.visual) else prompt.text for prompt in prompts]
 
+    def _batch(self) -> Batch | None:
+        state = current_pass(self)
+        return None if state is None or state.compactor is None else state.compactor.batch
+
     def _on_attention(self, layer: int, call: AttentionCall) -> None:
         state = current_pass(self)
         if state is not None and state.compactor is not None:
@@ -202,17 +211,13 @@ class Engine:
         state = current_pass(self)
         if state is None:
             return None
-        hidden, cache, batch = args[0], kwargs.get("past_key_values"), None
+        hidden, batch = args[0], None
         if state.compactor is not None:
             if index in self.sites:
                 hidden = self._compact(state, index, hidden)
             batch = state.compactor.batch
-        store = None
-        if cache is not None:
-            store = ledger.cache_layer(cache, index) if batch is not None else ledger.ledger_at(cache, index)
-        if batch is None and store is None:
-            return None
-        return (hidden, *args[1:]), {**kwargs, **self._shortened(state, hidden, kwargs, batch, store)}
+        changed = self.beside.shorten(state, index, hidden, kwargs, batch)
+        return None if changed is None else ((hidden, *args[1:]), {**kwargs, **changed})
 
     def _compact(self, state: Pass, site: int, hidden: torch.Tensor) -> torch.Tensor:
         def call() -> AttentionCall | None:
@@ -232,65 +237,16 @@ class Engine:
         state.calls.pop(site - 1, None)
         return result
 
-    def _shortened(
-        self,
-        state: Pass,
-        hidden: torch.Tensor,
-        kwargs: dict[str, Any],
-        batch: Batch | None,
-        store: DynamicLayer | None,
-    ) -> dict[str, Any]:
-        """Return the layer arguments that the shortened sequence needs, and note in the cache what it will hold."""
-        if batch is not None:
-            refuse_unknown(kwargs, state.length)
-        queries, stored = hidden.shape[1], 0 if store is None else ledger.stored_length(store)
-        before = store.record if isinstance(store, LedgerLayer) else None
-        # layers that store the same share mask, positions and record; the key holds the objects, never their ids
-        group = (batch, before, stored, hidden.device)
-        valid = state.share(("valid", group), lambda: state.valid_keys(store, batch, queries))
-        valid = None if valid is None else valid.to(hidden.device)
-        keys, dtype = stored + queries, None if kernel_of(self.decoder) == "sdpa" else hidden.dtype
-        changed: dict[str, Any] = {
-            "attention_mask": state.share(
-                ("mask", group), lambda: masks.causal_mask(valid, queries, keys, dtype, hidden.device)
-            ),
-            "position_ids": torch.arange(queries, device=hidden.device)[None],
-        }
-        if self.method.positions == "renumber" or batch is not None:
-            changed["position_embeddings"] = state.share(
-                ("rotary", group), lambda: self._rotary(hidden, batch, kwargs["position_embeddings"], valid, keys)
-            )
-        # tokens that are all stored need no new record, unless some of them are padding
-        if store is not None and (batch is not None or state.real is not None):
-            record = state.share(("record", group), lambda: state.record(store, batch, valid))
-            ledger.write(store, record, state.length - queries, self)
-        return changed
-
-    def _rotary(
-        self,
-        hidden: torch.Tensor,
-        batch: Batch | None,
-        tables: tuple[torch.Tensor, ...],
-        valid: torch.Tensor | None,
-        keys: int,
-    ) -> tuple[torch.Tensor, ...]:
-        """Return the rotary tables of a shortened sequence, each (B or 1, n, d)."""
-        if self.method.positions == "keep" and batch is not None:
-            order = batch.order.to(hidden.device)
-            return tuple(masks.gather_rotary(table, order) for table in tables)
-        numbers = masks.contiguous_positions(valid, hidden.shape[1], keys, hidden.device)
-        return tuple(self.decoder.rotary_emb(hidden, numbers))
-
     def _on_end(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         del args, output
         state = current_pass(self)
         if state is None:
             return
         if module is self.decoder and state.compactor is not None:
-            found = summarise(state.compactor.samples, self._plan(), state.host_reads)
+            found = summarise(state.compactor.samples, self._plan(state), state.host_reads)
             self.stats, self.trace = found or (self.stats, self.trace)
         if state.opener is module:
             close_pass(state)
 
-    def _plan(self) -> Plan:
-        return Plan(self.shape, self.sites, self.decoder.dtype.itemsize)
+    def _plan(self, state: Pass) -> Plan:
+        return Plan(self.shape, self.sites, self.decoder.dtype.itemsize, state.windows)

@@ -75,7 +75,8 @@ def check_call(model: nn.Module, engine: Engine, args: tuple[Any, ...], kwargs: 
         raise UnsupportedError("generate(use_cache=False) is not supported: each step would prune a longer prompt.")
     ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
     if isinstance(ids, torch.Tensor) and engine.brings_images(kwargs):
-        engine.expect(ids.cpu(), kwargs)
+        sizes = {name: kwargs[name].cpu() for name in engine.family.sizes if kwargs.get(name) is not None}
+        engine.expect(ids.cpu(), {**kwargs, **sizes})
 
 
 def _short(value: object) -> str:

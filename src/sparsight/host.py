@@ -14,6 +14,7 @@ from torch import nn
 
 from sparsight.errors import UnsupportedError
 
+FULL, SLIDING = "full_attention", "sliding_attention"
 KERNELS = ("sdpa", "eager")
 MOVING_ROPE = ("dynamic", "longrope")  # tables that depend on the length seen
 PER_TOKEN = frozenset({"attention_mask", "position_embeddings", "position_ids"})  # layer arguments that get shortened
@@ -37,7 +38,7 @@ def check_kernel(decoder: nn.Module) -> None:
         )
 
 
-def check_host(model: nn.Module, decoder: nn.Module, positions: str) -> None:
+def check_host(model: nn.Module, decoder: Any, positions: str) -> None:
     """Check that a model can be hosted as it is.
 
     Raises: UnsupportedError: it cannot; the message names the option.
@@ -45,14 +46,17 @@ def check_host(model: nn.Module, decoder: nn.Module, positions: str) -> None:
     if any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules()):
         raise UnsupportedError("the model is compiled, which ignores new hooks; sparsify it before torch.compile.")
     check_kernel(decoder)
-    config: Any = decoder.config
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if getattr(config, "layer_types", None) is None and getattr(config, "sliding_window", None):
-        kinds = {"sliding_attention"}
-    if kinds:
+    config, name = decoder.config, type(decoder).__name__
+    kinds = set(layer_kinds(config, len(getattr(decoder, "layers", ()))))
+    if kinds - {FULL, SLIDING}:
         raise UnsupportedError(
-            f"the text model {type(decoder).__name__} has layers of kind {', '.join(sorted(kinds))}; "
-            "only full attention is supported."
+            f"the text model {name} has layers of kind {', '.join(sorted(kinds - {FULL, SLIDING}))}; only full "
+            "attention and sliding windows are supported."
+        )
+    if positions == "renumber" and SLIDING in kinds:
+        raise UnsupportedError(
+            f"positions='renumber' is not defined for the {SLIDING} layers of the text model {name}, whose windows "
+            "count original positions; use positions='keep', or a model of full attention."
         )
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if positions == "renumber" and rope in MOVING_ROPE:
@@ -65,6 +69,14 @@ def check_host(model: nn.Module, decoder: nn.Module, positions: str) -> None:
     layers = getattr(decoder, "layers", ())
     if not layers or not hasattr(decoder, "rotary_emb") or not all(hasattr(layer, "self_attn") for layer in layers):
         raise UnsupportedError(f"the text model {type(decoder).__name__} is not Llama-like: no rotary self-attention.")
+
+
+def layer_kinds(config: Any, layers: int) -> tuple[str, ...]:
+    """Return how each decoder layer attends."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        kinds = (SLIDING if getattr(config, "sliding_window", None) else FULL,) * layers
+    return tuple(kinds)[:layers]
 
 
 def refuse_unknown(kwargs: dict[str, Any], length: int) -> None:
@@ -100,24 +112,44 @@ def check_length(visual: torch.Tensor, tokens: int) -> None:
         )
 
 
-def check_mask(mask: torch.Tensor | None, tokens: int) -> None:
-    """Check that a decoder's attention mask has one column for each token.
+def check_mask(mask: Any, tokens: int) -> None:
+    """Check that a model's attention mask has one column for each token.
 
-    Raises: UnsupportedError: another number of dimensions or columns.
+    Raises: UnsupportedError: another kind, number of dimensions or columns.
     """
-    if mask is not None and mask.ndim != 2:
+    if mask is None:
+        return
+    if not isinstance(mask, torch.Tensor):
+        raise UnsupportedError(f"an attention mask of kind {type(mask).__name__} cannot be pruned; give a 2-D tensor.")
+    if mask.ndim != 2:
         raise UnsupportedError(f"an attention mask of {mask.ndim} dimensions cannot be pruned; give a 2-D one.")
-    if mask is not None and mask.shape[1] != tokens:
+    if mask.shape[1] != tokens:
         raise UnsupportedError(
             f"an attention mask of {mask.shape[1]} columns does not fit {tokens} tokens; give one column for each, "
             "those in the cache included."
         )
 
 
-def may_be_packed(given: dict[str, Any]) -> bool:
-    """Return whether transformers looks for several prompts in one row: positions, but neither mask nor cache."""
+def packing_positions(given: dict[str, Any], mask: Any, *, causal: bool) -> torch.Tensor | None:
+    """Return the positions in which transformers looks for several prompts in one row; None where it does not.
+
+    It does so given positions, but neither mask nor cache. Models that make masks before their decoder makes its cache
+    do it even where there will be one. Of the rows of M-RoPE positions, only a first one of four counts as text.
+
+    Args:
+        given: arguments of the text decoder.
+        mask: what the model was given.
+        causal: whether the decoder makes its own masks.
+    Returns: (1 or B, L) int64 or None.
+    """
+    places = given.get("position_ids")
     cached = given.get("past_key_values") is not None or bool(given.get("use_cache"))
-    return given.get("attention_mask") is None and given.get("position_ids") is not None and not cached
+    if mask is not None or places is None or (causal and cached) or places.shape[-1] == 1:
+        return None
+    if places.ndim == 3:
+        return places[0] if len(places) == 4 else None
+    found: torch.Tensor = places
+    return found
 
 
 def refuse_packed(positions: torch.Tensor) -> None:

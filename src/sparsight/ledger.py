@@ -2,7 +2,8 @@
 
 transformers asks one cache layer for *the* length and derives positions, masks and prompt slices from it. A pruned
 layer therefore answers with the logical length (nothing removed) and a ledger says which slots it really stores.
-Private detail of transformers touched here: `DynamicLayer`, whose instances change class while they are pruned.
+Private details of transformers touched here: `DynamicLayer` and `DynamicSlidingWindowLayer`, whose instances change
+class while they are pruned, and the latter's `cumulative_length`, `sliding_window` and `record_past`.
 """
 
 import weakref
@@ -11,7 +12,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sparsight.errors import AttachError, UnsupportedError
 
@@ -43,9 +44,11 @@ class Record:
 class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
     """A dynamic cache layer with a ledger.
 
-    `skew` is the logical length minus the number of entries stored.
+    `skew` is what the logical length was, when the record was written, minus the entries of the record.
     """
 
+    _layer_type = None  # transformers puts classes that name a type into its tables
+    _plain: type[DynamicLayer] = DynamicLayer
     record: Record
     skew: int
     torn: bool = False
@@ -58,14 +61,19 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
 
     @property
     def tail(self) -> int:
-        """Entries stored since the record was written."""
-        return self.stored - self.record.slots.shape[1]
+        """Entries that came since the record was written."""
+        return self.get_seq_length() - self.skew - self.record.slots.shape[1]
 
     def current_slots(self) -> torch.Tensor:
         """Return the slots of all entries stored: (B, n) int64."""
         slots, start = self.record.slots, self.record.slots.shape[1] + self.skew
         new = torch.arange(start, start + self.tail, device=slots.device).expand(len(slots), -1)
-        return torch.cat([slots, new], dim=1)
+        return torch.cat([slots, new], dim=1)[:, -self.stored :]  # a sliding layer forgets the first ones
+
+    def current_valid(self) -> torch.Tensor | None:
+        """Return which entries stored are valid: (B, n) bool, None if all are."""
+        valid = extend(self.record.valid, self.tail)
+        return None if valid is None else valid[:, -self.stored :]
 
     def get_seq_length(self) -> int:
         """Return the logical length."""
@@ -112,7 +120,7 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
         """Empty the layer, which is an ordinary one from now on."""
         del self.record, self.skew, self.owner
         vars(self).pop("torn", None)
-        self.__class__ = DynamicLayer  # type: ignore[assignment]
+        self.__class__ = self._plain  # type: ignore[assignment]
         self.reset()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
@@ -132,22 +140,65 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
         self.record = self.record.take(indices)
 
 
+class SlidingLedgerLayer(LedgerLayer, DynamicSlidingWindowLayer):  # type: ignore[no-untyped-call]
+    """A sliding cache layer with a ledger: its tail of W - 1 entries holds all that lie in the logical window.
+
+    transformers counts its length apart from what it stores, so that count alone is made logical.
+    """
+
+    _plain = DynamicSlidingWindowLayer
+
+    def get_seq_length(self) -> int:
+        """Return the logical length."""
+        return int(self.cumulative_length)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove the last tokens.
+
+        Raises: UnsupportedError: tokens that the window had pushed out would have to come back, or the removal reaches
+            into the pruned part of the prompt.
+        """
+        if not tokens_to_remove:
+            return
+        length = self.get_seq_length()
+        if length >= self.sliding_window:
+            self.torn = True  # other layers may have been cropped already
+            raise UnsupportedError(
+                f"a sliding window of {self.sliding_window} has forgotten what stood before its {length} tokens; "
+                "prefill again with a new cache."
+            )
+        super().crop(tokens_to_remove)
+        self.cumulative_length = length - abs(tokens_to_remove)
+
+    def activate_past_recording(self) -> None:
+        """Refuse to keep what the window pushes out.
+
+        Raises: UnsupportedError: always.
+        """
+        raise UnsupportedError("candidate tokens cannot be taken back from a pruned sliding window; decode plainly.")
+
+
 def extend(valid: torch.Tensor | None, count: int) -> torch.Tensor | None:
     """Append `count` valid entries."""
     return valid if valid is None or not count else torch.cat([valid, valid.new_ones(len(valid), count)], dim=1)
 
 
-def cache_layer(cache: Cache, layer: int) -> DynamicLayer:
+def cache_layer(cache: Cache, layer: int, *, sliding: bool = False) -> DynamicLayer:
     """Return one layer of a cache, created if the cache makes its layers lazily.
 
+    Args: sliding: whether the decoder layer attends within a window, so that its cache layer may forget the rest.
     Raises: UnsupportedError: a kind of cache layer whose length cannot be kept by a ledger.
     """
     while len(cache.layers) <= layer and cache.layer_class_to_replicate is not None:
         cache.layers.append(cache.layer_class_to_replicate())
     found = cache.layers[layer]
-    if type(found) not in (DynamicLayer, LedgerLayer) or cache.offloading:
+    known = (DynamicLayer, LedgerLayer, *((DynamicSlidingWindowLayer, SlidingLedgerLayer) if sliding else ()))
+    if type(found) not in known or cache.offloading:
         kind = f"offloaded {type(cache).__name__}" if cache.offloading else type(found).__name__
-        raise UnsupportedError(f"a cache of kind {kind} cannot be pruned; use DynamicCache without a sliding window.")
+        wanted = "DynamicCache" if sliding else "DynamicCache without a sliding window"
+        raise UnsupportedError(f"a cache of kind {kind} cannot be pruned; use {wanted}.")
+    if getattr(found, "record_past", False):
+        raise UnsupportedError("a sliding cache that records its past cannot be pruned; use a new DynamicCache.")
     return cast("DynamicLayer", found)
 
 
@@ -162,19 +213,30 @@ def ledger_at(cache: Cache, index: int) -> LedgerLayer | None:
     return layer if isinstance(layer, LedgerLayer) else None
 
 
+def cache_windows(cache: Cache | None) -> tuple[int, ...]:
+    """Return each cache layer's sliding window, 0 for none; () where no layer slides."""
+    layers = () if cache is None else cache.layers
+    found = tuple(int(layer.sliding_window) if isinstance(layer, DynamicSlidingWindowLayer) else 0 for layer in layers)
+    return found if any(found) else ()
+
+
 def stored_length(layer: DynamicLayer) -> int:
     """Return the entries per sample in memory."""
-    return layer.stored if isinstance(layer, LedgerLayer) else layer.get_seq_length()
+    if isinstance(layer, LedgerLayer):
+        return layer.stored
+    keys = layer.keys if layer.is_initialized else None
+    return 0 if keys is None or not keys.numel() else int(keys.shape[-2])
 
 
-def write(layer: DynamicLayer, record: Record, removed: int, owner: Owner) -> None:
+def write(layer: DynamicLayer, record: Record, length: int, owner: Owner) -> None:
     """Note that the entries of `record` are what the layer will hold after the update that follows.
 
-    Args: removed: tokens of this pass that are not stored.
+    Args: length: logical length after that update.
     """
+    added = record.slots.shape[1] - stored_length(layer)
     if not isinstance(layer, LedgerLayer):
-        layer.__class__ = LedgerLayer
-        vars(layer)["skew"] = 0
+        layer.__class__ = SlidingLedgerLayer if isinstance(layer, DynamicSlidingWindowLayer) else LedgerLayer
     pruned = cast("LedgerLayer", layer)
-    pruned.record, pruned.owner = record, weakref.ref(owner)
-    pruned.skew += removed
+    pruned.record, pruned.skew, pruned.owner = record, length - record.slots.shape[1], weakref.ref(owner)
+    if isinstance(pruned, SlidingLedgerLayer):
+        pruned.cumulative_length = length - added

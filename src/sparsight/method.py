@@ -50,6 +50,11 @@ class Method(ABC):
         return True
 
     @property
+    def needs_distance(self) -> bool:
+        """Whether `select` reads how far apart raters and visual tokens stand in one rotary dimension."""
+        return False
+
+    @property
     def adaptive(self) -> bool:
         """Whether counts depend on what is seen; the schedule then holds upper bounds."""
         return False

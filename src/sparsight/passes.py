@@ -34,14 +34,17 @@ class Pass:
         schedules: (B,) planned counts, None for samples without visual tokens.
         grids: (B,) grids of visual tokens, None where they are not known.
         scale: grid of each image and the one it is scaled down to; None if images stay as they are.
+        announced: (b, L) ids on the host and (b,) grids of a generate() call, which may copy its samples.
         encoded: the scale at which images have been encoded in this pass.
         length: L.
         past: logical length of the cache before this pass.
         mask: (B, past + L) bool, False for padding; None if there is none.
         host_real: (B, L) bool on the host, None if no token of this pass is padding.
         compactor: shortens the sequence; None if nothing is pruned in this pass.
+        given_mask: attention mask that the base model was given; None if there is none.
         calls: attention calls of scoring layers that wait to be read.
         memo: what layers of one group share.
+        windows: sliding window of each cache layer, () where none slides.
         host_reads: times this pass waited for the device.
     """
 
@@ -51,14 +54,17 @@ class Pass:
     schedules: tuple[Schedule | None, ...] = ()
     grids: tuple[Grids | None, ...] = ()
     scale: tuple[Grid, Grid] | None = None
+    announced: tuple[torch.Tensor, tuple[Grids | None, ...]] | None = None
     encoded: tuple[Grid, Grid] | None = None
     length: int = 0
     past: int = 0
     mask: torch.Tensor | None = None
     host_real: torch.Tensor | None = None
     compactor: Compactor | None = None
+    given_mask: Any = None
     calls: dict[int, AttentionCall] = field(default_factory=dict)
     memo: dict[Hashable, Any] = field(default_factory=dict)
+    windows: tuple[int, ...] = ()
     host_reads: int = 0
     outer: "Pass | None" = None
 
@@ -81,6 +87,14 @@ class Pass:
         self.host_reads += 1
         return tensor.cpu()
 
+    def grids_of(self, ids: torch.Tensor) -> tuple[Grids | None, ...] | None:
+        """Return the announced grids of a batch of ids (B, L); None if others were announced."""
+        if self.announced is None or len(ids) % len(self.announced[0]):
+            return None
+        copies = len(ids) // len(self.announced[0])
+        same = torch.equal(self.announced[0].repeat_interleave(copies, dim=0), ids)
+        return tuple(grids for grids in self.announced[1] for _ in range(copies)) if same else None
+
     def share(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what was made for `key` in this pass, or make it."""
         if key not in self.memo:
@@ -100,16 +114,16 @@ class Pass:
         new = self.real if batch is None else batch.valid
         stored = 0 if store is None else stored_length(store)
         if isinstance(store, LedgerLayer):
-            old = extend(store.record.valid, store.tail)
+            old = store.current_valid()
         else:
-            old = None if self.mask is None or not stored else self.mask[:, :stored]
+            old = None if self.mask is None or not stored else self.mask[:, self.past - stored : self.past]
         if old is not None and new is None:
             return extend(old, queries)
         if new is None or not stored:
             return new
         return torch.cat([new.new_ones(len(new), stored) if old is None else old, new], dim=1)
 
-    def record(self, store: DynamicLayer, batch: Batch | None, valid: torch.Tensor | None) -> Record:
+    def record(self, store: DynamicLayer | None, batch: Batch | None, valid: torch.Tensor | None) -> Record:
         """Return what a cache layer will hold once this pass has added its own entries."""
         if batch is None:
             rows, device = (
@@ -121,7 +135,8 @@ class Pass:
         if isinstance(store, LedgerLayer):
             old = store.current_slots()
         else:
-            old = torch.arange(stored_length(store), device=new.device).expand(len(new), -1)
+            stored = 0 if store is None else stored_length(store)
+            old = torch.arange(self.past - stored, self.past, device=new.device).expand(len(new), -1)
         return Record(torch.cat([old, new], dim=1), valid)
 
 

@@ -1,6 +1,6 @@
 """What token ids alone tell of a batch: where the visual tokens are, their grids, and how many stay. Host side."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,21 +44,30 @@ class Planner:
     method: Method
     layers: int
 
-    def outline(self, input_ids: torch.Tensor, given: Mapping[str, Any]) -> Outline:
+    def outline(
+        self, input_ids: torch.Tensor, given: Mapping[str, Any], known: Sequence[Grids | None] | None = None
+    ) -> Outline:
         """Plan each sample's counts from its token ids.
 
         Args:
             input_ids: (B, L) int64 on the host.
             given: arguments of the base model, its images among them.
+            known: (B,) grids that were announced, for a pass whose arguments no longer tell them.
         Raises: BudgetError: a sample's budget cannot be met.
         """
         visual = torch.isin(input_ids, torch.tensor(self.family.placeholder_ids(self.config)))
-        runs = [run_lengths(row) for row in visual]
-        plans = {own: self._plan(own, given) for own in set(runs)}  # samples alike share a plan
-        return Outline(visual, tuple(plans[own][0] for own in runs), tuple(plans[own][1] for own in runs))
+        if known is None and self.family.sample_grids is not None:
+            known = self.family.sample_grids(self.config, input_ids, given)
+        known = known or (None,) * len(visual)
+        rows = [(run_lengths(row), grids) for row, grids in zip(visual, known, strict=True)]
+        plans = {own: self._plan(*own, given) for own in set(rows)}  # samples alike share a plan
+        return Outline(visual, tuple(plans[own][0] for own in rows), tuple(plans[own][1] for own in rows))
 
-    def _plan(self, runs: tuple[int, ...], given: Mapping[str, Any]) -> tuple[Grids | None, Schedule | None]:
+    def _plan(
+        self, runs: tuple[int, ...], grids: Grids | None, given: Mapping[str, Any]
+    ) -> tuple[Grids | None, Schedule | None]:
         if not runs:
             return None, None
-        grids = self.family.grids(self.config, given, runs)
+        if grids is None:
+            grids = self.family.grids(self.config, given, runs)
         return grids, self.method.schedule_on(grids, sum(runs), self.layers)

@@ -111,14 +111,14 @@ class Compactor:
         method: what to keep.
         samples: the batch.
         real: (B, L) bool on the device, None if nothing is padding.
-        inverse_frequencies: (d/2,) of the decoder's rotary positions, or None.
+        inverse_frequencies: (L,) for each layer (d/2,) of its rotary positions, or None.
         batch: what the sequence is now; None while nothing has been removed.
     """
 
     method: Method
     samples: tuple[Sample, ...]
     real: torch.Tensor | None
-    inverse_frequencies: torch.Tensor | None
+    inverse_frequencies: tuple[torch.Tensor | None, ...]
     batch: Batch | None = None
 
     def compact(self, site: int, hidden: torch.Tensor, call: Callable[[], AttentionCall | None]) -> torch.Tensor:
@@ -199,7 +199,7 @@ class Compactor:
             positions=sample.place_of[sample.order[visual]] if keep_positions else visual,
             rater_positions=sample.place_of[sample.raters] if keep_positions else raters,
             length=sample.prompt.length,
-            inverse_frequencies=self.inverse_frequencies,
+            inverse_frequencies=self.inverse_frequencies[max(stop.site - 1, 0)],
             attention=attention,
             index=index,
             grids=sample.grids,

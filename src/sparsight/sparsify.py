@@ -1,5 +1,6 @@
 """sparsify(): the only way in. Run: the handle, and the other way out."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -7,7 +8,7 @@ from torch import nn
 
 from sparsight.engine import Engine
 from sparsight.errors import AttachError, UnsupportedError
-from sparsight.families import family_of
+from sparsight.families import Family, family_of
 from sparsight.guard import guard_generate
 from sparsight.host import check_host
 from sparsight.method import Method
@@ -87,10 +88,10 @@ def sparsify(model: nn.Module, method: Method) -> Run:
     family = family_of(model)
     if MARK in vars(family.base_model(model)):
         raise AttachError(f"this {type(model).__name__} is already sparsified; detach() the first run before another.")
-    if method.positions not in family.positions:
-        raise UnsupportedError(f"positions={method.positions!r} is not defined for {family.name}.")
+    check_pair(family, method)
     engine = Engine(model, family, method)
     check_host(model, engine.decoder, method.positions)
+    check_distances(family, method, engine.beside.frequencies())
     if family.probed:
         probe(engine)
     engine.attach()
@@ -98,3 +99,28 @@ def sparsify(model: nn.Module, method: Method) -> Run:
     run = Run(model, engine)
     vars(engine.base)[MARK] = run  # on the part that every handle on these layers shares
     return run
+
+
+def check_pair(family: Family, method: Method) -> None:
+    """Check that a method's settings are defined for a family.
+
+    Raises: UnsupportedError: they are not.
+    """
+    name = type(method).__name__
+    if method.scales_images and family.encoder is None:
+        raise UnsupportedError(f"{name} cannot scale the images of {family.name}; use Pool or Uniform instead.")
+    if method.positions not in family.positions:
+        allowed = " or ".join(f"{name}(positions={policy!r})" for policy in family.positions)
+        raise UnsupportedError(f"positions={method.positions!r} is not defined for {family.name}; give {allowed}.")
+
+
+def check_distances(family: Family, method: Method, frequencies: Sequence[object]) -> None:
+    """Check that a method that reads rotary distances finds them.
+
+    Raises: UnsupportedError: positions are not one number per token.
+    """
+    if method.needs_distance and None in frequencies:
+        raise UnsupportedError(
+            f"{type(method).__name__} divides attention by a prior of one rotary distance, and tokens of {family.name} "
+            "are several apart at once; use SparseVLM(positions='keep')."
+        )

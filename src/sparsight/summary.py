@@ -15,11 +15,13 @@ class Plan:
         shape: its decoder.
         sites: where it may be pruned.
         value_bytes: bytes of one number in the cache.
+        windows: (L,) sliding window of each cache layer, 0 for none; () where none slides.
     """
 
     shape: DecoderShape
     sites: tuple[int, ...]
     value_bytes: int
+    windows: tuple[int, ...] = ()
 
 
 def summarise(samples: tuple[Sample, ...], plan: Plan, host_reads: int) -> tuple[Stats, Trace] | None:
@@ -36,6 +38,7 @@ def summarise(samples: tuple[Sample, ...], plan: Plan, host_reads: int) -> tuple
         pools=tuple(tuple(len(site.pool) for site in s.sites) for s in samples),
         value_bytes=plan.value_bytes,
         host_reads=host_reads,
+        windows=plan.windows,
     )
     return stats, Trace(tuple(tuple(s.sites) for s in samples), tuple(s.raters for s in samples))
 

@@ -68,6 +68,7 @@ class Stats:
         pools: (B,) how many dropped tokens each clustering took.
         value_bytes: bytes of one number in the cache.
         host_reads: times the engine waited for the device.
+        windows: (L,) sliding window of each layer's cache, 0 for none; () where no cache layer slides.
     """
 
     shape: DecoderShape
@@ -79,6 +80,7 @@ class Stats:
     pools: tuple[tuple[int, ...], ...]
     value_bytes: int
     host_reads: int
+    windows: tuple[int, ...] = ()
 
     @property
     def visual_tokens_per_layer(self) -> tuple[tuple[int, ...], ...]:
@@ -121,12 +123,12 @@ class Stats:
     @property
     def kv_cache_bytes(self) -> int:
         """Bytes of keys and values after the prefill."""
-        return sum(budget.kv_bytes(self.shape, row, self.value_bytes) for row in self.tokens_per_layer)
+        return sum(budget.kv_bytes(self.shape, row, self.value_bytes, self.windows) for row in self.tokens_per_layer)
 
     @property
     def dense_kv_cache_bytes(self) -> int:
         """Bytes of keys and values had nothing been pruned."""
-        return sum(budget.kv_bytes(self.shape, row, self.value_bytes) for row in self._dense_rows)
+        return sum(budget.kv_bytes(self.shape, row, self.value_bytes, self.windows) for row in self._dense_rows)
 
     @property
     def _dense_rows(self) -> list[tuple[int, ...]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig
 
@@ -35,6 +36,12 @@ class Family:
         video: whether the models take videos.
         sites: in words, which decoder layers may be sites.
         refused: in words, what of these models is refused, each with its reason behind a colon.
+        causal: whether the text decoder makes causal masks of its own, less what a layer's window hides; if not, blocks
+            of tokens may see each other both ways.
+        sample_grids: reads each sample's grids from config, ids (B, L) and the base model's arguments, where images
+            differ in size; None for a sample whose grids do not fit its visual tokens.
+        sizes: arguments of the base model that say how large its images are; they are read on the host.
+        deepstack: method of the decoder that adds features to its first layers' visual tokens; None if it has none.
     """
 
     name: str
@@ -51,6 +58,10 @@ class Family:
     video: bool = False
     sites: str = "any"
     refused: tuple[str, ...] = ()
+    causal: bool = True
+    sample_grids: Callable[[PretrainedConfig, torch.Tensor, Mapping[str, Any]], Sequence[Grids | None]] | None = None
+    sizes: tuple[str, ...] = ()
+    deepstack: str | None = None
 
     def base_model(self, model: nn.Module) -> nn.Module:
         """Return the module that merges image features into the text; `model` itself if it has no head."""
@@ -86,5 +97,16 @@ def decoder_shape(config: PretrainedConfig) -> DecoderShape:
         heads=heads,
         kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
         head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-        ffn_width=int(config.intermediate_size) * max(1, experts),
+        ffn_width=_ffn_width(config) * max(1, experts),
     )
+
+
+def _ffn_width(config: Any) -> int:
+    """Width that a token passes through, mean over layers: of its experts where a layer has some."""
+    experts, narrow = (getattr(config, name, None) for name in ("num_experts_per_tok", "moe_intermediate_size"))
+    layers, wide = int(config.num_hidden_layers), int(config.intermediate_size)
+    if not experts or not narrow:
+        return wide
+    step, dense = getattr(config, "decoder_sparse_step", None) or 1, getattr(config, "mlp_only_layers", None) or ()
+    sparse = sum(layer not in dense and (layer + 1) % step == 0 for layer in range(layers))
+    return (sparse * int(experts) * int(narrow) + (layers - sparse) * wide) // layers

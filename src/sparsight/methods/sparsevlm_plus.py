@@ -64,6 +64,11 @@ class SparseVLMPlus(SparseVLM):
         kept = published(cls, PAPER_KEPT, retain)
         return cls(retain=retain, sites=budget.PAPER_SITES, kept=kept, accounting="authors", heads=14)
 
+    @property
+    def needs_distance(self) -> bool:
+        """Whether `select` reads distances: it divides by a prior of them."""
+        return True
+
     def select(self, view: View) -> Selection:
         """Keep the tokens that the chosen heads' raters attend to most, distance divided out."""
         if view.attention is None or view.inverse_frequencies is None:

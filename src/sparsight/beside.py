@@ -1,0 +1,135 @@
+"""What runs beside the hidden states: mask, positions, rotary tables and cache record of a shortened sequence.
+
+Causal layers get a mask built from the stored order. Where a layer slides, or a family lets blocks see each other both
+ways, rows and columns of the mask that the model made for the unpruned sequence are gathered: a slot keeps its meaning.
+Private details of transformers touched here: the names of a decoder layer's arguments, `rotary_emb`, and
+`is_causal` of `self_attn`.
+"""
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicLayer
+
+from sparsight import ledger, masks
+from sparsight.errors import UnsupportedError
+from sparsight.families import Family
+from sparsight.host import FULL, SLIDING, kernel_of, layer_kinds, refuse_unknown
+from sparsight.ledger import LedgerLayer, Record
+from sparsight.passes import Pass
+from sparsight.prefill import Batch
+
+
+class Beside:
+    """Shortens the arguments of one decoder's layers.
+
+    Args:
+        owner: whose caches these are.
+        family: whether its masks are causal.
+        decoder: the text decoder.
+        positions: position policy of the method.
+    """
+
+    def __init__(self, owner: ledger.Owner, family: Family, decoder: Any, positions: str) -> None:
+        self.owner, self.decoder, self.positions = owner, decoder, positions
+        self.kinds = layer_kinds(decoder.config, len(decoder.layers))
+        self.gathers = tuple(not family.causal or kind != FULL for kind in self.kinds)
+        self.causal = tuple(
+            bool(getattr(getattr(layer, "self_attn", None), "is_causal", True)) for layer in decoder.layers
+        )
+
+    def cache_layer(self, cache: Any, index: int) -> DynamicLayer:
+        """Return one layer of a cache that can be pruned.
+
+        Raises: UnsupportedError: a kind of cache layer whose length cannot be kept by a ledger.
+        """
+        return ledger.cache_layer(cache, index, sliding=self.kinds[index] == SLIDING)
+
+    def shorten(
+        self, state: Pass, index: int, hidden: torch.Tensor, kwargs: dict[str, Any], batch: Batch | None
+    ) -> dict[str, Any] | None:
+        """Return the layer arguments that the shortened sequence needs, and note in the cache what it will hold.
+
+        Args:
+            hidden: (B, n, D) input of layer `index`.
+            kwargs: its other arguments, as the model gives them.
+            batch: stored order of this pass; None if all its tokens are there.
+        Returns: the arguments that change; None for a layer that is as it was.
+        """
+        cache, store = kwargs.get("past_key_values"), None
+        if cache is not None:
+            store = self.cache_layer(cache, index) if batch is not None else ledger.ledger_at(cache, index)
+        if batch is None and store is None:
+            return None
+        if batch is not None:
+            refuse_unknown(kwargs, state.length)
+        stored = 0 if store is None else ledger.stored_length(store)
+        before = store.record if isinstance(store, LedgerLayer) else None
+        # layers that store the same share mask, positions and record; the key holds the objects, never their ids
+        group = (self.kinds[index], batch, before, stored, hidden.device)
+        valid = state.share(("valid", group), lambda: state.valid_keys(store, batch, hidden.shape[1]))
+
+        def record() -> Record:
+            return state.share(("record", group), lambda: state.record(store, batch, valid))
+
+        def mask() -> torch.Tensor | None:
+            given = kwargs.get("attention_mask") if self.gathers[index] else None
+            if given is None and hidden.shape[1] > 1 and not self.causal[index]:
+                return None if local is None else masks.open_mask(local, hidden.shape[1])
+            if given is None:
+                return self._causal(local, stored, hidden)
+            return self._gathered(state, given, batch, record().slots, local)
+
+        local = None if valid is None else valid.to(hidden.device)
+        changed: dict[str, Any] = {
+            "attention_mask": state.share(("mask", group), mask),
+            "position_ids": torch.arange(hidden.shape[1], device=hidden.device)[None],
+        }
+        if self.positions == "renumber" or batch is not None:
+            changed["position_embeddings"] = state.share(
+                ("rotary", group), lambda: self._rotary(hidden, batch, kwargs["position_embeddings"], local, stored)
+            )
+        # tokens that are all stored need no new record, unless some of them are padding
+        if store is not None and (batch is not None or state.real is not None):
+            ledger.write(store, record(), state.past + state.length, self.owner)
+        return changed
+
+    def frequencies(self) -> tuple[torch.Tensor | None, ...]:
+        """Return each layer's (d/2,) inverse rotary frequencies; None where a position is not one number."""
+        rotary = getattr(self.decoder, "rotary_emb", None)
+        if hasattr(rotary, "mrope_section"):
+            return (None,) * len(self.kinds)
+        own = (getattr(rotary, f"{kind}_inv_freq", None) for kind in self.kinds)  # one table for each kind of layer
+        return tuple(getattr(rotary, "inv_freq", None) if table is None else table for table in own)
+
+    def _causal(self, valid: torch.Tensor | None, stored: int, hidden: torch.Tensor) -> torch.Tensor | None:
+        dtype = None if kernel_of(self.decoder) == "sdpa" else hidden.dtype
+        return masks.causal_mask(valid, hidden.shape[1], stored + hidden.shape[1], dtype, hidden.device)
+
+    def _gathered(
+        self, state: Pass, given: Any, batch: Batch | None, slots: torch.Tensor, valid: torch.Tensor | None
+    ) -> torch.Tensor:
+        if not isinstance(given, torch.Tensor) or given.ndim != 4:
+            raise UnsupportedError(
+                f"decoder layers get a mask of kind {type(given).__name__}, which cannot be shortened; load the model "
+                "with attn_implementation='sdpa' or 'eager'."
+            )
+        first = state.past + state.length - given.shape[-1]  # slot of the mask's first column
+        rows = None if batch is None else batch.order.to(given.device)
+        return masks.gather_mask(given, rows, slots.to(given.device) - first, valid)
+
+    def _rotary(
+        self,
+        hidden: torch.Tensor,
+        batch: Batch | None,
+        tables: tuple[torch.Tensor, ...],
+        valid: torch.Tensor | None,
+        stored: int,
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the rotary tables of a shortened sequence, each (..., B or 1, n, d)."""
+        if self.positions == "keep" and batch is not None:
+            order = batch.order.to(hidden.device)
+            return tuple(masks.gather_rotary(table, order) for table in tables)
+        new = hidden.shape[1]
+        numbers = masks.contiguous_positions(valid, new, stored + new, hidden.device)
+        return tuple(self.decoder.rotary_emb(hidden, numbers))
