@@ -24,17 +24,20 @@ def table(found: Mapping[str, Any]) -> str:
     heads += ["seconds", "evidence left"]
     lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
     lines += [_line(_cells(row, families)) for row in rows]
+    return "\n".join([*lines, "", facts_line(found)])
+
+
+def facts_line(found: Mapping[str, Any]) -> str:
+    """Return what the numbers of a table are and what they were measured with."""
     known = found["facts"]
-    lines += [
-        "",
+    return (
         f"{found['suite']['questions']} questions, control {found['control']}, {found['model']} model in "
         f"{known['dtype']}. Scores in %, F1 of yes for existence; difference to dense in points with a paired "
         f"bootstrap of {found['resamples']} resamples; visual tokens entering a layer, mean, on one image; FLOPs of "
         "the decoder's prefill as a share of dense; median seconds of a whole answer; share of the evidence's visual "
         f"tokens that left the last site. {known['gpu'] or known['cpu']}, {known['threads']} threads, "
-        f"torch {known['torch']}, transformers {known['transformers']}, sparsight {known['sparsight']}.",
-    ]
-    return "\n".join(lines)
+        f"torch {known['torch']}, transformers {known['transformers']}, sparsight {known['sparsight']}."
+    )
 
 
 def _cells(row: Mapping[str, Any], families: list[str]) -> list[str]:

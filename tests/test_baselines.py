@@ -251,3 +251,10 @@ def test_the_command_line_knows_them(method, tmp_path):
     assert found["mean_visual_entering"] == (9 if method is Downscale else 10)
     shown = CliRunner().invoke(app, ["methods"]).stdout
     assert name in shown
+
+
+def test_images_smaller_than_a_patch_leave_the_grid_to_the_config():
+    model = tiny.tiny_llava()
+    given = {"pixel_values": torch.zeros(1, 3, 1, 1)}
+    side = tiny.SIDE // tiny.PATCH
+    assert LLAVA.grids(model.model.config, given, [tiny.VISUAL]) == ((side, side),)

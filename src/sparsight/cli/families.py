@@ -4,6 +4,7 @@ from rich.table import Table
 
 from sparsight.families import Family, families
 from sparsight.families.dangers import DANGERS
+from sparsight.families.refused import REFUSED
 
 HEADS = ("family", "model classes", "sites", "positions", "video", "refused")
 PAGE = """# Model families
@@ -24,6 +25,10 @@ nothing unknown runs beside the hidden states, and that every layer stores its k
 found. Known patterns that are refused by name:
 
 {dangers}
+
+## Classes that are refused
+
+{classes}
 """
 
 
@@ -45,12 +50,14 @@ def rows() -> list[tuple[str, ...]]:
 def refused(family: Family) -> list[str]:
     """Return what is refused for a family, each with its reason."""
     found = list(family.refused)
-    if family.image_grids is None:
+    if "renumber" not in family.positions:
+        found.append('positions="renumber": give positions="keep"')
+    if family.image_grids is None and family.sample_grids is None:
         found.append("Uniform, Pool, Downscale: the rows and columns of an image's visual tokens are not known")
         return found
     if family.encoder is None:
         found.append("Downscale: its image encoder is not known to take images of any size")
-    if family.video:
+    if family.video and family.sample_grids is None:
         found.append("Uniform, Pool of videos: their rows and columns are not known")
     return found
 
@@ -79,4 +86,5 @@ def families_page() -> str:
     lines = ["| " + " | ".join(HEADS) + " |", "| " + " | ".join(["---"] * len(HEADS)) + " |"]
     lines += ["| " + " | ".join(cell.replace("\n", "<br>") for cell in row) + " |" for row in rows()]
     dangers = "\n".join(f"- {reason}" for reason in dict.fromkeys(DANGERS.values()))
-    return PAGE.format(table="\n".join(lines), dangers=dangers)
+    classes = "\n".join(f"- {name}: {reason}" for name, reason in REFUSED.items())
+    return PAGE.format(table="\n".join(lines), dangers=dangers, classes=classes)

@@ -27,4 +27,6 @@ GLM4V = replace(
     classes=("Glm4vForConditionalGeneration", "Glm4vModel"),
     visual_ids=("image_token_id",),
     sample_grids=framed_grids,
+    video=True,
+    refused=("SparseVLMPlus: its prior knows one distance between tokens, M-RoPE has three",),
 )

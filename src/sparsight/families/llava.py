@@ -16,7 +16,7 @@ def square_grids(config: Any, given: Mapping[str, Any]) -> tuple[Grid, ...]:
     if given.get("pixel_values_videos") is not None or features.get("video") is not None:
         return ()  # frames may be pooled, or hold a class token
     patch = getattr(config.vision_config, "patch_size", None)
-    if isinstance(pixels, torch.Tensor) and isinstance(patch, int):
+    if isinstance(pixels, torch.Tensor) and isinstance(patch, int) and min(pixels.shape[-2:]) >= patch:
         return ((pixels.shape[-2] // patch, pixels.shape[-1] // patch),)
     images = getattr(features.get("image"), "pooler_output", None)
     lengths = set() if images is None else {len(image) for image in images}  # (I, V, D), or a list of (V, D)

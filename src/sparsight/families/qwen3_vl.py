@@ -14,4 +14,6 @@ QWEN3_VL = replace(
         "Qwen3VLMoeModel",
     ),
     deepstack="_deepstack_process",
+    video=True,
+    refused=("SparseVLMPlus: its prior knows one distance between tokens, M-RoPE has three",),
 )

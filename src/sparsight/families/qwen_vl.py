@@ -58,4 +58,6 @@ QWEN_VL = Family(
     positions=("keep",),  # an image's tokens share rows and columns: there is no next number
     sample_grids=merged_grids,
     sizes=SIZES,
+    video=True,
+    refused=("SparseVLMPlus: its prior knows one distance between tokens, M-RoPE has three",),
 )
