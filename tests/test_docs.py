@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from sparsight.cli import app
 from sparsight.cli.families import families_page
 from sparsight.embedded import is_prepared
+from sparsight.families import families
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -82,3 +83,8 @@ def test_tables_equal_the_result_files():
 def test_families_page_is_up_to_date():
     page = ROOT / "docs" / "families.md"
     assert page.read_text(encoding="utf-8") == families_page(), "run: sparsight families --markdown > docs/families.md"
+
+
+def test_readme_counts_the_families():
+    assert len(families()) == 20
+    assert "[twenty families](docs/families.md)" in README
