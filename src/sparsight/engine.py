@@ -63,6 +63,7 @@ class Engine:
         self.stats: Stats | None = None
         self.trace: Trace | None = None
         self.attached = False
+        self.rating: int | None = None  # tokens at the end of a prompt that may rate; None for all behind its images
         self._removers: list[Callable[[], None]] = []
 
     def attach(self) -> None:
@@ -174,7 +175,7 @@ class Engine:
             for layer in range(self.sites[0], len(self.layers)):
                 self.beside.cache_layer(cache, layer)
         real = torch.ones_like(state.visual) if state.host_real is None else state.host_real
-        prompts = read_prompts(state.visual, real)
+        prompts = read_prompts(state.visual, real, self.rating)
         raters = self._raters(state, prompts, embeds)
         rows = zip(prompts, state.schedules, state.grids, raters, strict=True)
         samples = tuple(new_sample(*row, embeds.device) for row in rows)

@@ -1,13 +1,14 @@
 """sparsify(): the only way in. Run: the handle, and the other way out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from torch import nn
 
 from sparsight.engine import Engine
-from sparsight.errors import AttachError, UnsupportedError
+from sparsight.errors import AttachError, SettingError, UnsupportedError
 from sparsight.families import Family, family_of
 from sparsight.guard import guard_generate
 from sparsight.host import check_host
@@ -48,6 +49,24 @@ class Run:
         if self._engine.trace is None:
             raise AttachError("no prompt with an image has run yet; call generate() or the model first.")
         return self._engine.trace
+
+    @contextmanager
+    def rating(self, last: int) -> Iterator[None]:
+        """Have only the end of each prompt's text rate its images, inside the block.
+
+        For a conversation that is prefilled again: the earlier turns stay in the prompt, and do not ask.
+
+        Args:
+            last: tokens at the end of the prompt that may rate, at least 1; those behind the last image at most.
+        Raises: SettingError: `last` is below 1.
+        """
+        if last < 1:
+            raise SettingError(f"rating(last={last}) leaves no token that could rate; give 1 or more.")
+        before, self._engine.rating = self._engine.rating, last
+        try:
+            yield
+        finally:
+            self._engine.rating = before
 
     def detach(self) -> None:
         """Leave the model as it was; a second call does nothing."""
@@ -98,6 +117,12 @@ def sparsify(model: nn.Module, method: Method) -> Run:
     engine.add_remover(guard_generate(model, engine))
     run = Run(model, engine)
     vars(engine.base)[MARK] = run  # on the part that every handle on these layers shares
+    return run
+
+
+def run_of(model: nn.Module) -> Run | None:
+    """Return the run that a model is sparsified by; None if it is not."""
+    run: Run | None = vars(family_of(model).base_model(model)).get(MARK)
     return run
 
 
