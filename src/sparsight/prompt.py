@@ -35,6 +35,36 @@ class Prompt:
         return int(self.images[-1]) + 1 if len(self.images) else 0
 
 
+def check_marks(marks: object) -> torch.Tensor:
+    """Return marks of visual tokens, (B, L) bool, on the host.
+
+    Raises: PromptError: they are no such tensor.
+    """
+    if not isinstance(marks, torch.Tensor) or marks.dtype != torch.bool or marks.ndim != 2:
+        kind = (
+            f"{marks.dtype} of shape {tuple(marks.shape)}" if isinstance(marks, torch.Tensor) else type(marks).__name__
+        )
+        raise PromptError(f"visual_mask is {kind}; give a bool tensor of shape (batch, tokens).")
+    return marks.cpu()
+
+
+def marked_rows(marks: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    """Return the marks of a prefill whose rows may be copies, as beam search makes them.
+
+    Args:
+        marks: (B, L) bool on the host.
+        embeds: (B * copies, L, D).
+    Raises: PromptError: the shapes do not fit.
+    """
+    rows, length = embeds.shape[:2]
+    if marks.shape[1] != length or rows % len(marks):
+        raise PromptError(
+            f"visual_mask of shape {tuple(marks.shape)} does not fit inputs_embeds of {rows} rows of {length} tokens; "
+            "set run.visual_mask before a prompt of another shape, and give prompts without images as input_ids."
+        )
+    return marks.repeat_interleave(rows // len(marks), dim=0)
+
+
 def run_lengths(visual: torch.Tensor) -> tuple[int, ...]:
     """Return the lengths of the contiguous runs of visual tokens.
 
