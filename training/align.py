@@ -1,125 +1,107 @@
-"""The first stage: each visual token learns to stand for the words that name what its patch shows.
+"""The first stage: the encoder's last layers and the projector learn to say what each patch shows (`targets.py`).
 
-The projector alone is trained, without the decoder: a visual token's product with the embeddings of all names must be
-largest for the name of the thing under its patch (likewise for its colour, for the word on a sign, and for the row and
-column of the patch). It costs minutes, and the decoder then starts from visual tokens that already mean something in
-its own space.
+The decoder is not run, so a step costs a tenth of a step of the second stage, and the decoder then starts from visual
+tokens that already mean something in its own space.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scene_data
 import torch
-from features import PATCH
+from easy_vqa import EasyVQA
+from features import Eye
 from rich.progress import track
+from targets import GRID, Dictionary, labels, shape_labels
 from torch import nn
 
-from sparsight.scenes.catalogue import COLOURS, THINGS, WORDS
-from sparsight.scenes.scene import SIZE, Box, Scene
-
-GRID = SIZE // PATCH
-NOTHING = "background"
-COVERED = 0.55  # share of a patch that a box covers for the patch to show what is in it
-_SCENES = 16  # per step
+HELD_OUT = 64  # last scenes, never trained on
+_BATCH = 8  # scenes, or twice as many frames
+_SHARES = (0.82, 0.08, 0.10)  # of steps on scenes, clips, shapes
+_IDLE = 0.25  # share of background patches that count
+_CE = 0.2  # weight of naming beside the distance
 _SCALE = 12.0  # largest difference of two logits, roughly
+_RATES = (3e-4, 1.5e-3)  # encoder layers, projector
 
 
 @dataclass(frozen=True)
-class Names:
-    """Words that visual tokens can stand for.
+class Source:
+    """Stored states and what their patches show: (count, 1 + g^2, 384), and twice (count, g^2)."""
 
-    Args:
-        words: each one token when a space stands before it.
-        embeddings: (W, D) what the decoder reads for them; 0 for NOTHING.
-        directions: (W, D) the same, centred, of length 1.
-    """
-
-    words: tuple[str, ...]
-    embeddings: torch.Tensor
-    directions: torch.Tensor
-
-    @classmethod
-    def of(cls, words: list[str], processor: Any, embedding: torch.Tensor) -> Names:
-        """Looks up the embeddings; a word of several tokens gives their mean."""
-        ids = [processor.tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in words]
-        rows = torch.stack([embedding[i].float().mean(0) for i in ids])
-        centred = rows - embedding.float().mean(0)
-        rows = rows * torch.tensor([[word != NOTHING] for word in words])
-        return cls(tuple(words), rows, centred / centred.norm(dim=-1, keepdim=True))
+    states: np.ndarray
+    names: np.ndarray
+    paints: np.ndarray
 
 
-def labels(scene: Scene) -> tuple[list[str], list[str]]:
-    """Returns the name and the colour that each patch shows, in raster order."""
-    names, colours = [NOTHING] * GRID**2, [NOTHING] * GRID**2
-    shown = [(item.box, item.thing, item.colour or NOTHING) for item in scene.items]
-    shown += [(sign.box, NOTHING if sign.text.isdigit() else sign.text, sign.colour) for sign in scene.signs]
-    for box, name, colour in shown:
-        for patch in covered(box):
-            names[patch], colours[patch] = name, colour
-    return names, colours
+def sources(scenes: np.ndarray, clips: np.ndarray, shapes: np.ndarray, drawn: EasyVQA) -> list[Source]:
+    """Labels everything that is encoded."""
+    of_scenes = [labels(scene_data.scene(i)) for i in track(range(len(scenes)), "label")]
+    frames = [frame for i in range(len(clips) // 8) for frame in scene_data.clip(i).frames]
+    of_frames = [labels(frame, GRID // 2) for frame in frames]
+    found = [Source(scenes, *map(np.stack, zip(*of_scenes, strict=True)))]
+    found.append(Source(clips, *map(np.stack, zip(*of_frames, strict=True))))
+    return [*found, Source(shapes, *shape_labels(drawn, len(shapes)))]
 
 
-def covered(box: Box) -> list[int]:
-    """Returns the patches of which a box covers at least the share COVERED."""
-    found = []
-    for row in range(box.top // PATCH, min(GRID, -(-box.bottom // PATCH))):
-        high = min(box.bottom, (row + 1) * PATCH) - max(box.top, row * PATCH)
-        for column in range(box.left // PATCH, min(GRID, -(-box.right // PATCH))):
-            wide = min(box.right, (column + 1) * PATCH) - max(box.left, column * PATCH)
-            if high * wide >= COVERED * PATCH**2:
-                found.append(row * GRID + column)
-    return found
+def batch(source: Source, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns states, names and colours of pictures."""
+    states = torch.from_numpy(np.stack([source.states[i] for i in numbers]).astype(np.float32))
+    return states, torch.from_numpy(source.names[numbers]).long(), torch.from_numpy(source.paints[numbers]).long()
 
 
-class Targets:
-    """What every patch of every training scene stands for, as numbers."""
+def naming(eye: Eye, words: Dictionary, given: Source, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """Returns the loss of some pictures and, for patches that show a thing, whether name and colour are right."""
+    states, names, paints = batch(given, numbers)
+    tokens = eye(states)  # (b, g^2, D)
+    far = (tokens - words.meant(names, paints)).square().sum(-1) / words.length**2
+    shown = (names > 0) | (paints > 0)
+    counts = shown | (torch.rand(shown.shape) < _IDLE)
+    loss, right = far[counts].mean(), []
+    for known, true in ((words.names, names), (words.paints, paints)):
+        logits = tokens[counts] @ known.directions.T * (_SCALE / words.length)
+        loss = loss + _CE * nn.functional.cross_entropy(logits, true[counts])
+        right.append((logits.argmax(-1) == true[counts])[shown[counts]].float().mean())
+    return loss, far[counts].mean(), right
 
-    def __init__(self, scene: Callable[[int], Scene], count: int, names: Names, colours: Names) -> None:
-        self.names = torch.empty((count, GRID**2), dtype=torch.int16)
-        self.colours = torch.empty((count, GRID**2), dtype=torch.int16)
-        for number in range(count):
-            rows = labels(scene(number))
-            for store, row, known in zip((self.names, self.colours), rows, (names, colours), strict=True):
-                store[number] = torch.tensor([known.words.index(word) for word in row])
+
+def align(eye: Eye, words: Dictionary, given: list[Source], *, steps: int, seed: int, log: Path) -> dict[str, float]:
+    """Trains encoder layers and projector; returns the shares of held-out patches named and coloured rightly."""
+    dice = np.random.default_rng(seed)
+    groups = [list(eye.layers.parameters()), list(eye.projector.parameters())]
+    rates = [{"params": group, "lr": rate} for group, rate in zip(groups, _RATES, strict=True)]
+    optimizer = torch.optim.AdamW(rates, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, list(_RATES), total_steps=steps, pct_start=0.1)
+    began, last = time.monotonic(), {}
+    with log.open("w") as lines:
+        for step in track(range(1, steps + 1), "align"):
+            source = given[dice.choice(3, p=_SHARES)]
+            free = len(source.names) - (HELD_OUT if source is given[0] else 0)
+            size = _BATCH if source.names.shape[1] == GRID**2 else 2 * _BATCH
+            numbers = dice.choice(free, size, replace=False)
+            loss, far, right = naming(eye, words, source, sorted(numbers.tolist()))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_([value for group in groups for value in group], 1.0)
+            optimizer.step()
+            schedule.step()
+            if step % 100 == 0 or step == steps:
+                last = held_out(eye, words, given[0])
+                row = {"step": step, "far": far.item(), "trained": right[0].item(), **last}
+                lines.write(json.dumps(row | {"seconds": round(time.monotonic() - began, 1)}) + "\n")
+                lines.flush()
+    return last
 
 
-def align(
-    student: Any, processor: Any, store: np.ndarray, scene: Callable[[int], Scene], *, steps: int, seed: int
-) -> dict[str, float]:
-    """Trains the projector; returns how often a thing's patch got name, colour, row and column right at the end."""
-    words = [NOTHING, *dict.fromkeys([thing.name for thing in THINGS] + list(WORDS))]
-    names = Names.of(words, processor, student.embedding)
-    colours = Names.of([NOTHING, *COLOURS], processor, student.embedding)
-    targets = Targets(scene, len(store), names, colours)
-    length = float(student.embedding.float().norm(dim=-1).median())
-    optimizer = torch.optim.AdamW(student.projector.parameters(), lr=2e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    dice, hits = torch.Generator().manual_seed(seed), []
-    for _ in track(range(steps), "align"):
-        picked = torch.randint(len(store), (_SCENES,), generator=dice)
-        shown = targets.names[picked].long().flatten()
-        painted = targets.colours[picked].long().flatten()
-        chance = torch.where((shown > 0) | (painted > 0), 1.0, 0.2)
-        chosen = torch.rand(len(shown), generator=dice) < chance
-        features = torch.from_numpy(np.stack([store[int(i)] for i in picked]).astype(np.float32)).flatten(0, 1)[chosen]
-        tokens = student.projector((features - student.mean) / student.std)  # (n, 576)
-        scale = _SCALE / length
-        known = ((names, shown), (colours, painted))
-        logits = [tokens @ words.directions.T * scale for words, _ in known]
-        losses = [nn.functional.cross_entropy(x, true[chosen]) for x, (_, true) in zip(logits, known, strict=True)]
-        meant = names.embeddings[shown[chosen]] + colours.embeddings[painted[chosen]]
-        far = (tokens - meant).square().sum(-1).mean() / length**2
-        loss = 0.1 * sum(losses) + far
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        real = shown[chosen] > 0
-        right = [(x.argmax(-1) == true[chosen])[real] for x, (_, true) in zip(logits, known, strict=True)]
-        hits.append([float(row.float().mean()) for row in right])
-    means = np.mean(hits[-max(1, steps // 10) :], axis=0).tolist()
-    return {name: round(mean, 4) for name, mean in zip(("name", "colour"), means, strict=True)}
+@torch.inference_mode()
+def held_out(eye: Eye, words: Dictionary, scenes: Source) -> dict[str, float]:
+    """Returns the shares of patches that show a thing and are named and coloured rightly, and their distance."""
+    last = len(scenes.names)
+    rows = [naming(eye, words, scenes, list(range(a, a + 8))) for a in range(last - HELD_OUT, last, 8)]
+    means = np.mean([[float(name), float(paint), float(far)] for _, far, (name, paint) in rows], axis=0).tolist()
+    return {what: round(mean, 4) for what, mean in zip(("name", "colour", "distance"), means, strict=True)}

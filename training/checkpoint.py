@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from features import FROZEN, Eye
 from safetensors.torch import load_file, save_file
 
 from sparsight.embedded.adapter import ADAPTER_FILES, MANIFEST_FILE
@@ -54,15 +55,18 @@ class Exporter:
         self._folder = folder
         self._rank = rank
 
-    def export(self, student: Any, training: dict[str, Any]) -> None:
-        """Writes LoRA, projector, configuration and manifest, tensors in float16."""
+    def export(self, eye: Eye, decoder: Any, training: dict[str, Any]) -> None:
+        """Writes LoRA, encoder layers, projector, configuration and manifest, tensors in float16."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        student.decoder.save_pretrained(self._folder, save_embedding_layers=False)
+        decoder.save_pretrained(self._folder, save_embedding_layers=False)
         (self._folder / "README.md").unlink(missing_ok=True)
         self._neutral_config()
         weights = load_file(self._folder / "adapter_model.safetensors")
         save_file(_half(weights), self._folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        save_file(_half(folded(student)), self._folder / "projector.safetensors", metadata={"format": "pt"})
+        layers = dict(enumerate(eye.layers, FROZEN))
+        encoder = {f"{i}.{name}": value for i, layer in layers.items() for name, value in layer.state_dict().items()}
+        save_file(_half(encoder), self._folder / "encoder.safetensors", metadata={"format": "pt"})
+        save_file(_half(folded(eye)), self._folder / "projector.safetensors", metadata={"format": "pt"})
         for path in self._folder.iterdir():
             path.chmod(0o644)
         write_manifest(self._folder, self._rank, training, {})
@@ -75,11 +79,11 @@ class Exporter:
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def folded(student: Any) -> dict[str, torch.Tensor]:
+def folded(eye: Eye) -> dict[str, torch.Tensor]:
     """Returns the projector with the standardisation of its input folded into the first layer."""
-    weights = {name: value.detach().clone() for name, value in student.projector.state_dict().items()}
-    scaled = weights["linear_1.weight"] / student.std  # (576, 384)
-    weights["linear_1.bias"] -= scaled @ student.mean
+    weights = {name: value.detach().clone() for name, value in eye.projector.state_dict().items()}
+    scaled = weights["linear_1.weight"] / eye.std  # (576, 384)
+    weights["linear_1.bias"] -= scaled @ eye.mean
     return weights | {"linear_1.weight": scaled}
 
 

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from features import grid_positions
 
-GLIMPSE = 32  # visual tokens of a glimpse
 SHARED = 0  # group of the prompt's start and of the visual tokens
 PADDING = -1
 _ROUND = 32  # few different lengths: a new shape costs the matrix kernels seconds
@@ -41,18 +39,13 @@ class Layout:
 
     Args:
         images: images in a row.
-        grid: patches on each side of one.
-        window: pooling window on the grid; 0 for a glimpse, GLIMPSE chosen patches of it.
+        patches: of one image.
+        seen: patches of it that are shown.
     """
 
     images: int
-    grid: int
-    window: int
-
-    @property
-    def tokens(self) -> int:
-        """Visual tokens of one image."""
-        return (self.grid // self.window) ** 2 if self.window else GLIMPSE
+    patches: int
+    seen: int
 
 
 @dataclass(frozen=True)
@@ -94,25 +87,21 @@ class Prompt:
             found += [(token, predicted) for token in ids]
         return [*found, (self.end, True)]
 
-    def glimpse(self, patches: torch.Tensor) -> torch.Tensor:
-        """Returns the positions of everything before the question, (b, P), of chosen patches, (b, GLIMPSE)."""
-        start = torch.arange(len(self.prefix)).expand(len(patches), -1)
-        return torch.cat([start, patches + len(self.prefix)], 1)
-
-    def head(self, layout: Layout) -> torch.Tensor:
-        """Returns the positions of everything before the question, (P,), images pooled."""
-        now, parts = len(self.prefix), [torch.arange(len(self.prefix))]
+    def head(self, layout: Layout, seen: torch.Tensor) -> torch.Tensor:
+        """Returns the positions of everything before the question, (b, P); `seen`: (b * images, seen) patches."""
+        rows = seen.view(-1, layout.images, layout.seen)
+        now, parts = len(self.prefix), [torch.arange(len(self.prefix)).expand(len(rows), -1)]
         for number in range(layout.images):
-            parts.append(grid_positions(layout.grid, layout.window) + now)
-            now += layout.grid**2
+            parts.append(rows[:, number] + now)
+            now += layout.patches
             if number + 1 < layout.images:
-                parts.append(torch.arange(now, now + len(self.between)))
+                parts.append(torch.arange(now, now + len(self.between)).expand(len(rows), -1))
                 now += len(self.between)
-        return torch.cat(parts)
+        return torch.cat(parts, 1)
 
     def start(self, layout: Layout) -> int:
         """Returns the position of the first token behind the last image."""
-        return len(self.prefix) + layout.images * layout.grid**2 + (layout.images - 1) * len(self.between)
+        return len(self.prefix) + layout.images * layout.patches + (layout.images - 1) * len(self.between)
 
 
 @dataclass(frozen=True)
@@ -175,9 +164,9 @@ class _Rows:
         self.members.append(members)
 
 
-def pack(prompt: Prompt, groups: list[list[Asked]], layout: Layout, patches: torch.Tensor | None = None) -> Batch:
-    """Packs the questions of several rows of images; `patches`, (b, GLIMPSE), are those of a glimpse."""
-    head = prompt.head(layout).expand(len(groups), -1) if patches is None else prompt.glimpse(patches)
+def pack(prompt: Prompt, groups: list[list[Asked]], layout: Layout, seen: torch.Tensor) -> Batch:
+    """Packs the questions of several rows of images of which the patches `seen`, (b * images, seen), are shown."""
+    head = prompt.head(layout, seen)
     lists = _Rows()
     for questions in groups:
         lists.add(prompt, questions, head.shape[1], prompt.start(layout))

@@ -68,6 +68,14 @@ def facts(of: Scene, rng: random.Random) -> tuple[tuple[str, bool], ...]:
     return tuple(piece for name, found in lines for piece in ((f" {name}:", False), (found, True)))
 
 
+def neighbours(of: Scene, rng: random.Random) -> tuple[tuple[str, bool], ...]:
+    """Draws a table of what is left of, right of, above, below or next to what."""
+    found = ask.relations(of)
+    rng.shuffle(found)
+    lines = [(f" {words} the {anchor.thing}:", f" {item.label}\n") for words, anchor, item in found[:6]]
+    return tuple(piece for asked, answer in lines for piece in ((asked, False), (answer, True)))
+
+
 def clip_turns(of: Clip, rng: random.Random) -> list[Turn]:
     """Draws questions about a clip: what happens in it, and what its first frame shows."""
     still = [

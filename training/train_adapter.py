@@ -1,9 +1,10 @@
-"""Trains the embedded model's adapter, the projector and LoRA matrices in the decoder, on scenes and drawn shapes.
+"""Trains the embedded model's adapter on scenes, clips and drawn shapes: encoder layers, projector, LoRA matrices.
 
 Run: THP_MEM_ALLOC_ENABLE=1 MALLOC_MMAP_MAX_=0 python training/train_adapter.py --minutes 60
 
-The encoder is frozen and runs once per image. The projector is aligned first (`align.py`); then both are trained, at
-first on pooled visual tokens, where a step costs a fraction, and at the end on all of them.
+The encoder's first layers are frozen and run once per image. Its last layers and the projector are trained first,
+without the decoder (`align.py`); then they are frozen too, and LoRA matrices teach the decoder to answer: at first from
+a few patches of each image, where a step costs a fraction, and at the end from all of them.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from typing import Any
 import numpy as np
 import scene_data
 import torch
-from align import align
+from align import align, sources
 from checkpoint import Exporter, restore, save
-from features import statistics
-from mixture import Mixture, Work
+from easy_vqa import EasyVQA
+from features import Eye, encode, look
+from mixture import Mixture, Tokens, Work
 from packing import Batch, Layout, Prompt
 from peft import LoraConfig, get_peft_model
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
+from targets import GRID, Dictionary
 from torch import nn
 
 from sparsight.embedded import cache_dir, load, prepare
@@ -43,7 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=None, help="cache folder of the embedded model")
     parser.add_argument("--scenes", type=int, default=5000, help="scenes to compose, held-out ones included")
     parser.add_argument("--clips", type=int, default=400, help="clips to compose, held-out ones included")
-    parser.add_argument("--shapes", type=int, default=4000, help="easy-VQA training images to use")
+    parser.add_argument("--shapes", type=int, default=1500, help="easy-VQA training images to use")
     parser.add_argument(
         "--mixture",
         type=float,
@@ -51,14 +54,13 @@ def arguments() -> argparse.Namespace:
         default=[0.8, 0.07, 0.06, 0.07],
         help="share of steps on scenes, several scenes at once, clips, shapes",
     )
-    parser.add_argument("--align", type=int, default=2500, help="steps of the first stage")
-    parser.add_argument("--phases", default="2:500,1:250", help="WINDOW:STEPS,... pooling window and its steps")
-    parser.add_argument("--batch", type=int, default=8, help="images per step")
-    parser.add_argument("--facts", type=int, default=1, help="tables of facts per scene")
-    parser.add_argument("--questions", type=int, default=20, help="questions per scene, at most")
+    parser.add_argument("--align", type=int, default=1800, help="steps of the first stage")
+    phases = "32:500,128:300,576:80"
+    parser.add_argument("--phases", default=phases, help="PATCHES:STEPS,... patches of an image that are shown")
+    parser.add_argument("--batch", type=int, default=8, help="images per step; fewer where more of each is shown")
+    parser.add_argument("--questions", type=int, default=4, help="questions per scene, at most")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--lr-projector", type=float, default=3e-5)
-    parser.add_argument("--lr-lora", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--warmup", type=int, default=30)
     parser.add_argument("--eval-every", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop, evaluate and export after this time")
@@ -68,29 +70,23 @@ def arguments() -> argparse.Namespace:
 
 
 class Student(nn.Module):
-    """Projector and decoder, fed with standardised encoder features and packed questions."""
+    """The decoder with its LoRA matrices, fed with visual tokens and packed questions."""
 
     prefix: torch.Tensor
     between: torch.Tensor
-    mean: torch.Tensor
-    std: torch.Tensor
 
-    def __init__(self, model: Any, prompt: Prompt, rank: int, mean: torch.Tensor, std: torch.Tensor) -> None:
+    def __init__(self, model: Any, prompt: Prompt, rank: int) -> None:
         super().__init__()
         config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=TARGETS, bias="none")
-        self.projector = model.model.multi_modal_projector.requires_grad_(True)
         self.decoder: Any = get_peft_model(model.model.language_model.to(torch.bfloat16), config)
         self.embedding = model.get_input_embeddings().weight  # (vocabulary, 576) bfloat16, frozen
         self.register_buffer("prefix", torch.tensor(prompt.prefix))
         self.register_buffer("between", torch.tensor(prompt.between))
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
 
-    def forward(self, features: torch.Tensor, layout: Layout, batch: Batch) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, layout: Layout, batch: Batch) -> torch.Tensor:
         """Returns the logits of the predicted tokens, (A, vocabulary)."""
         b = batch.text.shape[0]
-        visual = self.projector((features - self.mean) / self.std).to(self.embedding.dtype)
-        images = visual.view(b, layout.images, layout.tokens, -1).unbind(1)  # each (b, V, 576)
+        images = tokens.to(self.embedding.dtype).view(b, layout.images, layout.seen, -1).unbind(1)  # each (b, V, 576)
         parts = [self._embed(self.prefix).expand(b, -1, -1)]
         for number, image in enumerate(images):
             parts += [image] if number == 0 else [self._embed(self.between).expand(b, -1, -1), image]
@@ -112,12 +108,12 @@ def per_question(values: torch.Tensor, batch: Batch, how: str) -> torch.Tensor:
     return out.scatter_reduce(0, batch.owners, values, how, include_self=False)
 
 
-def held_out_accuracy(student: Student, data: Mixture, window: int) -> dict[str, float]:
+def held_out_accuracy(student: Student, data: Mixture, seen: int) -> dict[str, float]:
     """Returns exact-match accuracies; all argmax tokens right is what greedy decoding needs to answer right."""
     hits: dict[str, list[float]] = defaultdict(list)
-    for work in data.held_out(window):
+    for work in data.held_out(seen):
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            logits = student(work.features, work.layout, work.batch)
+            logits = student(work.tokens, work.layout, work.batch)
         right = (logits.argmax(-1) == work.batch.targets).float()
         for kind, hit in zip(work.batch.kinds, per_question(right, work.batch, "amin").tolist(), strict=True):
             hits[kind].append(hit)
@@ -128,7 +124,7 @@ def train_step(student: Student, optimizer: torch.optim.Optimizer, work: Work) -
     """Takes one step and returns the loss and the share of questions that were answered rightly."""
     batch = work.batch
     with torch.autocast("cpu", torch.bfloat16):
-        logits = student(work.features, work.layout, batch).float()
+        logits = student(work.tokens, work.layout, batch).float()
     losses = per_question(nn.functional.cross_entropy(logits, batch.targets, reduction="none"), batch, "mean")
     loss = (losses * batch.weights).sum() / batch.weights.sum()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -146,23 +142,19 @@ def rate(step: float, total: int, warmup: int) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def window_at(step: int, phases: list[tuple[int, int]]) -> int:
-    """Returns the pooling window in force at a step."""
-    for window, steps in phases:
+def seen_at(step: int, phases: list[tuple[int, int]]) -> int:
+    """Returns how many patches of an image a step shows."""
+    for seen, steps in phases:
         if step < steps:
-            return window
+            return seen
         step -= steps
     return phases[-1][0]
 
 
-def build_optimizer(args: argparse.Namespace, student: Student) -> torch.optim.Optimizer:
-    """Returns AdamW with one group for the projector and one for LoRA, each with its peak learning rate."""
+def build_optimizer(student: Student) -> torch.optim.Optimizer:
+    """Returns AdamW over the LoRA matrices; every step sets its learning rate."""
     lora = [value for value in student.decoder.parameters() if value.requires_grad]
-    groups = [
-        {"params": list(student.projector.parameters()), "peak": args.lr_projector},
-        {"params": lora, "peak": args.lr_lora},
-    ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    return torch.optim.AdamW(lora, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
 
 
 def run(args: argparse.Namespace, student: Student, data: Mixture) -> tuple[int, float]:
@@ -172,33 +164,56 @@ def run(args: argparse.Namespace, student: Student, data: Mixture) -> tuple[int,
     """
     phases = [(int(a), int(b)) for a, b in (phase.split(":") for phase in args.phases.split(","))]
     total = sum(steps for _, steps in phases)
-    optimizer = build_optimizer(args, student)
+    optimizer = build_optimizer(student)
     step, spent = restore(args.out, student, optimizer) if args.resume else (0, 0.0)
     began = time.monotonic() - spent
     log_mode = "a" if args.resume else "w"
     with Progress() as bars, (args.out / "log.jsonl").open(log_mode) as log, ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(data.step, step, window_at(step, phases))
+        coming = ahead.submit(data.step, step, seen_at(step, phases))
         bar = bars.add_task("train", total=total, completed=step)
         while step < total and time.monotonic() - began < 60 * args.minutes:
-            window = window_at(step, phases)
+            seen = seen_at(step, phases)
             done = max(step, total * (time.monotonic() - began) / (60 * args.minutes))
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate(done, total, args.warmup)
+                group["lr"] = args.lr * rate(done, total, args.warmup)
             work = coming.result()
             step += 1
-            coming = ahead.submit(data.step, step, window_at(step, phases))  # composed while this step computes
+            coming = ahead.submit(data.step, step, seen_at(step, phases))  # composed while this step computes
             loss, right = train_step(student, optimizer, work)
-            row: dict[str, Any] = {"step": step, "window": window, "loss": round(loss, 4), "right": round(right, 4)}
+            row: dict[str, Any] = {"step": step, "seen": seen, "loss": round(loss, 4), "right": round(right, 4)}
             row["seconds"] = round(time.monotonic() - began, 1)
             if step % args.eval_every == 0 or step == total:
-                row["held_out"] = held_out_accuracy(student, data, window)
+                row["held_out"] = held_out_accuracy(student, data, seen)
                 save(args.out, student, optimizer, step, time.monotonic() - began)
             log.write(json.dumps(row) + "\n")
             log.flush()
-            bars.update(bar, completed=step, description=f"window {window} loss {loss:.3f} right {right:.2f}")
+            bars.update(bar, completed=step, description=f"seen {seen} loss {loss:.3f} right {right:.2f}")
     if step:
         save(args.out, student, optimizer, step, time.monotonic() - began)
     return step, time.monotonic() - began
+
+
+def visual_tokens(args: argparse.Namespace, model: Any, processor: Any, folder: Path) -> tuple[Eye, Tokens, EasyVQA]:
+    """Encodes everything, runs the first stage unless its result is there, and looks at everything with it."""
+    drawn = EasyVQA(folder, "train")
+    pictures = (
+        scene_data.scene_pictures(args.scenes),
+        scene_data.clip_pictures(args.clips),
+        drawn.pictures(args.shapes),
+    )
+    states = [encode(model, processor, of, folder) for of in pictures]
+    eye = Eye(model, torch.from_numpy(states[0][:32].astype(np.float32)))
+    path = args.out / "eye.safetensors"
+    if not path.is_file():
+        words = Dictionary(processor, model.get_input_embeddings().weight)
+        given = sources(states[0], states[1], states[2], drawn)
+        found = align(eye, words, given, steps=args.align, seed=args.seed, log=args.out / "align.jsonl")
+        (args.out / "eye.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
+        save_file(eye.state_dict(), path)
+    eye.load_state_dict(load_file(path))
+    eye.requires_grad_(False)
+    seen = (look(eye, of, args.out / f"{what.name}.f16") for of, what in zip(states, pictures, strict=True))
+    return eye, Tokens(*seen), drawn
 
 
 def main() -> None:
@@ -208,19 +223,17 @@ def main() -> None:
     torch.manual_seed(args.seed)
     prepare(args.cache)
     model, processor = load(args.cache, adapter=False)
-    data = Mixture(args, model, processor, (args.cache or cache_dir()) / "training")
     model.requires_grad_(False)
-    student = Student(model, data.prompt, args.rank, *statistics(data.scenes))
+    eye, tokens, drawn = visual_tokens(args, model, processor, (args.cache or cache_dir()) / "training")
+    prompt = Prompt.of(processor)
+    data = Mixture(args, prompt, tokens, drawn)
+    student = Student(model, prompt, args.rank)
     summary: dict[str, Any] = {"batch": args.batch, "phases": args.phases, "scenes": args.scenes, "seed": args.seed}
-    aligned = args.out / "aligned.safetensors"
-    if not aligned.is_file():
-        found = align(student, processor, data.scenes, scene_data.scene, steps=args.align, seed=args.seed)
-        (args.out / "aligned.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
-        save_file(student.projector.state_dict(), aligned)
-    student.projector.load_state_dict(load_file(aligned))
+    summary |= {"align": args.align, "eye": json.loads((args.out / "eye.json").read_text(encoding="utf-8"))}
     steps, seconds = run(args, student, data)
-    summary |= {"steps": steps, "minutes": round(seconds / 60, 1), "held_out": held_out_accuracy(student, data, 1)}
-    Exporter(args.out / "adapter", args.rank).export(student, summary)
+    summary |= {"steps": steps, "minutes": round(seconds / 60, 1)}
+    summary["held_out"] = held_out_accuracy(student, data, GRID**2)
+    Exporter(args.out / "adapter", args.rank).export(eye, student.decoder, summary)
 
 
 if __name__ == "__main__":

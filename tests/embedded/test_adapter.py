@@ -25,7 +25,7 @@ def test_the_shipped_adapter_matches_its_manifest():
 def test_the_shipped_adapter_is_small_and_names_no_machine():
     files = [path for path in ADAPTER_DIR.iterdir() if path.is_file()]
     assert {path.name for path in files} == {*ADAPTER_FILES, "manifest.json"}
-    assert sum(path.stat().st_size for path in files) <= 15_000_000
+    assert sum(path.stat().st_size for path in files) <= 30_000_000
     headers = [path.read_text() for path in files if path.suffix == ".json"]
     for path in files:
         if path.suffix == ".safetensors":

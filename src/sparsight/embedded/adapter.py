@@ -1,4 +1,4 @@
-"""The shipped adapter: LoRA matrices for the decoder and the trained projector, checked against a manifest before use.
+"""The shipped adapter: LoRA for the decoder, encoder layers and the projector, checked against a manifest before use.
 
 Knows the adapter's files and how they are applied; knows nothing about where the base model comes from. Only
 safetensors and JSON are read, never pickle.
@@ -21,7 +21,7 @@ from sparsight.embedded.parts import sha256_of
 from sparsight.errors import EmbeddedModelError
 
 ADAPTER_DIR = Path(__file__).parent / "adapter"
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "projector.safetensors")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "encoder.safetensors", "projector.safetensors")
 MANIFEST_FILE = "manifest.json"
 
 
@@ -97,6 +97,11 @@ def apply_adapter(model: LlavaForConditionalGeneration, folder: Path = ADAPTER_D
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         tuned = peft.PeftModel.from_pretrained(model.model.language_model, str(folder), is_trainable=False)
     model.model.language_model = tuned.merge_and_unload()
-    projector = {name: value.to(torch.float32) for name, value in load_file(folder / "projector.safetensors").items()}
-    model.model.multi_modal_projector.load_state_dict(projector)
+    layers = model.model.vision_tower.encoder.layer
+    layers.load_state_dict(layers.state_dict() | _single(folder / "encoder.safetensors"))
+    model.model.multi_modal_projector.load_state_dict(_single(folder / "projector.safetensors"))
     return manifest
+
+
+def _single(path: Path) -> dict[str, torch.Tensor]:
+    return {name: value.to(torch.float32) for name, value in load_file(path).items()}

@@ -82,7 +82,7 @@ def kind(scene: Scene, rng: random.Random) -> Turn | None:
 
 def relation(scene: Scene, rng: random.Random) -> Turn | None:
     """Ask what is left of, right of, above, below or next to a thing."""
-    found = _relations(scene)
+    found = relations(scene)
     if not found:
         return None
     words, anchor, item = rng.choice(found)
@@ -91,14 +91,14 @@ def relation(scene: Scene, rng: random.Random) -> Turn | None:
 
 def two_steps(scene: Scene, rng: random.Random) -> Turn | None:
     """Ask for the colour of the thing that stands left of, above, ... another."""
-    found = [row for row in _relations(scene) if row[2].colour]
+    found = [row for row in relations(scene) if row[2].colour]
     if not found:
         return None
     words, anchor, item = rng.choice(found)
     return turn(f"What color is the thing {words} the {anchor.thing}?", str(item.colour), item, anchor)
 
 
-def _relations(scene: Scene) -> list[tuple[str, Item, Item]]:
+def relations(scene: Scene) -> list[tuple[str, Item, Item]]:
     """Every relation that holds of exactly one thing: (words, anchor, thing)."""
     if len(scene.singles) != len(scene.items):
         return []

@@ -38,7 +38,8 @@ def render_clip(clip: Clip) -> list[Image.Image]:
     return [drawn[frame] for frame in clip.frames]
 
 
-def _paste(picture: Image.Image, item: Item) -> None:
+def placed(item: Item) -> tuple[Image.Image, tuple[int, int]]:
+    """Return the picture of a thing as it stands in its scene, RGBA, and its left top corner in px."""
     image = thing_image(item.thing) if item.colour is None else _painted(item.thing, item.colour)
     if item.mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -47,6 +48,11 @@ def _paste(picture: Image.Image, item: Item) -> None:
     scale = min(width / image.width, height / image.height)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     corner = (item.box.left + (width - image.width) // 2, item.box.top + (height - image.height) // 2)
+    return image, corner
+
+
+def _paste(picture: Image.Image, item: Item) -> None:
+    image, corner = placed(item)
     picture.paste(image, corner, image)
 
 
