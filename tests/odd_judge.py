@@ -2,7 +2,8 @@
 
 What a site dropped is taken from the trace and hidden in a slow run of every sample alone (tests/hidden.py); that it
 dropped the right tokens is checked by the scores, which that run gives as well, and by the choice from these scores.
-Float64 cases of LLaVA's own pattern are also computed from nothing but the method's settings (tests/dense.py).
+That run knows nothing of Downscale; there, and for the first sample of float64 cases of LLaVA's own pattern, everything
+is computed from nothing but the method's settings (tests/dense.py), which is slow.
 """
 
 import re
@@ -212,7 +213,7 @@ def check_row(ran, row, own):
 def wanted(ran, row, own, said):
     """Logits of a sample and what was said, from slow runs: hidden tokens, or all of it from the settings."""
     case, method, steps = ran.case, ran.method, ran.run.trace.samples[row]
-    if case.kind in odd_models.INDEPENDENT and case.dtype == torch.float64:
+    if row == 0 and case.kind in odd_models.INDEPENDENT and case.dtype == torch.float64:
         model = odd_models.model(case.kind, "sdpa", torch.float64)
         yield dense.Reference(model, method).run(dense.turn(model, own), dense.Turn(said)).logits
     if isinstance(method, Downscale):
