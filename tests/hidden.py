@@ -77,7 +77,7 @@ def _hook(index, state):
         for slots, step in [(slots, step) for slots, steps in state.turns for step in steps if step.site == index]:
             hidden = _write(hidden, slots, step, state.aggregate)
             state.order = _reorder(state, slots, step)
-        if len(state.order) == hidden.shape[1]:
+        if state.order == list(range(hidden.shape[1])):
             return (hidden, *args[1:]), kwargs
         mask = kwargs["attention_mask"]
         assert mask.ndim == 4, "eager attention goes without a mask"

@@ -6,12 +6,19 @@ nothing, the counts of the last test would show it.
 """
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from sparsight import SparseVLM, masks
+from sparsight.engine import Engine
+from sparsight.errors import UnsupportedError
+from sparsight.ledger import LedgerLayer
+from sparsight.prefill import Compactor
 from tests import odd_models, tiny
-from tests.odd_cases import cases
+from tests.odd_cases import Budget, Case, cases
 from tests.odd_judge import judge, layers_of
 
 EXAMPLES = 40  # of each kind of model
@@ -52,3 +59,89 @@ def test_most_cases_are_served(tally, record_property):
     assert 0.03 < refused / total < 0.3
     assert right > total / 2
     assert all(found["right"] for found in tally.values())
+
+
+# ---- it bites -----------------------------------------------------------------------------------------------------
+
+PADDED = Case(
+    kind="internvl",
+    kernel="sdpa",
+    dtype=torch.float64,
+    rows=[["image", 5], [2, "image", 2, "image", 4]],
+    seed=0,
+    left=True,
+    extra=2,
+    bare=False,
+    numbered=True,
+    mode="loop",
+    said=(1, 3),
+    method=SparseVLM,
+    budget=Budget(0.3),
+    settings={"sites": (2, 5), "positions": "renumber"},
+)
+
+
+def sees_fillers(monkeypatch):
+    plain = Compactor._stack
+
+    def stack(self, *args):
+        result = plain(self, *args)
+        self.batch = replace(self.batch, valid=None)
+        return result
+
+    monkeypatch.setattr(Compactor, "_stack", stack)
+
+
+def tells_the_physical_length(monkeypatch):
+    monkeypatch.setattr(LedgerLayer, "get_seq_length", lambda self: self.stored)
+
+
+def counts_from_one(monkeypatch):
+    plain = masks.contiguous_positions
+    monkeypatch.setattr(masks, "contiguous_positions", lambda *args: plain(*args) + (args[1] == 1))
+
+
+def keeps_the_worst(monkeypatch):
+    plain = SparseVLM.select
+
+    def select(self, view):
+        found = plain(self, view)
+        return replace(found, keep=(-found.score).topk(len(found.keep)).indices.sort().values)
+
+    monkeypatch.setattr(SparseVLM, "select", select)
+
+
+def refuses(monkeypatch):
+    def attach(self):
+        raise UnsupportedError("not today.")
+
+    monkeypatch.setattr(Engine, "attach", attach)
+
+
+def fails(monkeypatch):
+    def attach(self):
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(Engine, "attach", attach)
+
+
+def test_the_case_that_bites_is_right():
+    assert judge(PADDED) == "right"
+
+
+BREAKS = [sees_fillers, tells_the_physical_length, counts_from_one, keeps_the_worst, refuses, fails]
+
+
+@pytest.mark.parametrize("breaks", BREAKS)
+def test_what_is_broken_fails(monkeypatch, breaks):
+    breaks(monkeypatch)
+    with pytest.raises((AssertionError, RuntimeError, IndexError)):
+        judge(PADDED)
+
+
+def test_a_trace_that_is_left_fails(monkeypatch):
+    plain, model = Engine.detach, odd_models.model(PADDED.kind, PADDED.kernel, PADDED.dtype)
+    monkeypatch.setattr(Engine, "detach", lambda self: (plain(self), setattr(self.base, "left_behind", 1)))
+    with pytest.raises(AssertionError, match="leaves a trace"):
+        judge(PADDED)
+    del model.model.left_behind
