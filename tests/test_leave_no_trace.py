@@ -123,6 +123,27 @@ def test_a_refused_attach(model, case):
     assert snapshot(model) == before
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("step", ["sparsight.engine.attach_tap", "guard_generate"])
+def test_an_attach_that_breaks_half_way(model, inputs, monkeypatch, step, error):
+    before = snapshot(model)
+
+    def fail(*_):
+        raise error("stop")
+
+    with monkeypatch.context() as patched:
+        if "." in step:
+            patched.setattr(step, fail)
+        else:
+            patched.setitem(sparsify.__globals__, step, fail)
+        with pytest.raises(error, match="stop"):
+            sparsify(model, SparseVLM())
+    assert snapshot(model) == before
+    with sparsify(model, SparseVLM(retain=0.5)):
+        prefill(model, inputs)
+    assert snapshot(model) == before
+
+
 @pytest.mark.parametrize("outer", [True, False])
 @pytest.mark.parametrize("inner", [True, False])
 def test_a_second_attach_is_refused(model, inputs, outer, inner):
