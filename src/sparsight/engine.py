@@ -8,7 +8,7 @@ the names of the arguments that base model and text decoder get, and `layers` an
 
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Never, cast
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from sparsight import ledger
 from sparsight.attention import AttentionCall, attach_tap
 from sparsight.beside import Beside
 from sparsight.deepstack import attach_deepstack
-from sparsight.errors import PromptError, UnsupportedError
+from sparsight.errors import AttachError, PromptError, UnsupportedError
 from sparsight.families import Family, decoder_shape
 from sparsight.host import (
     check_kernel,
@@ -93,6 +93,16 @@ class Engine:
         drop_passes(self)
         while self._removers:
             self._removers.pop()()
+
+    def __reduce__(self) -> Never:
+        """Refuse copies and pickles of the model: their generate() would still be this one's.
+
+        Raises: AttachError: always.
+        """
+        raise AttachError(
+            f"a sparsified {type(self.model).__name__} cannot be copied or pickled as a whole; detach() first, or save "
+            "its weights with save_pretrained() or state_dict()."
+        )
 
     def add_remover(self, remove: Callable[[], None]) -> None:
         """Have `detach()` call `remove` as well."""

@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicLayer
 from sparsight.attention import AttentionCall
 from sparsight.budget import Schedule
 from sparsight.grid import Grid, Grids
-from sparsight.ledger import LedgerLayer, Record, extend, stored_length
+from sparsight.ledger import LedgerLayer, Owner, Record, extend, stored_length
 from sparsight.prefill import Batch, Compactor
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class Pass:
         host_reads: times this pass waited for the device.
     """
 
-    owner: object
+    owner: Owner
     opener: nn.Module
     visual: torch.Tensor | None = None
     schedules: tuple[Schedule | None, ...] = ()
@@ -140,10 +140,12 @@ class Pass:
         return Record(torch.cat([old, new], dim=1), valid)
 
 
-def current_pass(owner: object) -> Pass | None:
-    """Return the pass that runs now, if it is `owner`'s."""
+def current_pass(owner: Owner) -> Pass | None:
+    """Return the innermost pass of `owner`, also from below one that an interrupt left open, which no hook sees."""
     state = _CURRENT.get()
-    return state if state is not None and state.owner is owner else None
+    while state is not None and state.owner is not owner:
+        state = state.outer
+    return state
 
 
 def open_pass(state: Pass) -> None:
@@ -152,15 +154,15 @@ def open_pass(state: Pass) -> None:
     _CURRENT.set(state)
 
 
-def outside(owner: object) -> Pass | None:
-    """Return the innermost pass of anyone else; those of `owner` were left open by an interrupt, which no hook sees."""
+def outside(owner: Owner) -> Pass | None:
+    """Return the innermost pass of anyone else who is attached; others were left open by an interrupt."""
     state = _CURRENT.get()
-    while state is not None and state.owner is owner:
+    while state is not None and (state.owner is owner or not state.owner.attached):
         state = state.outer
     return state
 
 
-def drop_passes(owner: object) -> None:
+def drop_passes(owner: Owner) -> None:
     """Forget passes of `owner` that an interrupt left open."""
     _CURRENT.set(outside(owner))
 

@@ -135,8 +135,12 @@ def sparsify(model: nn.Module, method: Method, *, visual_mask: torch.Tensor | No
     check_distances(family, method, engine.beside.frequencies())
     if family.probed:
         probe(engine)
-    engine.attach()
-    engine.add_remover(guard_generate(model, engine))
+    try:
+        engine.attach()
+        engine.add_remover(guard_generate(model, engine))
+    except BaseException:  # an interrupt too: nobody has a handle yet
+        engine.detach()
+        raise
     run = Run(model, engine)
     vars(engine.base)[MARK] = run  # on the part that every handle on these layers shares
     return run
