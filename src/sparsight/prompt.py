@@ -48,18 +48,20 @@ def _runs(slots: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.zeros_like(slots[:1]), (slots.diff() != 1).long().cumsum(0)])
 
 
-def read_prompts(visual: torch.Tensor, real: torch.Tensor) -> tuple[Prompt, ...]:
+def read_prompts(visual: torch.Tensor, real: torch.Tensor, candidates: int = 0) -> tuple[Prompt, ...]:
     """Read the layout of every sample.
 
     Args:
         visual: (B, L) bool on the host.
         real: (B, L) bool on the host, False for padding.
+        candidates: last tokens of each row that are no part of the prompt, so that they rate nothing.
     Raises: PromptError: a visual token is masked out, or no text follows the last one.
     """
-    return tuple(_read(v, r, index) for index, (v, r) in enumerate(zip(visual, real, strict=True)))
+    rows = enumerate(zip(visual, real, strict=True))
+    return tuple(_read(v, r, index, len(r) - candidates) for index, (v, r) in rows)
 
 
-def _read(visual: torch.Tensor, real: torch.Tensor, index: int) -> Prompt:
+def _read(visual: torch.Tensor, real: torch.Tensor, index: int, end: int) -> Prompt:
     slots = visual.nonzero().flatten()
     text = real.nonzero().flatten()
     if not len(text):
@@ -68,7 +70,7 @@ def _read(visual: torch.Tensor, real: torch.Tensor, index: int) -> Prompt:
     if bool((visual & ~real).any()):
         raise PromptError(f"sample {index}: the attention mask hides visual tokens; mask padding only.")
     images = _runs(slots)
-    after = text[text > slots[-1]] if len(slots) else text[:0]
+    after = text[(text > slots[-1]) & (text < end)] if len(slots) else text[:0]
     return Prompt(len(real), padding, slots, images, after, len(text), (real.long().cumsum(0) - 1).clamp_min(0))
 
 

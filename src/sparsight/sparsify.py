@@ -70,7 +70,7 @@ def sparsify(model: nn.Module, method: Method) -> Run:
     """Have a vision-language model look at fewer visual tokens, reversibly.
 
     Args:
-        model: an unmodified transformers model of a supported family, in evaluation mode.
+        model: an unmodified transformers model of a supported family, or PEFT's wrapper of one, in evaluation mode.
         method: what to keep; all settings belong to it.
 
     Returns:
@@ -85,6 +85,7 @@ def sparsify(model: nn.Module, method: Method) -> Run:
         raise UnsupportedError(f"{method!r} is not a method; give an instance such as SparseVLM(retain=192).")
     if hasattr(model, "_orig_mod"):
         raise UnsupportedError("the model is compiled, which ignores new hooks; sparsify it before torch.compile.")
+    model = unwrapped(model)
     family = family_of(model)
     if MARK in vars(family.base_model(model)):
         raise AttachError(f"this {type(model).__name__} is already sparsified; detach() the first run before another.")
@@ -99,6 +100,12 @@ def sparsify(model: nn.Module, method: Method) -> Run:
     run = Run(model, engine)
     vars(engine.base)[MARK] = run  # on the part that every handle on these layers shares
     return run
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model within a wrapper that adds adapters to it, as PEFT's do."""
+    inner = getattr(model, "get_base_model", None)
+    return inner() if callable(inner) and hasattr(model, "peft_config") else model
 
 
 def check_pair(family: Family, method: Method) -> None:
