@@ -34,6 +34,7 @@ class Beside:
     def __init__(self, owner: ledger.Owner, family: Family, decoder: Any, positions: str) -> None:
         self.owner, self.decoder, self.positions = owner, decoder, positions
         self.kinds = layer_kinds(decoder.config, len(decoder.layers))
+        self.slides = SLIDING in self.kinds
         self.gathers = tuple(not family.causal or kind != FULL for kind in self.kinds)
         self.causal = tuple(
             bool(getattr(getattr(layer, "self_attn", None), "is_causal", True)) for layer in decoder.layers
@@ -120,6 +121,7 @@ class Beside:
             )
         first = state.past + state.length - given.shape[-1]  # slot of the mask's first column
         rows = None if batch is None else batch.order.to(given.device)
+        valid = None if valid is None else valid.to(given.device)
         return masks.gather_mask(given, rows, record().slots.to(given.device) - first, valid)
 
     def _rotary(
@@ -132,8 +134,8 @@ class Beside:
     ) -> tuple[torch.Tensor, ...]:
         """Return the rotary tables of a shortened sequence, each (..., B or 1, n, d)."""
         if self.positions == "keep" and batch is not None:
-            order = batch.order.to(hidden.device)
-            return tuple(masks.gather_rotary(table, order) for table in tables)
+            order = batch.order
+            return tuple(masks.gather_rotary(table, order).to(hidden.device) for table in tables)
         new = hidden.shape[1]
         numbers = masks.contiguous_positions(valid, new, stored + new, hidden.device)
         return tuple(self.decoder.rotary_emb(hidden, numbers))
