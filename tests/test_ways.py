@@ -91,6 +91,8 @@ def drafts_alike(model, inputs, option, methods):
 @pytest.mark.parametrize("option", DRAFTS)
 @pytest.mark.parametrize("name", KINDS)
 def test_drafted_tokens(name, option):
+    if tiny.OLD and option == "assistant_model":
+        pytest.skip("transformers before 5.18 give the images to a drafting model that takes none")
     model = tiny_family(name)
     inputs = family_batch(model, name, [["image", 2, 8, "image", 9]]).inputs
     echo(inputs["input_ids"], 4)
@@ -119,7 +121,7 @@ def test_candidates_would_rate():
     """The check bites: with candidates in the prompt, other words rate and another answer comes out."""
     model = tiny.tiny_llava()
     inputs = tiny.batch([["image", 6]]).inputs
-    draft = {"assistant_model": assistant(), "max_new_tokens": 4}
+    draft = {"assistant_model": tiny.tiny_llava(seed=3), "max_new_tokens": 4}
     with sparsify(model, METHODS["keep"]) as run:
         model.generate(**inputs, max_new_tokens=4)
         raters = run.trace.raters[0].tolist()
