@@ -52,6 +52,18 @@ def test_whole_program_runs(monkeypatch, capsys):
     assert 0 < float(lines[2]) < 0.5
 
 
+@pytest.mark.embedded
+@pytest.mark.skipif(not is_prepared(), reason="the embedded model is not prepared; run `sparsight prepare`")
+def test_chat_snippet_runs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    scope = {}
+    exec(blocks("python")[1], scope)  # noqa: S102
+    capsys.readouterr()
+    exec(blocks("python")[2], scope)  # noqa: S102
+    assert all(capsys.readouterr().out.splitlines())
+    assert len(scope["chat"].messages) == 4
+
+
 @pytest.mark.parametrize("arguments", commands("sparsight"), ids=" ".join)
 def test_commands_exist(arguments):
     result = CliRunner().invoke(app, [arguments[0], "--help"])

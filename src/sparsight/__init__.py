@@ -1,5 +1,6 @@
 """sparsight makes vision-language models look at fewer visual tokens."""
 
+from sparsight.chat import Chat
 from sparsight.errors import SparsightError
 from sparsight.method import Method
 from sparsight.methods import SparseVLM, SparseVLMPlus
@@ -7,4 +8,4 @@ from sparsight.sparsify import Run, sparsify
 
 __version__ = "0.1.0"
 
-__all__ = ["Method", "Run", "SparseVLM", "SparseVLMPlus", "SparsightError", "__version__", "sparsify"]
+__all__ = ["Chat", "Method", "Run", "SparseVLM", "SparseVLMPlus", "SparsightError", "__version__", "sparsify"]

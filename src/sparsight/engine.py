@@ -33,7 +33,7 @@ from sparsight.method import Method
 from sparsight.passes import Pass, close_pass, current_pass, drop_passes, open_pass
 from sparsight.planner import Planner
 from sparsight.prefill import Batch, Compactor, new_sample
-from sparsight.prompt import Prompt, read_prompts, require_raters
+from sparsight.prompt import Prompt, marked_rows, read_prompts, require_raters
 from sparsight.scaling import ImageScaler
 from sparsight.summary import Plan, summarise
 from sparsight.trace import Stats, Trace
@@ -48,9 +48,10 @@ class Engine:
         model: a supported model.
         family: where its parts are.
         method: what to keep.
+        marks: (B, L) bool, the visual tokens of a text model's next prefills; None if the model tells them itself.
     """
 
-    def __init__(self, model: nn.Module, family: Family, method: Method) -> None:
+    def __init__(self, model: nn.Module, family: Family, method: Method, marks: torch.Tensor | None = None) -> None:
         self.model, self.family, self.method = model, family, method
         self.base = family.base_model(model)
         self.decoder = cast("Any", self.base.get_submodule(family.decoder))  # its attributes are transformers' own
@@ -63,13 +64,15 @@ class Engine:
         self.stats: Stats | None = None
         self.trace: Trace | None = None
         self.attached = False
+        self.marks = marks
+        self.rating: int | None = None  # tokens at the end of a prompt that may rate; None for all behind its images
         self._removers: list[Callable[[], None]] = []
 
     def attach(self) -> None:
         """Put the hooks on the model."""
         if self.base is not self.model:
             self._removers.append(self.model.register_forward_pre_hook(self._on_model, with_kwargs=True).remove)
-        self._hook(self.base, self._on_base)
+        self._hook(self.base, self._on_base if self.marks is None else self._on_marked)
         self._hook(self.decoder, self._on_decoder)
         for index, layer in enumerate(self.layers):
             handle = layer.register_forward_pre_hook(functools.partial(self._on_layer, index), with_kwargs=True)
@@ -124,6 +127,12 @@ class Engine:
         scale = None if self.scaler is None else self.scaler.scale(outline)
         open_pass(Pass(owner=self, opener=self.model, scale=scale, announced=(input_ids, outline.grids)))
 
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return what the base model makes of words, (B, L, D)."""
+        base: Any = self.base
+        found: torch.Tensor = base.get_input_embeddings()(input_ids)
+        return found
+
     def brings_images(self, given: dict[str, Any]) -> bool:
         """Return whether arguments of the model carry images; text-only prompts and decode steps do not."""
         return any(given.get(name) is not None for name in self.family.features)
@@ -151,6 +160,19 @@ class Engine:
                 self.scaler.check_features(state.scale, given, before)
         elif ids is None and given["inputs_embeds"].shape[1] > 1:
             raise PromptError(HIDDEN)  # images may be merged in already
+        open_pass(state)
+
+    def _on_marked(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = named(module, args, kwargs)
+        state = Pass(owner=self, opener=module, given_mask=given.get("attention_mask"))
+        embeds, cache = given.get("inputs_embeds"), given.get("past_key_values")
+        if embeds is not None and embeds.shape[1] > 1 and self.marks is not None:
+            if module.training:
+                raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
+            if cache is not None and cache.get_seq_length():
+                raise PromptError("inputs_embeds behind a cache have no marks; give later turns as input_ids.")
+            outline = self.planner.plan(marked_rows(self.marks, embeds), given, None)
+            state.visual, state.schedules, state.grids = outline.visual, outline.schedules, outline.grids
         open_pass(state)
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -184,7 +206,7 @@ class Engine:
             for layer in range(self.sites[0], len(self.layers)):
                 self.beside.cache_layer(cache, layer)
         real = torch.ones_like(state.visual) if state.host_real is None else state.host_real
-        prompts = read_prompts(state.visual, real)
+        prompts = read_prompts(state.visual, real, self.rating)
         raters = self._raters(state, prompts, embeds)
         rows = zip(prompts, state.schedules, state.grids, raters, strict=True)
         samples = tuple(new_sample(*row, embeds.device) for row in rows)

@@ -58,6 +58,13 @@ class Planner:
         visual = torch.isin(input_ids, torch.tensor(self.family.placeholder_ids(self.config)))
         if known is None and self.family.sample_grids is not None:
             known = self.family.sample_grids(self.config, input_ids, given)
+        return self.plan(visual, given, known)
+
+    def plan(self, visual: torch.Tensor, given: Mapping[str, Any], known: Sequence[Grids | None] | None) -> Outline:
+        """Plan each sample's counts from where its visual tokens are, (B, L) bool on the host; for the rest see above.
+
+        Raises: BudgetError: a sample's budget cannot be met.
+        """
         known = known or (None,) * len(visual)
         rows = [(run_lengths(row), grids) for row, grids in zip(visual, known, strict=True)]
         plans = {own: self._plan(*own, given) for own in set(rows)}  # samples alike share a plan

@@ -43,7 +43,9 @@ def probe(engine: Engine) -> None:
     real = torch.ones(2, LENGTH, dtype=torch.int64, device=device)
     real[1, :PADDING] = 0
     try:
-        seen = _watch(engine, {"input_ids": _words(engine).to(device), "attention_mask": real}, cache)
+        words = _words(engine).to(device)
+        own = {"input_ids": words} if engine.marks is None else {"inputs_embeds": engine.embed(words)}
+        seen = _watch(engine, {**own, "attention_mask": real}, cache)
     except Exception as error:  # whatever a model of unknown make raises
         raise UnsupportedError(f"{name} could not be probed with a text prompt: {error}") from error
     found = _decoder(seen.decoder) or _layers(engine, seen, real.bool()) or _cache(cache, len(engine.layers))

@@ -16,7 +16,7 @@ class Prompt:
         padding: leading padding tokens.
         visual: (V,) int64 slots of the visual tokens, ascending.
         images: (V,) int64, which contiguous run of visual tokens each belongs to, ascending from 0.
-        text: (T,) int64 slots of the real text after the last visual token; empty if there is no visual token.
+        text: (T,) int64 slots of the real text after the last visual token, the part that may rate; else empty.
         real: tokens that are no padding.
         places: (L,) int64, number of each slot among the real tokens.
     """
@@ -35,6 +35,36 @@ class Prompt:
         return int(self.images[-1]) + 1 if len(self.images) else 0
 
 
+def check_marks(marks: object) -> torch.Tensor:
+    """Return marks of visual tokens, (B, L) bool, on the host.
+
+    Raises: PromptError: they are no such tensor.
+    """
+    if not isinstance(marks, torch.Tensor) or marks.dtype != torch.bool or marks.ndim != 2:
+        kind = (
+            f"{marks.dtype} of shape {tuple(marks.shape)}" if isinstance(marks, torch.Tensor) else type(marks).__name__
+        )
+        raise PromptError(f"visual_mask is {kind}; give a bool tensor of shape (batch, tokens).")
+    return marks.cpu()
+
+
+def marked_rows(marks: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    """Return the marks of a prefill whose rows may be copies, as beam search makes them.
+
+    Args:
+        marks: (B, L) bool on the host.
+        embeds: (B * copies, L, D).
+    Raises: PromptError: the shapes do not fit.
+    """
+    rows, length = embeds.shape[:2]
+    if marks.shape[1] != length or rows % len(marks):
+        raise PromptError(
+            f"visual_mask of shape {tuple(marks.shape)} does not fit inputs_embeds of {rows} rows of {length} tokens; "
+            "set run.visual_mask before a prompt of another shape, and give prompts without images as input_ids."
+        )
+    return marks.repeat_interleave(rows // len(marks), dim=0)
+
+
 def run_lengths(visual: torch.Tensor) -> tuple[int, ...]:
     """Return the lengths of the contiguous runs of visual tokens.
 
@@ -48,18 +78,19 @@ def _runs(slots: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.zeros_like(slots[:1]), (slots.diff() != 1).long().cumsum(0)])
 
 
-def read_prompts(visual: torch.Tensor, real: torch.Tensor) -> tuple[Prompt, ...]:
+def read_prompts(visual: torch.Tensor, real: torch.Tensor, rating: int | None = None) -> tuple[Prompt, ...]:
     """Read the layout of every sample.
 
     Args:
         visual: (B, L) bool on the host.
         real: (B, L) bool on the host, False for padding.
+        rating: how many tokens at the end may rate; None for all behind the images.
     Raises: PromptError: a visual token is masked out, or no text follows the last one.
     """
-    return tuple(_read(v, r, index) for index, (v, r) in enumerate(zip(visual, real, strict=True)))
+    return tuple(_read(v, r, index, rating) for index, (v, r) in enumerate(zip(visual, real, strict=True)))
 
 
-def _read(visual: torch.Tensor, real: torch.Tensor, index: int) -> Prompt:
+def _read(visual: torch.Tensor, real: torch.Tensor, index: int, rating: int | None) -> Prompt:
     slots = visual.nonzero().flatten()
     text = real.nonzero().flatten()
     if not len(text):
@@ -69,6 +100,7 @@ def _read(visual: torch.Tensor, real: torch.Tensor, index: int) -> Prompt:
         raise PromptError(f"sample {index}: the attention mask hides visual tokens; mask padding only.")
     images = _runs(slots)
     after = text[text > slots[-1]] if len(slots) else text[:0]
+    after = after if rating is None else after[-rating:]
     return Prompt(len(real), padding, slots, images, after, len(text), (real.long().cumsum(0) - 1).clamp_min(0))
 
 

@@ -1,18 +1,21 @@
 """sparsify(): the only way in. Run: the handle, and the other way out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+import torch
 from torch import nn
 
 from sparsight.engine import Engine
-from sparsight.errors import AttachError, UnsupportedError
-from sparsight.families import Family, family_of
+from sparsight.errors import AttachError, SettingError, UnsupportedError
+from sparsight.families import Family, family_of, text_family
 from sparsight.guard import guard_generate
 from sparsight.host import check_host
 from sparsight.method import Method
 from sparsight.probe import probe
+from sparsight.prompt import check_marks
 from sparsight.trace import Stats, Trace
 
 MARK = "_sparsight_run"
@@ -49,6 +52,41 @@ class Run:
             raise AttachError("no prompt with an image has run yet; call generate() or the model first.")
         return self._engine.trace
 
+    @property
+    def visual_mask(self) -> torch.Tensor | None:
+        """(B, L) bool, the visual tokens of a text model's next prompts; None for vision-language models."""
+        return self._engine.marks
+
+    @visual_mask.setter
+    def visual_mask(self, marks: torch.Tensor) -> None:
+        """Mark the visual tokens of the next prompts.
+
+        Raises:
+            UnsupportedError: the model tells its visual tokens itself.
+            PromptError: no (B, L) bool tensor.
+        """
+        if self._engine.marks is None:
+            raise UnsupportedError("a vision-language model tells its visual tokens itself; it takes no visual_mask.")
+        self._engine.marks = check_marks(marks)
+
+    @contextmanager
+    def rating(self, last: int) -> Iterator[None]:
+        """Have only the end of each prompt's text rate its images, inside the block.
+
+        For a conversation that is prefilled again: the earlier turns stay in the prompt, and do not ask.
+
+        Args:
+            last: tokens at the end of the prompt that may rate, at least 1; those behind the last image at most.
+        Raises: SettingError: `last` is below 1.
+        """
+        if last < 1:
+            raise SettingError(f"rating(last={last}) leaves no token that could rate; give 1 or more.")
+        before, self._engine.rating = self._engine.rating, last
+        try:
+            yield
+        finally:
+            self._engine.rating = before
+
     def detach(self) -> None:
         """Leave the model as it was; a second call does nothing."""
         if self._engine.attached:
@@ -66,12 +104,14 @@ class Run:
         self.detach()
 
 
-def sparsify(model: nn.Module, method: Method) -> Run:
+def sparsify(model: nn.Module, method: Method, *, visual_mask: torch.Tensor | None = None) -> Run:
     """Have a vision-language model look at fewer visual tokens, reversibly.
 
     Args:
         model: an unmodified transformers model of a supported family, in evaluation mode.
         method: what to keep; all settings belong to it.
+        visual_mask: (B, L) bool, for a text model that gets its visual tokens in `inputs_embeds`: which of them are
+            visual. Set `run.visual_mask` before a prompt laid out differently. None for vision-language models.
 
     Returns:
         A handle, to be used as a context manager or detached by hand.
@@ -80,16 +120,17 @@ def sparsify(model: nn.Module, method: Method) -> Run:
         UnsupportedError: the model, or an option of it, is not supported.
         AttachError: the model is already sparsified.
         SettingError: the method's sites do not fit the model.
+        PromptError: `visual_mask` is no (B, L) bool tensor.
     """
     if not isinstance(method, Method):
         raise UnsupportedError(f"{method!r} is not a method; give an instance such as SparseVLM(retain=192).")
     if hasattr(model, "_orig_mod"):
         raise UnsupportedError("the model is compiled, which ignores new hooks; sparsify it before torch.compile.")
-    family = family_of(model)
+    family = family_of(model) if visual_mask is None else text_family(model)
     if MARK in vars(family.base_model(model)):
         raise AttachError(f"this {type(model).__name__} is already sparsified; detach() the first run before another.")
     check_pair(family, method)
-    engine = Engine(model, family, method)
+    engine = Engine(model, family, method, None if visual_mask is None else check_marks(visual_mask))
     check_host(model, engine.decoder, method.positions)
     check_distances(family, method, engine.beside.frequencies())
     if family.probed:
@@ -102,6 +143,12 @@ def sparsify(model: nn.Module, method: Method) -> Run:
         raise
     run = Run(model, engine)
     vars(engine.base)[MARK] = run  # on the part that every handle on these layers shares
+    return run
+
+
+def run_of(model: nn.Module) -> Run | None:
+    """Return the run that a model is sparsified by; None if it is not."""
+    run: Run | None = vars(family_of(model).base_model(model)).get(MARK)
     return run
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from sparsight import budget
+from sparsight.chat import Chat
 from sparsight.errors import InputError
 from sparsight.evaluate.evidence import evidence_tokens, recalls
 from sparsight.evaluate.record import Recall, Record
@@ -115,50 +116,10 @@ class Examiner:
 
     def _converse(self, prompt: Prompt) -> list[str]:
         """Answer turn by turn; later turns continue on the cache of the earlier ones."""
-        turns = prompt.question.turns
-        sequence, cache = self._generate(prompt.inputs)
-        said = [self._words(sequence[:, prompt.inputs["input_ids"].shape[1] :])]
-        for number in range(1, len(turns)):
-            ids = torch.cat([self._without_end(sequence), self._continuation(prompt, said, number)], dim=1)
-            more = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            sequence, cache = self._generate(more, past_key_values=cache)
-            said.append(self._words(sequence[:, ids.shape[1] :]))
-        return said
-
-    def _generate(self, inputs: Mapping[str, torch.Tensor], **more: Any) -> tuple[torch.Tensor, Any]:
-        output = self.model.generate(
-            **inputs, **more, max_new_tokens=self.max_new_tokens, do_sample=False, return_dict_in_generate=True
-        )
-        return output.sequences, output.past_key_values
-
-    def _words(self, ids: torch.Tensor) -> str:
-        return str(self.processor.decode(ids[0], skip_special_tokens=True)).strip()
-
-    def _without_end(self, sequence: torch.Tensor) -> torch.Tensor:
-        """Leave out the end-of-turn token, which the chat template writes itself; the cache does not hold it yet."""
-        ends = self.model.generation_config.eos_token_id
-        ended = int(sequence[0, -1]) in (ends if isinstance(ends, list) else [ends])
-        return sequence[:, :-1] if ended else sequence
-
-    def _continuation(self, prompt: Prompt, said: list[str], number: int) -> torch.Tensor:
-        """Return the ids of what stands between the last answer and the next: (1, N)."""
-        turns = prompt.question.turns
-        messages = [_user(len(prompt.images), turns[0].question)]
-        for answer, turn in zip(said, turns[1:number], strict=False):
-            messages += [_assistant(answer), _user(0, turn.question)]
-        before = self._text(messages)
-        after = self._text([*messages, _assistant(said[-1]), _user(0, turns[number].question)])
-        rest = after.removeprefix(before).lstrip()
-        if after.startswith(before) and rest.startswith(said[-1]):
-            rest = rest.removeprefix(said[-1])
-        else:  # a template that writes earlier turns in its own way
-            rest = self._text([_user(0, turns[number].question)])
-        ids = self.processor.tokenizer(rest, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        found: torch.Tensor = ids.to(self.model.device)
-        return found
-
-    def _text(self, messages: list[dict[str, Any]]) -> str:
-        return str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": False}
+        chat = Chat(self.model, self.processor, reuse="cache", **options)
+        first, *later = (turn.question for turn in prompt.question.turns)
+        return [chat.ask(first, prompt.images, inputs=dict(prompt.inputs)), *map(chat.ask, later)]
 
     def _inputs(self, images: list[Image.Image], question: str, side: int | None) -> dict[str, torch.Tensor]:
         """Return the model's inputs; `side` px shows images at that size instead of the processor's."""
@@ -168,10 +129,9 @@ class Examiner:
                 "size": {"shortest_edge": side},
                 "crop_size": {"height": side, "width": side},
             }
-        message = _user(0, question)
-        message["content"][:0] = [{"type": "image", "image": image} for image in images]
+        content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": question}]
         inputs = self.processor.apply_chat_template(
-            [message],
+            [{"role": "user", "content": content}],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -238,11 +198,3 @@ def _recalls(run: Run | None, evidence: torch.Tensor | None) -> tuple[Recall | N
     if merged is not None and run is not None and run.method.scales_images:
         merged = (1.0,) * len(merged)
     return recall, merged
-
-
-def _user(images: int, question: str) -> dict[str, Any]:
-    return {"role": "user", "content": [*[{"type": "image"}] * images, {"type": "text", "text": question}]}
-
-
-def _assistant(answer: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": [{"type": "text", "text": answer}]}

@@ -8,7 +8,7 @@ from sparsight.families.cohere_vision import COHERE_VISION
 from sparsight.families.deepseek import DEEPSEEK_VL, JANUS
 from sparsight.families.family import Family, decoder_shape
 from sparsight.families.gemma3 import GEMMA3
-from sparsight.families.generic import generic_family
+from sparsight.families.generic import generic_family, text_family
 from sparsight.families.glm4v import GLM4V
 from sparsight.families.got_ocr2 import GOT_OCR2
 from sparsight.families.idefics import IDEFICS
@@ -25,7 +25,7 @@ from sparsight.families.refused import REFUSED
 from sparsight.families.video_llava import VIDEO_LLAVA
 from sparsight.families.vipllava import VIPLLAVA
 
-__all__ = ["Family", "decoder_shape", "families", "family_of"]
+__all__ = ["Family", "decoder_shape", "families", "family_of", "text_family"]
 
 
 def families() -> tuple[Family, ...]:

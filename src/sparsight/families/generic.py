@@ -43,6 +43,26 @@ def generic_family(model: nn.Module) -> Family:
     )
 
 
+def text_family(model: nn.Module) -> Family:
+    """Find the parts of a text model whose visual tokens its caller puts in and marks.
+
+    Raises: UnsupportedError: it is no text model, or does what cannot be shortened; the message names all of it.
+    """
+    name = type(model).__name__
+    base = "" if isinstance(getattr(model, "layers", None), nn.ModuleList) else "model"
+    decoder = getattr(model, base) if hasattr(model, base) else model
+    if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+        raise UnsupportedError(
+            f"visual_mask is for text models with decoder layers at model.layers or layers; {name} has none there. "
+            "A vision-language model tells its visual tokens itself: leave visual_mask out."
+        )
+    family = Family("text", (name,), base, decoder="", visual_ids=(), features=("inputs_embeds",), probed=True)
+    found = [*_odd_parts(decoder), *dangers(model, family)]
+    if found:
+        raise UnsupportedError(f"the text model {name} cannot be hosted by its parts: {_all(found)}.")
+    return family
+
+
 def _all(found: list[str]) -> str:
     return "; ".join(dict.fromkeys(found))
 
@@ -68,6 +88,10 @@ def _missing(model: nn.Module, family: Family) -> Iterator[str]:
         yield "its forward takes no input_ids with pixel_values"
     if not family.placeholder_ids(base.config):
         yield f"its config has none of {', '.join(BOTH_IDS)}"
+    yield from _odd_parts(decoder)
+
+
+def _odd_parts(decoder: Any) -> Iterator[str]:
     if not hasattr(getattr(decoder, "rotary_emb", None), "inv_freq"):
         yield "its text decoder has no rotary_emb with inv_freq"
     for layer in decoder.layers:

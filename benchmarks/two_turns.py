@@ -1,0 +1,77 @@
+"""Asks the second question of every two-turn scene in three ways: first, after the first one, and on its cache.
+
+python benchmarks/two_turns.py --retain dense 192 128 64 --out benchmarks/results/two-turns-embedded-cpu.json
+
+"first" asks it alone; "image" and "cache" ask it as the later turn of a Chat, which prunes anew or goes on with the
+pruned cache. Seconds are of the later turn alone, in bfloat16.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from sparsight import Chat, SparseVLM, sparsify
+from sparsight.embedded import load, prepare
+from sparsight.evaluate import cast_weights
+from sparsight.evaluate.scoring import normalised
+from sparsight.measure import facts
+from sparsight.scenes import SPLIT, Question, load_images, load_suite
+
+WAYS = ("first", "image", "cache")
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--retain", nargs="+", default=["dense", "192", "128", "64"], help="budgets: dense or a count")
+    parser.add_argument("--limit", type=int, default=None, help="questions; default is all")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file of the results")
+    return parser.parse_args()
+
+
+def ask(model: Any, processor: Any, question: Question, way: str) -> tuple[bool, float]:
+    """Return whether the second question is answered rightly in one way, and the seconds that it took."""
+    chat = Chat(model, processor, reuse="cache" if way == "cache" else "image", max_new_tokens=10, do_sample=False)
+    images, (first, second) = load_images(question), question.turns
+    if way != "first":
+        chat.ask(first.question, images)
+    began = time.perf_counter()
+    answer = chat.ask(second.question, images if way == "first" else ())
+    return normalised(answer) == normalised(second.answer), time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure every budget."""
+    args = arguments()
+    questions = [question for question in load_suite(SPLIT) if question.family == "two-turn"][: args.limit]
+    prepare()
+    model, processor = load()
+    cast_weights(model, torch.bfloat16)
+    rows = []
+    for retain in args.retain:
+        row: dict[str, Any] = {"retain": retain}
+        with nullcontext() if retain == "dense" else sparsify(model, SparseVLM(retain=int(retain))):
+            for way in WAYS:
+                found = [ask(model, processor, q, way) for q in track(questions, f"{retain}, {way}")]
+                right, seconds = zip(*found, strict=True)
+                row[way] = {"right": list(right), "seconds_median": round(statistics.median(seconds), 4)}
+        rows.append(row)
+    command = shlex.join(["python", *sys.argv])
+    result = {"command": command, "facts": facts(torch.device("cpu"), torch.bfloat16), "rows": rows}
+    text = json.dumps(result, indent=2) + "\n"
+    if args.out is not None:
+        args.out.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

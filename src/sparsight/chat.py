@@ -1,0 +1,155 @@
+"""Chat: several questions about the same images, and what is kept between them. Knows templates; prunes nothing itself.
+
+Text-guided pruning keeps what the first question needs, which is not what the second needs. There are two honest ways
+on: to live with that (`reuse="cache"`), or to keep the encoded images and prune them anew (`reuse="image"`).
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, Literal, get_args
+
+import torch
+from PIL.Image import Image
+
+from sparsight.errors import InputError, PromptError, SettingError
+from sparsight.families import family_of
+from sparsight.memory import remembered_images
+from sparsight.sparsify import run_of
+
+Reuse = Literal["image", "cache"]
+Messages = list[dict[str, Any]]
+
+
+class Chat:
+    """A conversation with a model about images, sparsified or not.
+
+    Args:
+        model: of a supported family; sparsify it before.
+        processor: its processor, with a chat template.
+        reuse: what a later turn starts from. "image": the encoded images; the whole conversation is prefilled again and
+            pruned for the new question alone, at the cost of a prefill. "cache": the key/value cache; only the new
+            question is computed, and sees what the first one left.
+        processor_kwargs: given to the processor with every turn.
+        generate: arguments of every `generate()`, such as max_new_tokens.
+
+    Raises:
+        UnsupportedError: the model is of no supported family.
+        InputError: the processor has no chat template.
+        SettingError: `reuse` is neither of the two.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        reuse: Reuse = "image",
+        processor_kwargs: dict[str, Any] | None = None,
+        **generate: Any,
+    ) -> None:
+        if reuse not in get_args(Reuse):
+            raise SettingError(f"reuse={reuse!r} is not known; give 'image' or 'cache'.")
+        if not getattr(processor, "chat_template", None):
+            raise InputError("the processor has no chat template; a chat needs one.")
+        self._model, self._processor, self._reuse = model, processor, reuse
+        self._base = family_of(model).base_model(model)
+        self._settings, self._options = dict(processor_kwargs or {}), generate
+        self._messages: Messages = []
+        self._sequence: torch.Tensor | None = None
+        self._cache: Any = None
+        self._memory: dict[str, Any] = {}
+
+    @property
+    def messages(self) -> Messages:
+        """The conversation so far, as chat templates take it."""
+        return list(self._messages)
+
+    def ask(self, question: str, images: Sequence[Image] = (), *, inputs: dict[str, torch.Tensor] | None = None) -> str:
+        """Ask, and return the answer. After an error the conversation stands where it stood.
+
+        Args:
+            question: what is asked.
+            images: shown with it. With `reuse="image"` new images in a later turn have all of them encoded again.
+            inputs: what the processor made of the first turn, if that was called before.
+
+        Raises:
+            PromptError: new images in a later turn with `reuse="cache"`.
+            BudgetError: the budget cannot be met on this prompt.
+            UnsupportedError: an option of `generate()` is not supported.
+        """
+        content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": question}]
+        messages = [*self._messages, {"role": "user", "content": content}]
+        if self._reuse == "cache" and self._messages:
+            if images:
+                raise PromptError("reuse='cache' continues on the cache, which takes no new image; use reuse='image'.")
+            sequence, cache, start = self._go_on(messages)
+        else:
+            sequence, cache, start = self._afresh(messages, inputs)
+        answer = str(self._processor.decode(sequence[0, start:], skip_special_tokens=True)).strip()
+        self._messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+        if self._reuse == "cache":
+            self._sequence, self._cache = sequence, cache
+        return answer
+
+    def _afresh(self, messages: Messages, inputs: dict[str, torch.Tensor] | None) -> tuple[torch.Tensor, Any, int]:
+        """Prefill the whole conversation; of a later turn, only its own text rates the images."""
+        if inputs is None or self._messages:
+            inputs = self._inputs(messages)
+        run = run_of(self._model)
+        later = run is not None and bool(self._messages)
+        rating = run.rating(self._count(self._rest(messages))) if later and run is not None else nullcontext()
+        with rating, remembered_images(self._base, self._memory) if self._reuse == "image" else nullcontext():
+            sequence, cache = self._generate(inputs)
+        return sequence, cache, inputs["input_ids"].shape[1]
+
+    def _go_on(self, messages: Messages) -> tuple[torch.Tensor, Any, int]:
+        """Prefill the new turn alone."""
+        if self._sequence is None:
+            raise TypeError("a first turn leaves its sequence")
+        ids = self._processor.tokenizer(self._rest(messages), add_special_tokens=False, return_tensors="pt")
+        before = self._without_end(self._sequence)
+        sequence = torch.cat([before, ids["input_ids"].to(before.device)], dim=1)
+        inputs = {"input_ids": sequence, "attention_mask": torch.ones_like(sequence)}
+        return (*self._generate(inputs, past_key_values=self._cache), sequence.shape[1])
+
+    def _generate(self, inputs: dict[str, torch.Tensor], **more: Any) -> tuple[torch.Tensor, Any]:
+        options = {**self._options, **more, "return_dict_in_generate": True}
+        with torch.inference_mode():
+            output = self._model.generate(**inputs, **options)
+        return output.sequences, output.past_key_values
+
+    def _without_end(self, sequence: torch.Tensor) -> torch.Tensor:
+        """Leave out the end-of-turn token, which the chat template writes itself; the cache does not hold it yet."""
+        ends = self._model.generation_config.eos_token_id
+        ended = int(sequence[0, -1]) in (ends if isinstance(ends, list) else [ends])
+        return sequence[:, :-1] if ended else sequence
+
+    def _inputs(self, messages: Messages) -> dict[str, torch.Tensor]:
+        inputs = self._processor.apply_chat_template(
+            messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=self._settings,
+        )
+        device, dtype = self._model.device, self._model.dtype
+        return {
+            name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
+            for name, value in inputs.items()
+        }
+
+    def _rest(self, messages: Messages) -> str:
+        """Return what stands between the last answer and the next."""
+        said = messages[-2]["content"][0]["text"]
+        before, after = self._text(messages[:-2]), self._text(messages)
+        rest = after.removeprefix(before).lstrip()
+        if after.startswith(before) and rest.startswith(said):
+            return rest.removeprefix(said)
+        return self._text(messages[-1:])  # a template that writes earlier turns in its own way
+
+    def _text(self, messages: Messages) -> str:
+        return str(self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    def _count(self, text: str) -> int:
+        return len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
