@@ -1,4 +1,4 @@
-"""Writes the tables of the README from the files in benchmarks/results.
+"""Writes the tables of the README and of docs/scenes.md from the files in benchmarks/results.
 
 python benchmarks/table.py           write them
 python benchmarks/table.py --check   exit with 1 if they differ from what the files say
@@ -6,15 +6,17 @@ python benchmarks/table.py --check   exit with 1 if they differ from what the fi
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from scenes_table import facts_line, table
 
 from sparsight.embedded.adapter import read_manifest
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "README.md"
+SCENES = "scenes-embedded-cpu.json"
 START, END = "<!-- table: {} -->", "<!-- end of table -->"
 
 
@@ -56,6 +58,59 @@ def first_table() -> str:
     return "\n".join(rows)
 
 
+def compared() -> str:
+    """Return the overall score of every method at every budget, on scenes."""
+    found = read(SCENES)
+    dense = next(row for row in found["configurations"] if row["budget"] is None)
+    named: dict[str, dict[float, Mapping[str, Any]]] = {}
+    for row in found["configurations"]:
+        if row["budget"] is not None:
+            named.setdefault(row["name"], {})[row["budget"]] = row
+    budgets = sorted({budget for rows in named.values() for budget in rows}, reverse=True)
+    lines = [f"| `retain` | {' | '.join(f'{budget:g}' for budget in budgets)} |", "| --- |" + " ---: |" * len(budgets)]
+    for name, rows in named.items():
+        lines.append(f"| {name} | {' | '.join(_overall(rows.get(budget)) for budget in budgets)} |")
+    lines += [
+        "",
+        f"Mean score of nine families of questions; dense {100 * dense['overall']['score']:.1f}. " + facts_line(found),
+    ]
+    return "\n".join(lines)
+
+
+def _overall(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["overall"] is None:
+        return "-"
+    return f"{100 * row['overall']['score']:.1f} ({100 * row['overall']['retention']:.0f} %)"
+
+
+def controls() -> str:
+    """Return the dense model's scores beside those without an image and with another one."""
+    files = {
+        "as asked": SCENES,
+        "question only": "scenes-blind-embedded-cpu.json",
+        "another image": "scenes-swapped-embedded-cpu.json",
+    }
+    rows = {name: read(file)["configurations"][0] for name, file in files.items()}
+    families = list(rows["as asked"]["families"])
+    lines = [f"| dense | {' | '.join(families)} |", "| --- |" + " ---: |" * len(families)]
+    for name, row in rows.items():
+        scores = (row["families"].get(family) for family in families)
+        cells = ("-" if score is None else f"{100 * score['score']:.1f}" for score in scores)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def splits() -> str:
+    """Return the dense model's accuracy in every part of every family."""
+    dense = read(SCENES)["configurations"][0]
+    lines = ["| family | part | questions | right | share of yes |", "| --- | --- | ---: | ---: | ---: |"]
+    for family, scores in dense["families"].items():
+        for part, marks in scores["splits"].items():
+            yes = f"{100 * marks['yes_share']:.0f} %" if "yes_share" in marks else ""
+            lines.append(f"| {family} | {part} | {marks['n']} | {100 * marks['accuracy']:.1f} % | {yes} |")
+    return "\n".join(lines)
+
+
 def _percent(row: Mapping[str, Any]) -> str:
     return f"{100 * row['open']:.1f} %"
 
@@ -68,7 +123,13 @@ def _mb(way: Mapping[str, Any]) -> str:
     return f"{way['kv_cache_bytes'] / 1e6:.1f} MB"
 
 
-def filled(text: str, name: str, table: str) -> str:
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"first": first_table, "compared": compared},
+    "docs/scenes.md": {"dense": splits, "controls": controls, "all": lambda: table(read(SCENES))},
+}
+
+
+def filled(text: str, name: str, made: str) -> str:
     """Return a page with one table replaced.
 
     Raises: ValueError: the page has no place for it.
@@ -77,20 +138,26 @@ def filled(text: str, name: str, table: str) -> str:
     before, found, rest = text.partition(start)
     _, closed, after = rest.partition(END)
     if not found or not closed:
-        raise ValueError(f"{PAGE.name} has no place for table {name!r}: {start} ... {END}")
-    return f"{before}{start}\n{table}\n{END}{after}"
+        raise ValueError(f"no place for table {name!r}: {start} ... {END}")
+    return f"{before}{start}\n{made}\n{END}{after}"
 
 
 def main() -> int:
     """Write or check the tables; return the exit code."""
-    old = PAGE.read_text(encoding="utf-8")
-    new = filled(old, "first", first_table())
-    if "--check" in sys.argv[1:]:
+    differ = []
+    for page, tables in PAGES.items():
+        path = ROOT / page
+        old = new = path.read_text(encoding="utf-8")
+        for name, make in tables.items():
+            new = filled(new, name, make())
         if old != new:
-            print("README.md's tables differ from benchmarks/results; run: make table")
-        return int(old != new)
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
+            differ.append(page)
+            if "--check" not in sys.argv[1:]:
+                path.write_text(new, encoding="utf-8")
+    if "--check" not in sys.argv[1:] or not differ:
+        return 0
+    print(f"tables of {', '.join(differ)} differ from benchmarks/results; run: make table")
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Prompts and methods that the contract is checked on."""
 
 import functools
+from dataclasses import dataclass
 
 import torch
 
 from sparsight.methods import Downscale, Pool, Random, SparseVLM, SparseVLMPlus, Uniform
+from sparsight.view import Selection
 from tests import tiny
 
 LAYOUTS = {
@@ -47,3 +49,21 @@ DTYPES = {"sdpa": torch.float64, "eager": torch.float32}
 def tiny_model(kernel, **changes):
     """A tiny model, made once for all tests."""
     return tiny.tiny_llava(attention=kernel, **{"dtype": DTYPES[kernel], **changes})
+
+
+@dataclass(frozen=True)
+class Identity(SparseVLM):
+    """Goes through every site, and keeps everything there."""
+
+    retain: float | None = None
+    level: str = "rank"
+
+    def select(self, view):
+        return Selection(torch.arange(len(view.hidden)), score=view.attention.mean_over_heads().mean(dim=0))
+
+
+def same(own, other):
+    """Whether two answers of generate() are bit-identical."""
+    return torch.equal(own.sequences, other.sequences) and all(
+        torch.equal(a, b) for a, b in zip(own.logits, other.logits, strict=True)
+    )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sparsight import SparseVLM, SparseVLMPlus, budget
 from sparsight.budget import DecoderShape, Schedule
 from sparsight.errors import BudgetError, SettingError
+from sparsight.methods import Random
 
 LLAVA_7B = DecoderShape(layers=32, width=4096, heads=32, kv_heads=32, head_dim=128, ffn_width=11008)
 
@@ -105,6 +106,14 @@ def test_solved_counts(place, visual, share, accounting):
     bounds = [*(site - (accounting == "authors") for site in sites), layers]
     heaviest = max(b - a for a, b in itertools.pairwise(bounds))
     assert full or wanted - got < heaviest / layers + 1e-6, "a token more would still have fitted"
+
+
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_the_least_budget_as_a_share(first):
+    """A share is rounded: 49 times 1 / 49 is a little less than 1."""
+    for visual in range(1, 600):
+        share = (first * visual + 8 - first) / 8 / visual
+        assert Random(retain=share, sites=(first,)).schedule(visual, 8).counts == (1,)
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,7 +1,5 @@
 """The engine's contract, for methods x kernels x kinds of prompt."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from transformers import DynamicCache
@@ -9,9 +7,8 @@ from transformers import DynamicCache
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.errors import AttachError, PromptError
 from sparsight.methods import methods
-from sparsight.view import Selection
 from tests import contract, dense, tiny
-from tests.cases import KERNELS, LAYOUTS, METHODS, tiny_model
+from tests.cases import KERNELS, LAYOUTS, METHODS, Identity, same, tiny_model
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -37,17 +34,6 @@ def test_full_retention_is_bit_identical(method, kernel, layout):
     assert run.stats.mean_visual_tokens == sum(run.stats.visual_tokens) / sum(v > 0 for v in run.stats.visual_tokens)
 
 
-@dataclass(frozen=True)
-class Identity(SparseVLM):
-    """Goes through every site, and keeps everything there."""
-
-    retain: float | None = None
-    level: str = "rank"
-
-    def select(self, view):
-        return Selection(torch.arange(len(view.hidden)), score=view.attention.mean_over_heads().mean(dim=0))
-
-
 @pytest.mark.parametrize("positions", ["keep", "renumber"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -71,8 +57,7 @@ def test_text_only_prompt_is_untouched(method):
         own = model.generate(**batch.inputs, max_new_tokens=4, output_logits=True, return_dict_in_generate=True)
         with pytest.raises(AttachError, match="no prompt with an image"):
             _ = run.stats
-    assert torch.equal(own.sequences, plain.sequences)
-    assert all(torch.equal(a, b) for a, b in zip(own.logits, plain.logits, strict=True))
+    assert same(own, plain)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -1,7 +1,5 @@
 """Every family of one-dimensional positions: the contract, pruned equals masked, and generate()."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from transformers import DynamicCache
@@ -10,9 +8,8 @@ from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.errors import AttachError, UnsupportedError
 from sparsight.families import family_of
 from sparsight.methods import Pool, Random
-from sparsight.view import Selection
-from tests import contract, masked_run, tiny
-from tests.cases import DTYPES, KERNELS
+from tests import contract, hidden, tiny
+from tests.cases import DTYPES, KERNELS, Identity, same
 from tests.tiny_families import family_batch, tiny_family
 from tests.tiny_kinds import FIRST, KINDS
 
@@ -61,7 +58,7 @@ def test_pruned_equals_masked(name, layout, kernel, positions):
     model, batch = make(name, kernel, layout)
     said = torch.randint(FIRST, 80, (2, 3), generator=torch.Generator().manual_seed(5))
     mask, cache = batch.inputs["attention_mask"], DynamicCache(config=model.config)
-    with sparsify(model, SparseVLM(retain=0.5, recycle=False, positions=positions)) as run, torch.no_grad():
+    with sparsify(model, SparseVLM(retain=0.5, positions=positions)) as run, torch.no_grad():
         ids = contract.positions(mask)
         parts = [model(**batch.inputs, position_ids=ids, past_key_values=cache).logits]
         for step in range(said.shape[1]):
@@ -70,12 +67,12 @@ def test_pruned_equals_masked(name, layout, kernel, positions):
             parts.append(model(input_ids=said[:, step : step + 1], **given, past_key_values=cache).logits)
     dense, alone = tiny_family(name, "eager"), family_batch(tiny_family(name, "eager"), name, LAYOUTS[layout]).alone
     for b, own in enumerate(alone):
-        slots = torch.isin(own["input_ids"][0], torch.tensor(sorted(contract.placeholders(model.config))))
-        slots = slots.nonzero().flatten().tolist()
         ids = torch.cat([own["input_ids"], said[b : b + 1]], dim=1)
         inputs = {**own, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        left = masked_run.left_after(run.trace.samples[b], slots, ids.shape[1])
-        want = masked_run.run(dense, inputs, left, renumber=positions == "renumber")
+        raters = run.trace.raters[b] - (mask.shape[1] - ids.shape[1])  # a trace counts the batch's padding
+        want, scores = hidden.run(dense, inputs, run.trace.samples[b], raters, renumber=positions == "renumber")
+        for step, score in zip(run.trace.samples[b], scores, strict=True):
+            torch.testing.assert_close(step.score.double(), score, rtol=1e-3, atol=1e-6)
         got = torch.cat([parts[0][b, -run.stats.tokens_per_layer[b][-1] :], *(part[b] for part in parts[1:])])
         contract.close(got, want.to(got.dtype), f"sample {b}")
         with torch.no_grad():
@@ -83,25 +80,8 @@ def test_pruned_equals_masked(name, layout, kernel, positions):
         assert float((plain - want[-1]).abs().max() / plain.abs().max()) > 1e-3, "pruning changes nothing here"
 
 
-@dataclass(frozen=True)
-class Identity(SparseVLM):
-    """Goes through every site, and keeps everything there."""
-
-    retain: float | None = None
-    level: str = "rank"
-
-    def select(self, view):
-        return Selection(torch.arange(len(view.hidden)), score=view.attention.mean_over_heads().mean(dim=0))
-
-
 def answer(model, inputs):
     return model.generate(**inputs, max_new_tokens=4, output_logits=True, return_dict_in_generate=True)
-
-
-def same(own, other):
-    return torch.equal(own.sequences, other.sequences) and all(
-        torch.equal(a, b) for a, b in zip(own.logits, other.logits, strict=True)
-    )
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -223,9 +223,10 @@ def test_caches_that_cannot_be_shortened(model, inputs):
 
 
 OPTIONS = {
-    "cache_implementation": ["static", "offloaded", "offloaded_static", "quantized", "sliding_window", "hybrid"],
-    "prompt_lookup_num_tokens": [3],
+    "cache_implementation": ["static", "offloaded", "offloaded_static", "quantized", "sliding_window"],
     "assistant_early_exit": [2],
+    "use_mtp": [True],
+    "speculation_type": ["dflash"],
     "prefill_chunk_size": [16],
     "penalty_alpha": [0.6],
     "dola_layers": ["high"],
@@ -247,15 +248,14 @@ def test_options_of_generate(inputs, option, value, way):
         model.generate(**inputs, **given, max_new_tokens=2)
 
 
-def test_an_assistant(model, inputs):
-    with sparsify(model, METHOD), refuses(UnsupportedError, "assistant_model", "LlamaForCausalLM"):
-        model.generate(**inputs, assistant_model=LlamaForCausalLM(tiny.text_config()), max_new_tokens=2)
-
-
 def test_allowed_options_pass(model, inputs):
     with sparsify(model, METHOD):
         want = model.generate(**inputs, max_new_tokens=3)
-        for given in ({"cache_implementation": "dynamic"}, {"use_cache": True}, {"repetition_penalty": 1.0}):
+        for given in (
+            *({"cache_implementation": name} for name in ("dynamic", "hybrid")),
+            {"use_cache": True},
+            {"repetition_penalty": 1.0},
+        ):
             assert torch.equal(model.generate(**inputs, **given, max_new_tokens=3), want)
 
 

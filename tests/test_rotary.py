@@ -7,7 +7,7 @@ from transformers import DynamicCache
 from sparsight import sparsify
 from sparsight.methods import Pool, SparseVLM, Uniform
 from tests import contract, hidden, tiny_rotary
-from tests.test_contract import Identity
+from tests.cases import Identity, same
 from tests.tiny_rotary import FIRST, IMAGE, KINDS, PAIRS, QWEN, VIDEO, VOCAB
 
 METHODS = {
@@ -86,8 +86,7 @@ def test_keeping_everything_is_bit_identical(kind, kernel):
             with sparsify(model, method) as run:
                 assert torch.equal(model(**inputs).logits[real], plain[real])
                 own = generate(model, inputs)
-            assert torch.equal(own.sequences, said.sequences)
-            assert all(torch.equal(a, b) for a, b in zip(own.logits, said.logits, strict=True))
+            assert same(own, said)
         assert [len(steps) for steps in run.trace.samples] == [len(run.stats.sites)] * len(real)
 
 
@@ -179,4 +178,4 @@ def test_text_only_prompt_is_untouched(kind):
     plain = generate(model, inputs)
     with sparsify(model, METHODS["sparsevlm"]):
         own = generate(model, inputs)
-    assert all(torch.equal(a, b) for a, b in zip(own.logits, plain.logits, strict=True))
+    assert same(own, plain)

@@ -112,7 +112,10 @@ def test_refusals(pair):
         sparsify(windows, METHOD, visual_mask=batch.marks)
     with sparsify(text, SparseVLM(retain=1), visual_mask=batch.marks), pytest.raises(BudgetError):
         text(**batch.given)
-    with sparsify(text, Uniform(retain=9), visual_mask=batch.marks), pytest.raises(UnsupportedError, match="rows and columns"):
+    with (
+        sparsify(text, Uniform(retain=9), visual_mask=batch.marks),
+        pytest.raises(UnsupportedError, match="rows and columns"),
+    ):
         text(**batch.given)
     with sparsify(text, METHOD, visual_mask=batch.marks), pytest.raises(UnsupportedError, match="labels"):
         text(**batch.given, labels=torch.zeros(1, 43, dtype=torch.int64))

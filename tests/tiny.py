@@ -36,21 +36,26 @@ TEXTS = {
 }
 
 
+TEXT = {  # eight layers, grouped-query attention
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.2,
+}
+
+
 def text_config(kind="llama", **changes):
-    """Eight layers, grouped-query attention."""
+    """The config of a text model."""
     make = TEXTS[kind]
     settings = {
-        "vocab_size": VOCAB,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "pad_token_id": PAD,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "initializer_range": 0.2,
+        **TEXT,
         **({"sliding_window": None} if kind == "mistral" else {}),
         **({"head_dim": 16} if kind == "qwen3" else {}),
     }
@@ -79,8 +84,12 @@ def tiny_llava(seed=0, attention="sdpa", dtype=torch.float64, kind="llama", *, s
     )
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration._from_config(config, attn_implementation=attention)
-    model.generation_config.pad_token_id = PAD
-    model.generation_config.eos_token_id = None
+    return ready(model, dtype)
+
+
+def ready(model, dtype):
+    """A model that is not trained, and whose answers are as long as asked for."""
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = PAD, None
     return model.to(dtype).eval()
 
 

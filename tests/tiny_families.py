@@ -18,8 +18,7 @@ def tiny_family(name, attention="sdpa", dtype=torch.float64):
     kind = hf.AutoModelForImageTextToText._model_mapping[type(config)]
     kernels = {"text_config": attention, "vision_config": "eager"}  # some image encoders know no other
     model = kind._from_config(config, attn_implementation=kernels, experts_implementation="eager")
-    model.generation_config.pad_token_id, model.generation_config.eos_token_id = PAD, None
-    return model.to(dtype).eval()
+    return tiny.ready(model, dtype)
 
 
 def tokens_of(model, name, given):

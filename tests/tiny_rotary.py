@@ -10,26 +10,13 @@ import torch
 import transformers
 
 from tests import tiny
-from tests.tiny import IMAGE, PAD, VOCAB, Batch
+from tests.tiny import IMAGE, PAD, TEXT, VOCAB, Batch
 
 VIDEO, START, END, FIRST = 4, 5, 6, 10
 MERGE, PATCH = 2, 4
 QWEN = ("qwen2", "qwen2_sliding", "qwen25", "qwen3", "qwen3_moe", "glm4v")
 STAMPED = ("qwen3", "qwen3_moe", "glm4v")  # text before each frame of a video
 WINDOW = 20  # of sliding layers, less than a prompt
-TEXT = {
-    "vocab_size": VOCAB,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "pad_token_id": PAD,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "initializer_range": 0.2,
-}
 EXPERTS = {
     "num_experts": 4,
     "num_experts_per_tok": 2,
@@ -152,8 +139,7 @@ def model(kind, kernel="sdpa", dtype=None, **changes):
     made = getattr(transformers, CLASSES[kind])._from_config(config, attn_implementation=kernel)
     if kind == "gemma3":
         torch.nn.init.normal_(made.model.multi_modal_projector.mm_input_projection_weight)
-    made.generation_config.pad_token_id, made.generation_config.eos_token_id = PAD, None
-    return made.to(dtype).eval()
+    return tiny.ready(made, dtype)
 
 
 def rows(kind):

@@ -6,6 +6,8 @@ Private details of transformers touched here: the names of a decoder layer's arg
 `is_causal` of `self_attn`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,6 @@ from sparsight import ledger, masks
 from sparsight.errors import UnsupportedError
 from sparsight.families import Family
 from sparsight.host import FULL, SLIDING, kernel_of, layer_kinds, refuse_unknown
-from sparsight.ledger import LedgerLayer, Record
 from sparsight.passes import Pass
 from sparsight.prefill import Batch
 
@@ -33,6 +34,7 @@ class Beside:
     def __init__(self, owner: ledger.Owner, family: Family, decoder: Any, positions: str) -> None:
         self.owner, self.decoder, self.positions = owner, decoder, positions
         self.kinds = layer_kinds(decoder.config, len(decoder.layers))
+        self.slides = SLIDING in self.kinds
         self.gathers = tuple(not family.causal or kind != FULL for kind in self.kinds)
         self.causal = tuple(
             bool(getattr(getattr(layer, "self_attn", None), "is_causal", True)) for layer in decoder.layers
@@ -56,39 +58,28 @@ class Beside:
             batch: stored order of this pass; None if all its tokens are there.
         Returns: the arguments that change; None for a layer that is as it was.
         """
-        cache, store = kwargs.get("past_key_values"), None
-        if cache is not None:
-            store = self.cache_layer(cache, index) if batch is not None else ledger.ledger_at(cache, index)
+        store = self._store(kwargs.get("past_key_values"), index, batch)
         if batch is None and store is None:
             return None
         if batch is not None:
             refuse_unknown(kwargs, state.length)
         stored = 0 if store is None else ledger.stored_length(store)
-        before = store.record if isinstance(store, LedgerLayer) else None
         # layers that store the same share mask, positions and record; the key holds the objects, never their ids
-        group = (self.kinds[index], batch, before, stored, hidden.device)
+        group = (self.kinds[index], batch, getattr(store, "record", None), stored, hidden.device)
         valid = state.share(("valid", group), lambda: state.valid_keys(store, batch, hidden.shape[1]))
-
-        def record() -> Record:
-            return state.share(("record", group), lambda: state.record(store, batch, valid))
-
-        def mask() -> torch.Tensor | None:
-            given = kwargs.get("attention_mask") if self.gathers[index] else None
-            if given is None and hidden.shape[1] > 1 and not self.causal[index]:
-                return None if local is None else masks.open_mask(local, hidden.shape[1])
-            if given is None:
-                return self._causal(local, stored, hidden)
-            return self._gathered(state, given, batch, record().slots, local)
-
+        record = partial(state.share, ("record", group), lambda: state.record(store, batch, valid))
         local = None if valid is None else valid.to(hidden.device)
+        given = kwargs.get("attention_mask") if self.gathers[index] else None
+        mask: Callable[[], torch.Tensor | None] = partial(self._made, index, hidden, local, stored)
+        if given is not None:
+            mask = partial(self._gathered, state, given, batch, record, local)
         changed: dict[str, Any] = {
             "attention_mask": state.share(("mask", group), mask),
             "position_ids": torch.arange(hidden.shape[1], device=hidden.device)[None],
         }
         if self.positions == "renumber" or batch is not None:
-            changed["position_embeddings"] = state.share(
-                ("rotary", group), lambda: self._rotary(hidden, batch, kwargs["position_embeddings"], local, stored)
-            )
+            rotary = partial(self._rotary, hidden, batch, kwargs["position_embeddings"], local, stored)
+            changed["position_embeddings"] = state.share(("rotary", group), rotary)
         # tokens that are all stored need no new record, unless some of them are padding
         if store is not None and (batch is not None or state.real is not None):
             ledger.write(store, record(), state.past + state.length, self.owner)
@@ -102,12 +93,26 @@ class Beside:
         own = (getattr(rotary, f"{kind}_inv_freq", None) for kind in self.kinds)  # one table for each kind of layer
         return tuple(getattr(rotary, "inv_freq", None) if table is None else table for table in own)
 
-    def _causal(self, valid: torch.Tensor | None, stored: int, hidden: torch.Tensor) -> torch.Tensor | None:
+    def _store(self, cache: Any, index: int, batch: Batch | None) -> DynamicLayer | None:
+        """Return the cache layer that is pruned now or was before; None if there is none."""
+        if cache is None:
+            return None
+        return ledger.ledger_at(cache, index) if batch is None else self.cache_layer(cache, index)
+
+    def _made(self, index: int, hidden: torch.Tensor, valid: torch.Tensor | None, stored: int) -> torch.Tensor | None:
+        """Return the mask of a layer for which none is gathered."""
+        if hidden.shape[1] > 1 and not self.causal[index]:
+            return None if valid is None else masks.open_mask(valid, hidden.shape[1])
         dtype = None if kernel_of(self.decoder) == "sdpa" else hidden.dtype
         return masks.causal_mask(valid, hidden.shape[1], stored + hidden.shape[1], dtype, hidden.device)
 
     def _gathered(
-        self, state: Pass, given: Any, batch: Batch | None, slots: torch.Tensor, valid: torch.Tensor | None
+        self,
+        state: Pass,
+        given: Any,
+        batch: Batch | None,
+        record: Callable[[], ledger.Record],
+        valid: torch.Tensor | None,
     ) -> torch.Tensor:
         if not isinstance(given, torch.Tensor) or given.ndim != 4:
             raise UnsupportedError(
@@ -116,7 +121,8 @@ class Beside:
             )
         first = state.past + state.length - given.shape[-1]  # slot of the mask's first column
         rows = None if batch is None else batch.order.to(given.device)
-        return masks.gather_mask(given, rows, slots.to(given.device) - first, valid)
+        valid = None if valid is None else valid.to(given.device)
+        return masks.gather_mask(given, rows, record().slots.to(given.device) - first, valid)
 
     def _rotary(
         self,
@@ -128,8 +134,8 @@ class Beside:
     ) -> tuple[torch.Tensor, ...]:
         """Return the rotary tables of a shortened sequence, each (..., B or 1, n, d)."""
         if self.positions == "keep" and batch is not None:
-            order = batch.order.to(hidden.device)
-            return tuple(masks.gather_rotary(table, order) for table in tables)
+            order = batch.order
+            return tuple(masks.gather_rotary(table, order).to(hidden.device) for table in tables)
         new = hidden.shape[1]
         numbers = masks.contiguous_positions(valid, new, stored + new, hidden.device)
         return tuple(self.decoder.rotary_emb(hidden, numbers))

@@ -171,7 +171,7 @@ def solve_counts(
     bounds = [*(max(site - shift, 0) for site in sites), layers]
     weights = [b - a for a, b in pairwise(bounds)]  # layers that run at each count
     least = (bounds[0] * visual_tokens + sum(weights)) / layers
-    if budget < least:
+    if budget < least - 1e-9:  # 49 times 1 / 49 is a little less than 1
         raise BudgetError(
             f"a layer mean of {budget:g} visual tokens cannot be met: {visual_tokens} tokens run in full through the "
             f"first {bounds[0]} of {layers} layers; the least is {least:.4g}. Raise retain or prune at an earlier site."

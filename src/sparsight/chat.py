@@ -14,7 +14,7 @@ from PIL.Image import Image
 from sparsight.errors import InputError, PromptError, SettingError
 from sparsight.families import family_of
 from sparsight.memory import remembered_images
-from sparsight.sparsify import run_of
+from sparsight.sparsify import run_of, unwrapped
 
 Reuse = Literal["image", "cache"]
 Messages = list[dict[str, Any]]
@@ -52,7 +52,7 @@ class Chat:
         if not getattr(processor, "chat_template", None):
             raise InputError("the processor has no chat template; a chat needs one.")
         self._model, self._processor, self._reuse = model, processor, reuse
-        self._base = family_of(model).base_model(model)
+        self._base = family_of(unwrapped(model)).base_model(unwrapped(model))
         self._settings, self._options = dict(processor_kwargs or {}), generate
         self._messages: Messages = []
         self._sequence: torch.Tensor | None = None

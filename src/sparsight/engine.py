@@ -8,7 +8,7 @@ the names of the arguments that base model and text decoder get, and `layers` an
 
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Never, cast
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from sparsight import ledger
 from sparsight.attention import AttentionCall, attach_tap
 from sparsight.beside import Beside
 from sparsight.deepstack import attach_deepstack
-from sparsight.errors import PromptError, UnsupportedError
+from sparsight.errors import AttachError, PromptError, UnsupportedError
 from sparsight.families import Family, decoder_shape
 from sparsight.host import (
     check_kernel,
@@ -68,11 +68,17 @@ class Engine:
         self.rating: int | None = None  # tokens at the end of a prompt that may rate; None for all behind its images
         self._removers: list[Callable[[], None]] = []
 
+    @property
+    def running(self) -> bool:
+        """Whether its model runs now, in this thread."""
+        return current_pass(self) is not None
+
     def attach(self) -> None:
         """Put the hooks on the model."""
         if self.base is not self.model:
             self._removers.append(self.model.register_forward_pre_hook(self._on_model, with_kwargs=True).remove)
         self._hook(self.base, self._on_base if self.marks is None else self._on_marked)
+        self._removers.append(self.base.register_forward_hook(self._on_base_done, prepend=True).remove)
         self._hook(self.decoder, self._on_decoder)
         for index, layer in enumerate(self.layers):
             handle = layer.register_forward_pre_hook(functools.partial(self._on_layer, index), with_kwargs=True)
@@ -81,10 +87,10 @@ class Engine:
             self._removers.append(attach_deepstack(self.decoder, self.family.deepstack, self._batch))
         if self.scaler is not None:
             self._removers.extend(self.scaler.attach())
-        if self.method.needs_attention:
-            for site in self.sites:
-                attention = self.layers[site - 1].get_submodule("self_attn")
-                self._removers.append(attach_tap(attention, functools.partial(self._on_attention, site - 1)))
+        # code compiled before would go on without hooks, but notices another config: one layer is always tapped
+        for tapped in [site - 1 for site in self.sites] if self.method.needs_attention else [0]:
+            attention = self.layers[tapped].get_submodule("self_attn")
+            self._removers.append(attach_tap(attention, functools.partial(self._on_attention, tapped)))
         self.attached = True
 
     def detach(self) -> None:
@@ -93,6 +99,16 @@ class Engine:
         drop_passes(self)
         while self._removers:
             self._removers.pop()()
+
+    def __reduce__(self) -> Never:
+        """Refuse copies and pickles of the model: their generate() would still be this one's.
+
+        Raises: AttachError: always.
+        """
+        raise AttachError(
+            f"a sparsified {type(self.model).__name__} cannot be copied or pickled as a whole; detach() first, or save "
+            "its weights with save_pretrained() or state_dict()."
+        )
 
     def add_remover(self, remove: Callable[[], None]) -> None:
         """Have `detach()` call `remove` as well."""
@@ -111,8 +127,12 @@ class Engine:
         Args:
             input_ids: (B, L) int64 on the host.
             given: arguments of generate().
-        Raises: BudgetError: a sample's budget cannot be met.
+
+        Raises:
+            BudgetError: a sample's budget cannot be met.
+            UnsupportedError: a cache that cannot be pruned.
         """
+        self._check_cache(given.get("past_key_values"))
         outline = self.planner.outline(input_ids, given)
         scale = None if self.scaler is None else self.scaler.scale(outline)
         open_pass(Pass(owner=self, opener=self.model, scale=scale, announced=(input_ids, outline.grids)))
@@ -122,6 +142,11 @@ class Engine:
         base: Any = self.base
         found: torch.Tensor = base.get_input_embeddings()(input_ids)
         return found
+
+    def _check_cache(self, cache: Cache | None) -> None:
+        for layer in range(self.sites[0], len(self.layers)):
+            if cache is not None:
+                self.beside.cache_layer(cache, layer)
 
     def brings_images(self, given: dict[str, Any]) -> bool:
         """Return whether arguments of the model carry images; text-only prompts and decode steps do not."""
@@ -138,11 +163,14 @@ class Engine:
         if self.brings_images(given):
             if ids is None:
                 raise PromptError(HIDDEN)
-            if module.training:
+            if module.training or self.decoder.training:
                 raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
+            self._check_cache(given.get("past_key_values"))
             sizes = {name: state.to_host(given[name]) for name in self.family.sizes if given.get(name) is not None}
-            ids, before = state.to_host(ids), current_pass(self)
+            ids, before = state.to_host(ids).clone(), current_pass(self)
             known = None if sizes or before is None else before.grids_of(ids)
+            state.candidates = 0 if before is None else before.drafted(ids)
+            ids[:, ids.shape[1] - state.candidates :] = -1  # a drafted placeholder brings no image
             outline = self.planner.outline(ids, {**given, **sizes}, known)
             state.visual, state.schedules, state.grids = outline.visual, outline.schedules, outline.grids
             if self.scaler is not None:
@@ -161,6 +189,7 @@ class Engine:
                 raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
             if cache is not None and cache.get_seq_length():
                 raise PromptError("inputs_embeds behind a cache have no marks; give later turns as input_ids.")
+            self._check_cache(cache)
             outline = self.planner.plan(marked_rows(self.marks, embeds), given, None)
             state.visual, state.schedules, state.grids = outline.visual, outline.schedules, outline.grids
         open_pass(state)
@@ -192,11 +221,9 @@ class Engine:
     def _compactor(self, state: Pass, embeds: torch.Tensor, cache: Cache | None) -> Compactor:
         if state.visual is None:
             raise TypeError("a pass without visual tokens is not pruned")
-        if cache is not None:
-            for layer in range(self.sites[0], len(self.layers)):
-                self.beside.cache_layer(cache, layer)
+        self._check_cache(cache)
         real = torch.ones_like(state.visual) if state.host_real is None else state.host_real
-        prompts = read_prompts(state.visual, real, self.rating)
+        prompts = read_prompts(state.visual, real, self.rating, state.candidates)
         raters = self._raters(state, prompts, embeds)
         rows = zip(prompts, state.schedules, state.grids, raters, strict=True)
         samples = tuple(new_sample(*row, embeds.device) for row in rows)
@@ -209,11 +236,11 @@ class Engine:
             return [prompt.text[:0] for prompt in prompts]
         require_raters(prompts)
         chosen = []
-        for index, prompt in enumerate(prompts):
-            if len(prompt.visual):
-                own = embeds[index]
-                visual, text = own[prompt.visual.to(own.device)], own[prompt.text.to(own.device)]
-                chosen.append(self.method.raters(visual, text))
+        with torch.autocast(embeds.device.type, enabled=False):
+            for own, prompt in zip(embeds, prompts, strict=True):
+                if len(prompt.visual):
+                    visual, text = own[prompt.visual.to(own.device)], own[prompt.text.to(own.device)]
+                    chosen.append(self.method.raters(visual, text))
         flags = iter(torch.split(state.to_host(torch.cat(chosen)), [len(flag) for flag in chosen]))
         return [prompt.text[next(flags)] if len(prompt.visual) else prompt.text for prompt in prompts]
 
@@ -223,7 +250,7 @@ class Engine:
 
     def _on_attention(self, layer: int, call: AttentionCall) -> None:
         state = current_pass(self)
-        if state is not None and state.compactor is not None:
+        if state is not None and state.compactor is not None and self.method.needs_attention:
             state.calls[layer] = call
 
     def _on_layer(
@@ -255,6 +282,7 @@ class Engine:
 
         if state.compactor is None:
             raise TypeError("a pass that prunes nothing has no site")
+        state.sites += 1
         result = state.compactor.compact(site, hidden, call)
         state.calls.pop(site - 1, None)
         return result
@@ -269,6 +297,18 @@ class Engine:
             self.stats, self.trace = found or (self.stats, self.trace)
         if state.opener is module:
             close_pass(state)
+
+    def _on_base_done(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        """Check that nothing went around the hooks, in a pass that came to its end."""
+        del module, args, output
+        state = current_pass(self)
+        if state is None or state.visual is None or not bool(state.visual.any()):
+            return
+        if state.compactor is None or state.sites != len(self.sites):
+            raise UnsupportedError(
+                "the decoder ran past its hooks, so that images were not pruned as planned: it was compiled before, "
+                "runs fewer layers, or is called by its forward; sparsify before torch.compile, and call all layers."
+            )
 
     def _plan(self, state: Pass) -> Plan:
         return Plan(self.shape, self.sites, self.decoder.dtype.itemsize, state.windows)

@@ -1,9 +1,11 @@
 """The guard before generate(): refuses by name what cannot be pruned, before the images are encoded.
 
 Hooks see one forward pass; these options only show in the call. The guard is an attribute of the model's instance,
-removed with the hooks. Private detail of transformers touched here: names of fields of the generation config.
+removed with the hooks. Private details of transformers touched here: names of fields of the generation config, and
+that of the model's own config filling what the given one leaves open.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -13,20 +15,22 @@ from torch import nn
 
 from sparsight.engine import Engine
 from sparsight.errors import UnsupportedError
-from sparsight.passes import drop_passes
+from sparsight.host import arguments
+from sparsight.ledger import has_ledger
+from sparsight.passes import current_pass, drop_passes, open_pass
 
 REFUSED = {
-    "assistant_model": "candidate tokens would rate the image",
-    "prompt_lookup_num_tokens": "candidate tokens would rate the image",
-    "use_mtp": "candidate tokens would rate the image",
-    "assistant_early_exit": "candidate tokens would rate the image",
+    "use_mtp": "extra layers draft from hidden states that are not there",
+    "speculation_type": "it drafts from hidden states of every token of the prompt",
+    "assistant_early_exit": "it drafts with the model's first layers, on a cache of its own",
     "prefill_chunk_size": "a chunk may hold an image without its question",
     "penalty_alpha": "contrastive search needs remote code",
     "dola_layers": "DoLa needs remote code",
     "custom_generate": "a custom loop may not prefill once",
     "cache_implementation": "only the dynamic cache can be shortened layer by layer",
 }
-ALLOWED = {"cache_implementation": ("dynamic", "dynamic_full")}
+ALLOWED = {"cache_implementation": ("dynamic", "dynamic_full", "hybrid")}  # transformers takes "hybrid" for dynamic
+DRAFTED = ("assistant_model", "prompt_lookup_num_tokens")
 
 
 def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
@@ -38,13 +42,18 @@ def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
         return lambda: None
     plain: Callable[..., Any] = getattr(model, "generate")  # noqa: B009 - a module's attribute has no known type
 
+    signature = inspect.signature(plain)
+
     @wraps(plain)
     def generate(*args: Any, **kwargs: Any) -> Any:
-        check_call(model, engine, args, kwargs)
+        outer = current_pass(engine)
+        check_call(model, engine, arguments(signature, args, kwargs))
         try:
             return plain(*args, **kwargs)
         finally:
             drop_passes(engine)
+            if outer is not None and outer.announced is not None:
+                open_pass(outer)  # a model that drafts for itself generates within generate()
 
     own = vars(model).get("generate")
     vars(model)["generate"] = generate
@@ -58,25 +67,50 @@ def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
     return remove
 
 
-def check_call(model: nn.Module, engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def check_call(model: nn.Module, engine: Engine, given: dict[str, Any]) -> None:
     """Check the options and the budget of one generate() call, and announce its images.
+
+    Args: given: arguments of the call, by name.
 
     Raises:
         UnsupportedError: an option that is not supported.
         BudgetError: the budget does not fit a sample's visual tokens.
     """
-    second = args[1] if len(args) > 1 and not isinstance(args[1], torch.Tensor) else None  # Janus has its mask there
-    config = kwargs.get("generation_config") or second or vars(model)["generation_config"]
+    configs = [given.get("generation_config"), vars(model)["generation_config"]]
+
+    def option(name: str) -> Any:
+        if name in given:
+            return given[name]
+        return next((value for value in (getattr(own, name, None) for own in configs) if value is not None), None)
+
     for name, reason in REFUSED.items():
-        value = kwargs.get(name, getattr(config, name, None))
+        value = option(name)
         if value is not None and value is not False and value not in ALLOWED.get(name, ()):
             raise UnsupportedError(f"generate({name}={_short(value)}) is not supported by sparsify: {reason}.")
-    if kwargs.get("use_cache", getattr(config, "use_cache", True)) is False:
+    if option("use_cache") is False:
         raise UnsupportedError("generate(use_cache=False) is not supported: each step would prune a longer prompt.")
-    ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
-    if isinstance(ids, torch.Tensor) and engine.brings_images(kwargs):
-        sizes = {name: kwargs[name].cpu() for name in engine.family.sizes if kwargs.get(name) is not None}
-        engine.expect(ids.cpu(), {**kwargs, **sizes})
+    images = engine.brings_images(given)
+    for name in DRAFTED:
+        if option(name) is not None:
+            _check_drafted(f"{name}={_short(option(name))}", engine, given, images=images)
+    ids = given.get("input_ids", given.get("inputs"))
+    if isinstance(ids, torch.Tensor) and images:
+        sizes = {name: given[name].cpu() for name in engine.family.sizes if given.get(name) is not None}
+        engine.expect(ids.cpu(), {**given, **sizes})
+
+
+def _check_drafted(what: str, engine: Engine, given: dict[str, Any], *, images: bool) -> None:
+    """Check that candidate tokens can be told from the prompt, and taken back from the cache.
+
+    Raises: UnsupportedError: they cannot.
+    """
+    if engine.beside.slides or not engine.family.causal:
+        reason = "candidate tokens cannot be taken back from a sliding window, nor from a block that sees itself"
+        raise UnsupportedError(f"generate({what}) is not supported for {engine.family.name}: {reason}; leave it out.")
+    cache = given.get("past_key_values")
+    if has_ledger(cache) or (images and cache is not None and int(cache.get_seq_length())):
+        reason = "transformers drafts wrongly on a cache that holds tokens"
+        raise UnsupportedError(f"generate({what}) is not supported in a later turn: {reason}; leave it out.")
 
 
 def _short(value: object) -> str:

@@ -162,9 +162,15 @@ def refuse_packed(positions: torch.Tensor) -> None:
 
 
 def named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return a call's arguments by name, those behind **kwargs included."""
-    given = dict(_signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments)
+    """Return the arguments of a module's forward by name, those behind **kwargs included."""
+    given = arguments(_signature(type(module).forward), (module, *args), kwargs)
     given.pop("self", None)
+    return given
+
+
+def arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments by name, those behind **kwargs included."""
+    given = dict(signature.bind_partial(*args, **kwargs).arguments)
     return {**given.pop("kwargs", {}), **given}
 
 

@@ -22,6 +22,10 @@ class Owner(Protocol):
 
     attached: bool
 
+    @property
+    def running(self) -> bool:
+        """Whether its model runs now."""
+
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity
 class Record:
@@ -93,6 +97,8 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
             raise AttachError(
                 "this cache was pruned in a sparsify block that has ended; stay inside the block or start a new cache."
             )
+        if not owner.running:
+            raise AttachError("this cache was pruned by another model's sparsify block; use it with that model alone.")
         result: tuple[torch.Tensor, torch.Tensor] = super().update(key_states, value_states, *args, **kwargs)
         return result
 

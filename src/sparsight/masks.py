@@ -93,6 +93,6 @@ def gather_rotary(table: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
         order: (B, n) int64.
     Returns: (..., B, n, d).
     """
-    front, width = table.shape[:-3], table.shape[-1]
+    front, width, order = table.shape[:-3], table.shape[-1], order.to(table.device)
     table = table.expand(*front, len(order), -1, -1)
     return table.gather(-2, order[..., None].expand(*front, -1, -1, width))

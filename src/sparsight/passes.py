@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicLayer
 from sparsight.attention import AttentionCall
 from sparsight.budget import Schedule
 from sparsight.grid import Grid, Grids
-from sparsight.ledger import LedgerLayer, Record, extend, stored_length
+from sparsight.ledger import LedgerLayer, Owner, Record, extend, stored_length
 from sparsight.prefill import Batch, Compactor
 
 T = TypeVar("T")
@@ -35,6 +35,7 @@ class Pass:
         grids: (B,) grids of visual tokens, None where they are not known.
         scale: grid of each image and the one it is scaled down to; None if images stay as they are.
         announced: (b, L) ids on the host and (b,) grids of a generate() call, which may copy its samples.
+        candidates: last tokens of each row that are no part of the prompt.
         encoded: the scale at which images have been encoded in this pass.
         length: L.
         past: logical length of the cache before this pass.
@@ -45,16 +46,18 @@ class Pass:
         calls: attention calls of scoring layers that wait to be read.
         memo: what layers of one group share.
         windows: sliding window of each cache layer, () where none slides.
+        sites: that the pass has come by.
         host_reads: times this pass waited for the device.
     """
 
-    owner: object
+    owner: Owner
     opener: nn.Module
     visual: torch.Tensor | None = None
     schedules: tuple[Schedule | None, ...] = ()
     grids: tuple[Grids | None, ...] = ()
     scale: tuple[Grid, Grid] | None = None
     announced: tuple[torch.Tensor, tuple[Grids | None, ...]] | None = None
+    candidates: int = 0
     encoded: tuple[Grid, Grid] | None = None
     length: int = 0
     past: int = 0
@@ -65,6 +68,7 @@ class Pass:
     calls: dict[int, AttentionCall] = field(default_factory=dict)
     memo: dict[Hashable, Any] = field(default_factory=dict)
     windows: tuple[int, ...] = ()
+    sites: int = 0
     host_reads: int = 0
     outer: "Pass | None" = None
 
@@ -88,12 +92,17 @@ class Pass:
         return tensor.cpu()
 
     def grids_of(self, ids: torch.Tensor) -> tuple[Grids | None, ...] | None:
-        """Return the announced grids of a batch of ids (B, L); None if others were announced."""
+        """Return the announced grids of a batch of ids (B, L), candidates included; None if others were announced."""
         if self.announced is None or len(ids) % len(self.announced[0]):
             return None
-        copies = len(ids) // len(self.announced[0])
-        same = torch.equal(self.announced[0].repeat_interleave(copies, dim=0), ids)
-        return tuple(grids for grids in self.announced[1] for _ in range(copies)) if same else None
+        known, grids = self.announced
+        copies = len(ids) // len(known)
+        same = torch.equal(known.repeat_interleave(copies, dim=0), ids[:, : known.shape[1]])
+        return tuple(own for own in grids for _ in range(copies)) if same else None
+
+    def drafted(self, ids: torch.Tensor) -> int:
+        """Return how many of the last ids (B, L) were not announced: candidates of assisted decoding."""
+        return 0 if self.grids_of(ids) is None or self.announced is None else ids.shape[1] - self.announced[0].shape[1]
 
     def share(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what was made for `key` in this pass, or make it."""
@@ -121,7 +130,7 @@ class Pass:
             return extend(old, queries)
         if new is None or not stored:
             return new
-        return torch.cat([new.new_ones(len(new), stored) if old is None else old, new], dim=1)
+        return torch.cat([new.new_ones(len(new), stored) if old is None else old.to(new.device), new], dim=1)
 
     def record(self, store: DynamicLayer | None, batch: Batch | None, valid: torch.Tensor | None) -> Record:
         """Return what a cache layer will hold once this pass has added its own entries."""
@@ -137,13 +146,16 @@ class Pass:
         else:
             stored = 0 if store is None else stored_length(store)
             old = torch.arange(self.past - stored, self.past, device=new.device).expand(len(new), -1)
-        return Record(torch.cat([old, new], dim=1), valid)
+        slots = torch.cat([old.to(new.device), new], dim=1)
+        return Record(slots, None if valid is None else valid.to(slots.device))
 
 
-def current_pass(owner: object) -> Pass | None:
-    """Return the pass that runs now, if it is `owner`'s."""
+def current_pass(owner: Owner) -> Pass | None:
+    """Return the innermost pass of `owner`, also from below one that an interrupt left open, which no hook sees."""
     state = _CURRENT.get()
-    return state if state is not None and state.owner is owner else None
+    while state is not None and state.owner is not owner:
+        state = state.outer
+    return state
 
 
 def open_pass(state: Pass) -> None:
@@ -152,15 +164,15 @@ def open_pass(state: Pass) -> None:
     _CURRENT.set(state)
 
 
-def outside(owner: object) -> Pass | None:
-    """Return the innermost pass of anyone else; those of `owner` were left open by an interrupt, which no hook sees."""
+def outside(owner: Owner) -> Pass | None:
+    """Return the innermost pass of anyone else who is attached; others were left open by an interrupt."""
     state = _CURRENT.get()
-    while state is not None and state.owner is owner:
+    while state is not None and (state.owner is owner or not state.owner.attached):
         state = state.outer
     return state
 
 
-def drop_passes(owner: object) -> None:
+def drop_passes(owner: Owner) -> None:
     """Forget passes of `owner` that an interrupt left open."""
     _CURRENT.set(outside(owner))
 

@@ -56,6 +56,12 @@ class Sample:
         own = () if self.schedule is None else self.schedule.sites
         return own.index(site) if site in own else None
 
+    def move(self, device: torch.device) -> None:
+        """Follow the hidden states of a model that is split over devices."""
+        self.order, self.raters, self.image_of, self.name_of, self.place_of = (
+            part.to(device) for part in (self.order, self.raters, self.image_of, self.name_of, self.place_of)
+        )
+
     def split(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return where the visual tokens and the others stand in `order`, both ascending; padding goes once."""
         other = self.image_of[self.order] < 0
@@ -136,10 +142,12 @@ class Compactor:
                 _note_nothing(sample, site)
             return hidden
         stop, rows = Stop(site, call()), []
-        for index, sample in enumerate(self.samples):
-            own = hidden[index, hidden.shape[1] - len(sample.order) :]  # fillers stand in front
-            rows.append(self._shorten(index, stop, own) if active[index] else _whole(sample, own, site))
-        return self._stack(rows, hidden)
+        with torch.autocast(hidden.device.type, enabled=False):  # scores stay float32, whatever the model runs in
+            for index, sample in enumerate(self.samples):
+                sample.move(hidden.device)
+                own = hidden[index, hidden.shape[1] - len(sample.order) :]  # fillers stand in front
+                rows.append(self._shorten(index, stop, own) if active[index] else _whole(sample, own, site))
+            return self._stack(rows, hidden)
 
     def _is_active(self, sample: Sample, site: int) -> bool:
         if sample.schedule is None or not self.method.prunes(sample.schedule):
@@ -185,7 +193,7 @@ class Compactor:
         # text after the last image is never dropped, so it stands as far from the end as it did
         raters = sample.raters - (sample.prompt.length - len(sample.order))
         keep_positions = self.method.positions == "keep"
-        attention = None
+        attention, frequencies = None, self.inverse_frequencies[max(stop.site - 1, 0)]
         if stop.call is not None:
             fillers = stop.call.query.shape[2] - len(sample.order)
             keys_before = stop.call.key.shape[2] - len(sample.order)
@@ -199,7 +207,7 @@ class Compactor:
             positions=sample.place_of[sample.order[visual]] if keep_positions else visual,
             rater_positions=sample.place_of[sample.raters] if keep_positions else raters,
             length=sample.prompt.length,
-            inverse_frequencies=self.inverse_frequencies[max(stop.site - 1, 0)],
+            inverse_frequencies=None if frequencies is None else frequencies.to(own.device),
             attention=attention,
             index=index,
             grids=sample.grids,
@@ -214,7 +222,7 @@ class Compactor:
             lengths = torch.tensor([len(row) for row in rows], device=hidden.device)
             valid = torch.arange(longest, device=hidden.device) >= longest - lengths[:, None]
         if self.real is not None:
-            real = self.real.gather(1, order)
+            real = self.real.to(order.device).gather(1, order)
             valid = real if valid is None else real & valid
         if valid is not None and not any(_has_invalid(s, longest) for s in self.samples):
             valid = None

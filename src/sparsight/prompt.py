@@ -78,19 +78,23 @@ def _runs(slots: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.zeros_like(slots[:1]), (slots.diff() != 1).long().cumsum(0)])
 
 
-def read_prompts(visual: torch.Tensor, real: torch.Tensor, rating: int | None = None) -> tuple[Prompt, ...]:
+def read_prompts(
+    visual: torch.Tensor, real: torch.Tensor, rating: int | None = None, candidates: int = 0
+) -> tuple[Prompt, ...]:
     """Read the layout of every sample.
 
     Args:
         visual: (B, L) bool on the host.
         real: (B, L) bool on the host, False for padding.
-        rating: how many tokens at the end may rate; None for all behind the images.
+        rating: how many tokens at the end of a prompt may rate; None for all behind the images.
+        candidates: last tokens of each row that are no part of the prompt, so that they rate nothing.
     Raises: PromptError: a visual token is masked out, or no text follows the last one.
     """
-    return tuple(_read(v, r, index, rating) for index, (v, r) in enumerate(zip(visual, real, strict=True)))
+    rows = enumerate(zip(visual, real, strict=True))
+    return tuple(_read(v, r, index, rating, len(r) - candidates) for index, (v, r) in rows)
 
 
-def _read(visual: torch.Tensor, real: torch.Tensor, index: int, rating: int | None) -> Prompt:
+def _read(visual: torch.Tensor, real: torch.Tensor, index: int, rating: int | None, end: int) -> Prompt:
     slots = visual.nonzero().flatten()
     text = real.nonzero().flatten()
     if not len(text):
@@ -99,7 +103,7 @@ def _read(visual: torch.Tensor, real: torch.Tensor, index: int, rating: int | No
     if bool((visual & ~real).any()):
         raise PromptError(f"sample {index}: the attention mask hides visual tokens; mask padding only.")
     images = _runs(slots)
-    after = text[text > slots[-1]] if len(slots) else text[:0]
+    after = text[(text > slots[-1]) & (text < end)] if len(slots) else text[:0]
     after = after if rating is None else after[-rating:]
     return Prompt(len(real), padding, slots, images, after, len(text), (real.long().cumsum(0) - 1).clamp_min(0))
 

@@ -16,6 +16,7 @@ from sparsight.errors import UnsupportedError
 from sparsight.families import Family
 from sparsight.grid import Grid, scaled_cells
 from sparsight.host import named
+from sparsight.ledger import Owner
 from sparsight.method import Method
 from sparsight.passes import Pass, current_pass
 from sparsight.planner import Outline
@@ -35,7 +36,7 @@ class ImageScaler:
         method: says how far to scale.
     """
 
-    def __init__(self, owner: object, family: Family, base: nn.Module, method: Method) -> None:
+    def __init__(self, owner: Owner, family: Family, base: nn.Module, method: Method) -> None:
         self.owner, self.method = owner, method
         name = type(method).__name__
         if family.encoder is None or family.projector is None:

@@ -108,7 +108,7 @@ def sparsify(model: nn.Module, method: Method, *, visual_mask: torch.Tensor | No
     """Have a vision-language model look at fewer visual tokens, reversibly.
 
     Args:
-        model: an unmodified transformers model of a supported family, in evaluation mode.
+        model: an unmodified transformers model of a supported family, or PEFT's wrapper of one, in evaluation mode.
         method: what to keep; all settings belong to it.
         visual_mask: (B, L) bool, for a text model that gets its visual tokens in `inputs_embeds`: which of them are
             visual. Set `run.visual_mask` before a prompt laid out differently. None for vision-language models.
@@ -126,6 +126,7 @@ def sparsify(model: nn.Module, method: Method, *, visual_mask: torch.Tensor | No
         raise UnsupportedError(f"{method!r} is not a method; give an instance such as SparseVLM(retain=192).")
     if hasattr(model, "_orig_mod"):
         raise UnsupportedError("the model is compiled, which ignores new hooks; sparsify it before torch.compile.")
+    model = unwrapped(model)
     family = family_of(model) if visual_mask is None else text_family(model)
     if MARK in vars(family.base_model(model)):
         raise AttachError(f"this {type(model).__name__} is already sparsified; detach() the first run before another.")
@@ -135,8 +136,12 @@ def sparsify(model: nn.Module, method: Method, *, visual_mask: torch.Tensor | No
     check_distances(family, method, engine.beside.frequencies())
     if family.probed:
         probe(engine)
-    engine.attach()
-    engine.add_remover(guard_generate(model, engine))
+    try:
+        engine.attach()
+        engine.add_remover(guard_generate(model, engine))
+    except BaseException:  # an interrupt too: nobody has a handle yet
+        engine.detach()
+        raise
     run = Run(model, engine)
     vars(engine.base)[MARK] = run  # on the part that every handle on these layers shares
     return run
@@ -144,8 +149,15 @@ def sparsify(model: nn.Module, method: Method, *, visual_mask: torch.Tensor | No
 
 def run_of(model: nn.Module) -> Run | None:
     """Return the run that a model is sparsified by; None if it is not."""
+    model = unwrapped(model)
     run: Run | None = vars(family_of(model).base_model(model)).get(MARK)
     return run
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model within a wrapper that adds adapters to it, as PEFT's do."""
+    inner = getattr(model, "get_base_model", None)
+    return inner() if callable(inner) and hasattr(model, "peft_config") else model
 
 
 def check_pair(family: Family, method: Method) -> None:

@@ -21,6 +21,7 @@ from sparsight.cli import evaluate as evaluation
 from sparsight.cli.ask import METHOD_NAMES, Request, ask
 from sparsight.cli.families import families_page, families_table, refusals
 from sparsight.cli.method import cli_name
+from sparsight.cli.ways import ways_page, ways_table
 from sparsight.errors import SparsightError
 from sparsight.evaluate.settings import CONTROLS, DTYPES
 from sparsight.methods import methods
@@ -179,3 +180,14 @@ def families_command(
         return
     Console().print(families_table())
     typer.echo("\n".join(["refused:", *refusals()]))
+
+
+@app.command(name="ways")
+def ways_command(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/ways.md instead.")] = False,
+) -> None:
+    """Show every way to generate: what works, what is refused, and why."""
+    if markdown:
+        typer.echo(ways_page(), nl=False)
+        return
+    Console().print(ways_table())

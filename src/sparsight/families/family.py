@@ -86,6 +86,19 @@ class Family:
         return None
 
 
+def same_square(side_of: Callable[[Any], int]) -> Callable[[PretrainedConfig, Mapping[str, Any]], tuple[Grid, ...]]:
+    """Return an `image_grids` for models all of whose images are one square of visual tokens.
+
+    Args: side_of: reads its side from the config.
+    """
+
+    def image_grids(config: PretrainedConfig, given: Mapping[str, Any]) -> tuple[Grid, ...]:
+        del given
+        return ((side_of(config),) * 2,)
+
+    return image_grids
+
+
 def decoder_shape(config: PretrainedConfig) -> DecoderShape:
     """Read a Llama-like text config's sizes."""
     heads = int(config.num_attention_heads)

@@ -1,18 +1,6 @@
 """PaliGemma 1 and 2: one image, then text; the whole prompt sees itself both ways."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from sparsight.families.family import Family
-from sparsight.grid import Grid
-
-
-def patch_grids(config: Any, given: Mapping[str, Any]) -> tuple[Grid, ...]:
-    """Return the one square of patches that every image has."""
-    del given
-    side = config.vision_config.image_size // config.vision_config.patch_size
-    return ((side, side),)
-
+from sparsight.families.family import Family, same_square
 
 PALIGEMMA = Family(
     name="paligemma",
@@ -22,6 +10,6 @@ PALIGEMMA = Family(
     visual_ids=("image_token_id", "image_token_index"),
     features=("pixel_values", "mm_encoder_outputs"),
     positions=("keep",),  # masks are those of the unpruned sequence
-    image_grids=patch_grids,
+    image_grids=same_square(lambda config: config.vision_config.image_size // config.vision_config.patch_size),
     causal=False,
 )
