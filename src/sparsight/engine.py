@@ -33,7 +33,8 @@ from sparsight.method import Method
 from sparsight.passes import Pass, close_pass, current_pass, drop_passes, open_pass
 from sparsight.planner import Planner
 from sparsight.prefill import Batch, Compactor, new_sample
-from sparsight.prompt import Prompt, marked_rows, read_prompts, require_raters
+from sparsight.prompt import marked_rows, read_prompts
+from sparsight.raters import choose_raters
 from sparsight.scaling import ImageScaler
 from sparsight.summary import Plan, summarise
 from sparsight.trace import Stats, Trace
@@ -224,25 +225,10 @@ class Engine:
         self._check_cache(cache)
         real = torch.ones_like(state.visual) if state.host_real is None else state.host_real
         prompts = read_prompts(state.visual, real, self.rating, state.candidates)
-        raters = self._raters(state, prompts, embeds)
+        raters = choose_raters(self.method, state, prompts, embeds)
         rows = zip(prompts, state.schedules, state.grids, raters, strict=True)
         samples = tuple(new_sample(*row, embeds.device) for row in rows)
         return Compactor(self.method, samples, state.real, self.beside.frequencies())
-
-    def _raters(self, state: Pass, prompts: tuple[Prompt, ...], embeds: torch.Tensor) -> list[torch.Tensor]:
-        """Choose every sample's raters and return their slots, on the host."""
-        pruned = any(schedule is not None and self.method.prunes(schedule) for schedule in state.schedules)
-        if not self.method.needs_attention or not pruned:
-            return [prompt.text[:0] for prompt in prompts]
-        require_raters(prompts)
-        chosen = []
-        with torch.autocast(embeds.device.type, enabled=False):
-            for own, prompt in zip(embeds, prompts, strict=True):
-                if len(prompt.visual):
-                    visual, text = own[prompt.visual.to(own.device)], own[prompt.text.to(own.device)]
-                    chosen.append(self.method.raters(visual, text))
-        flags = iter(torch.split(state.to_host(torch.cat(chosen)), [len(flag) for flag in chosen]))
-        return [prompt.text[next(flags)] if len(prompt.visual) else prompt.text for prompt in prompts]
 
     def _batch(self) -> Batch | None:
         state = current_pass(self)
