@@ -110,8 +110,8 @@ def test_moving_rotary_tables(kind, inputs):
     rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0, **(extra if kind == "longrope" else {})}
     model = tiny.tiny_llava(rope_parameters=rope)
     with refuses(UnsupportedError, "renumber", kind, "positions='keep'"):
-        sparsify(model, METHOD)
-    with sparsify(model, SparseVLM(retain=0.5, positions="keep")), torch.no_grad():
+        sparsify(model, SparseVLM(retain=0.5, positions="renumber"))
+    with sparsify(model, SparseVLM(retain=0.5)), torch.no_grad():
         assert model(**inputs).logits.isfinite().all()
 
 

@@ -21,7 +21,7 @@ METHOD = SparseVLM(retain=0.5, positions="keep")
 def test_renumbering(kind):
     model = tiny_rotary.model(kind, "eager")
     with refuses(UnsupportedError, "positions='renumber'", "SparseVLM(positions='keep')"):
-        sparsify(model, SparseVLM())
+        sparsify(model, SparseVLM(positions="renumber"))
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -34,7 +34,7 @@ def test_scaling_images(kind):
 
 @pytest.mark.parametrize("kind", QWEN)
 def test_a_prior_of_one_distance(kind):
-    with refuses(UnsupportedError, "SparseVLMPlus", "one rotary distance", "SparseVLM(positions='keep')"):
+    with refuses(UnsupportedError, "SparseVLMPlus", "one rotary distance", "use SparseVLM instead"):
         sparsify(tiny_rotary.model(kind), SparseVLMPlus())
 
 

@@ -10,7 +10,7 @@ from tests import contract, tiny, tiny_rotary
 from tests.tiny_families import family_batch, tiny_family
 from tests.tiny_kinds import KINDS
 
-METHODS = {"renumber": SparseVLM(retain=0.5), "keep": SparseVLM(retain=0.5, positions="keep")}
+METHODS = {"renumber": SparseVLM(retain=0.5, positions="renumber"), "keep": SparseVLM(retain=0.5)}
 FULL = SparseVLM(retain=1.0, positions="keep")
 RAGGED = [["image", 5], [2, "image", 2, "image", 6]]
 SEVERAL = {

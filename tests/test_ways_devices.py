@@ -12,8 +12,8 @@ from tests import contract, tiny, tiny_rotary
 from tests.two_devices import FIRST, SECOND, Places, put, send
 
 METHODS = {
-    "renumber": SparseVLM(retain=0.5),
-    "keep": SparseVLM(retain=0.5, positions="keep"),
+    "renumber": SparseVLM(retain=0.5, positions="renumber"),
+    "keep": SparseVLM(retain=0.5),
     "plus": SparseVLMPlus(retain=0.5),
     "random": Random(retain=0.5),
     "uniform inside": Uniform(retain=0.5, sites=(0, 3, 5)),

@@ -181,5 +181,5 @@ def check_distances(family: Family, method: Method, frequencies: Sequence[object
     if method.needs_distance and None in frequencies:
         raise UnsupportedError(
             f"{type(method).__name__} divides attention by a prior of one rotary distance, and tokens of {family.name} "
-            "are several apart at once; use SparseVLM(positions='keep')."
+            "are several apart at once; use SparseVLM instead."
         )

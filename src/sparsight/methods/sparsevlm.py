@@ -11,7 +11,7 @@ import torch
 
 from sparsight import budget, recycling, selection
 from sparsight.errors import BudgetError, SettingError
-from sparsight.method import Method, Positions, check_choice
+from sparsight.method import Method, check_choice
 from sparsight.view import Recycled, Selection, View
 
 PAPER_KEPT: dict[int, tuple[int, ...]] = {
@@ -34,6 +34,9 @@ class SparseVLM(Method):
         Counts are solved for any budget (the code has four); `paper()` gives the code's own. Nothing is pruned where
         the count is not below what is there (the code then drops one token).
         Clustering breaks ties by index (the code adds noise).
+        Tokens keep their positions (the code renumbers them, as `paper()` does): on composed scenes a model that was
+        asked where things are lost most of its answers to renumbering (docs/scenes.md), and models with several
+        positions a token have no other way.
 
     Args:
         level: "schedule" keeps fixed counts; "rank" removes N = prune_scale (V - rank(P)) tokens at each site, P being
@@ -48,7 +51,6 @@ class SparseVLM(Method):
         kept: tokens kept at each site, recycled ones not counted, instead of counts solved from `retain`.
     """
 
-    positions: Positions = "renumber"
     level: Literal["schedule", "rank"] = "schedule"
     recycle: bool = True
     aggregate: recycling.Aggregate = "mean"
@@ -88,7 +90,11 @@ class SparseVLM(Method):
         Raises: BudgetError: a budget that was not published.
         """
         return cls(
-            retain=retain, sites=budget.PAPER_SITES, kept=published(cls, PAPER_KEPT, retain), accounting="authors"
+            retain=retain,
+            sites=budget.PAPER_SITES,
+            positions="renumber",
+            kept=published(cls, PAPER_KEPT, retain),
+            accounting="authors",
         )
 
     def schedule(self, visual_tokens: int, layers: int) -> budget.Schedule:
