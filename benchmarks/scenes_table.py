@@ -35,9 +35,18 @@ def facts_line(found: Mapping[str, Any]) -> str:
         f"{known['dtype']}. Scores in %, F1 of yes for existence; difference to dense in points with a paired "
         f"bootstrap of {found['resamples']} resamples; visual tokens entering a layer, mean, on one image; FLOPs of "
         "the decoder's prefill as a share of dense; median seconds of a whole answer; share of the evidence's visual "
-        f"tokens that left the last site. {known['gpu'] or known['cpu']}, {known['threads']} threads, "
+        f"tokens that are left behind the last site. {known['gpu'] or known['cpu']}, {known['threads']} threads, "
         f"torch {known['torch']}, transformers {known['transformers']}, sparsight {known['sparsight']}."
     )
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """Return a configuration's name; SparseVLM's says whether positions are counted anew, whatever the default was."""
+    settings = row["settings"] or ""
+    if not settings.startswith("SparseVLM("):
+        return str(row["name"])
+    others = [word for word in row["name"].split(":") if not word.startswith("positions=")]
+    return ":".join(others) + (", renumbered" if "positions='renumber'" in settings else "")
 
 
 def _cells(row: Mapping[str, Any], families: list[str]) -> list[str]:
@@ -51,7 +60,7 @@ def _cells(row: Mapping[str, Any], families: list[str]) -> list[str]:
     if bounds and row["settings"]:
         difference = f"{overall['difference_points']:+.1f} ({bounds[0]:+.1f} to {bounds[1]:+.1f})"
     return [
-        row["key"],
+        label(row) if row["budget"] is None else f"{label(row)}, {row['budget']:g}",
         *(_percent(row["families"].get(family, {}).get("score")) for family in families),
         _percent(overall.get("score")),
         _percent(overall.get("retention")),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scenes_table import facts_line, table
+from scenes_table import facts_line, label, table
 
 from sparsight.embedded.adapter import read_manifest
 
@@ -65,7 +65,7 @@ def compared() -> str:
     named: dict[str, dict[float, Mapping[str, Any]]] = {}
     for row in found["configurations"]:
         if row["budget"] is not None:
-            named.setdefault(row["name"], {})[row["budget"]] = row
+            named.setdefault(label(row), {})[row["budget"]] = row
     budgets = sorted({budget for rows in named.values() for budget in rows}, reverse=True)
     lines = [f"| `retain` | {' | '.join(f'{budget:g}' for budget in budgets)} |", "| --- |" + " ---: |" * len(budgets)]
     for name, rows in named.items():
@@ -111,6 +111,40 @@ def splits() -> str:
     return "\n".join(lines)
 
 
+def turns() -> str:
+    """Return how often the second of two questions is answered rightly, asked first or later."""
+    found = read("two-turns-embedded-cpu.json")
+    lines = [
+        '| `retain` | asked first | later, `reuse="image"` | later, `reuse="cache"` |',
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for row in found["rows"]:
+        cells = (f"{sum(way['right'])} ({1000 * way['seconds_median']:.0f} ms)" for way in _ways(row))
+        lines.append(f"| {row['retain']} | {' | '.join(cells)} |")
+    known, asked = found["facts"], len(found["rows"][0]["first"]["right"])
+    lines += [
+        "",
+        f"Right answers of {asked}, and the median time of that turn. {known['dtype']}, {known['cpu']}, "
+        f"{known['threads']} threads.",
+    ]
+    return "\n".join(lines)
+
+
+def _ways(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [row[way] for way in ("first", "image", "cache")]
+
+
+def attention() -> str:
+    """Return how well each layer's attention tells evidence from the rest."""
+    found = read("attention-embedded-cpu.json")
+    rows = {row["layer"]: row for row in found["rows"]}
+    shown = [layer for layer in (0, 1, 2, 4, 6, 8, 10, 12, 14, 17, 20, 23, 26, 29) if layer in rows]
+    lines = [f"| layer | {' | '.join(map(str, shown))} |", "| --- |" + " ---: |" * len(shown)]
+    for title, name in (("mean of heads", "mean_of_heads"), ("best head", "best_head")):
+        lines.append(f"| {title} | {' | '.join(f'{rows[layer][name]:.2f}' for layer in shown)} |")
+    return "\n".join([*lines, "", f"Mean of {found['questions']} questions; 0.5 is chance."])
+
+
 def _percent(row: Mapping[str, Any]) -> str:
     return f"{100 * row['open']:.1f} %"
 
@@ -125,7 +159,13 @@ def _mb(way: Mapping[str, Any]) -> str:
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"first": first_table, "compared": compared},
-    "docs/scenes.md": {"dense": splits, "controls": controls, "all": lambda: table(read(SCENES))},
+    "docs/scenes.md": {
+        "dense": splits,
+        "controls": controls,
+        "all": lambda: table(read(SCENES)),
+        "turns": turns,
+        "attention": attention,
+    },
 }
 
 
