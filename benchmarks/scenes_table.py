@@ -46,7 +46,7 @@ def label(row: Mapping[str, Any]) -> str:
     if not settings.startswith("SparseVLM("):
         return str(row["name"])
     others = [word for word in row["name"].split(":") if not word.startswith("positions=")]
-    return ":".join(others) + (", renumbered" if "positions='renumber'" in settings else "")
+    return ":".join(others) + (" (renumbered)" if "positions='renumber'" in settings else "")
 
 
 def _cells(row: Mapping[str, Any], families: list[str]) -> list[str]:
@@ -60,7 +60,7 @@ def _cells(row: Mapping[str, Any], families: list[str]) -> list[str]:
     if bounds and row["settings"]:
         difference = f"{overall['difference_points']:+.1f} ({bounds[0]:+.1f} to {bounds[1]:+.1f})"
     return [
-        label(row) if row["budget"] is None else f"{label(row)}, {row['budget']:g}",
+        label(row) if row["budget"] is None else f"{label(row)}@{row['budget']:g}",
         *(_percent(row["families"].get(family, {}).get("score")) for family in families),
         _percent(overall.get("score")),
         _percent(overall.get("retention")),

@@ -94,7 +94,7 @@ def test_a_model_in_a_compiled_wrapper(model):
 def test_a_sliding_window():
     model = tiny.tiny_llava(kind="qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=4)
     with refuses(UnsupportedError, "sliding_attention", "Qwen2Model", "full attention"):
-        sparsify(model, METHOD)
+        sparsify(model, SparseVLM(retain=0.5, positions="renumber"))
 
 
 def test_queries_scaled_by_position():

@@ -190,12 +190,13 @@ def test_an_answer_stopped_half_way(model, inputs, error):
 
 def spoken(model, method, inputs):
     """Say one token after the other, in a block of its own."""
-    with sparsify(model, method), torch.no_grad():
-        cache = DynamicCache()
-        token = model(**inputs, past_key_values=cache).logits[:, -1:].argmax(dim=-1)
+    with sparsify(model, method):
+        cache, given = DynamicCache(), inputs
         while True:
+            with torch.no_grad():  # not across a yield, or generators in turns leave it on
+                token = model(**given, past_key_values=cache).logits[:, -1:].argmax(dim=-1)
             yield int(token)
-            token = model(input_ids=token, past_key_values=cache).logits[:, -1:].argmax(dim=-1)
+            given = {"input_ids": token}
 
 
 def test_generators_in_turns_one_closed_half_way(model, other, inputs):
