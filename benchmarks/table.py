@@ -163,6 +163,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "dense": splits,
         "controls": controls,
         "all": lambda: table(read(SCENES)),
+        "sites": lambda: table(read("scenes-sites-embedded-cpu.json")),
         "turns": turns,
         "attention": attention,
     },
