@@ -72,7 +72,9 @@ def compared() -> str:
         lines.append(f"| {name} | {' | '.join(_overall(rows.get(budget)) for budget in budgets)} |")
     lines += [
         "",
-        f"Mean score of nine families of questions; dense {100 * dense['overall']['score']:.1f}. " + facts_line(found),
+        f"Mean score of nine families of questions, and its share of the dense model's "
+        f"{100 * dense['overall']['score']:.1f}; {found['suite']['questions']} questions, {found['facts']['dtype']}. "
+        "Families, intervals, costs and evidence: docs/scenes.md.",
     ]
     return "\n".join(lines)
 
