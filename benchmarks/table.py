@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scenes_table import facts_line, label, table
+from scenes_table import label, table
 
 from sparsight.embedded.adapter import read_manifest
 
