@@ -1,6 +1,6 @@
 """Several questions about the same images: what is encoded, what is computed, what rates, what is left behind."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -69,6 +69,19 @@ def test_a_later_turn_is_pruned_for_its_own_question(model, processor, method):
     assert kept[1] == kept[2]
     assert kept[1] != kept[0]
     assert kept[1] != kept[3], "the first question rates as well"
+
+
+@pytest.mark.parametrize("pruned", [True, False])
+def test_without_history_a_later_question_is_as_good_as_a_first(model, processor, pruned):
+    with sparsify(model, METHOD) if pruned else nullcontext() as run, passes(model.model.vision_tower) as seen:
+        talk = chat(model, processor, "image", history=False)
+        said = [talk.ask(FIRST, [picture()]), talk.ask(SECOND), talk.ask(FIRST)]
+        assert len(seen) == 1
+        kept = [site.keep.tolist() for site in run.trace.samples[0]] if pruned else []
+        first = [chat(model, processor, "image").ask(question, [picture()]) for question in (SECOND, FIRST)]
+        assert said == [first[1], first[0], first[1]]
+        assert kept == ([site.keep.tolist() for site in run.trace.samples[0]] if pruned else [])
+    assert len(talk.messages) == 6
 
 
 def test_images_are_encoded_once(model, processor):
@@ -140,6 +153,8 @@ def test_an_error_leaves_the_conversation_where_it_stood(model, processor):
 def test_refusals(model, processor):
     with pytest.raises(SettingError, match=r"reuse='kv'.*'image' or 'cache'"):
         Chat(model, processor, reuse="kv")
+    with pytest.raises(SettingError, match="history=False needs reuse='image'"):
+        Chat(model, processor, reuse="cache", history=False)
     with pytest.raises(InputError, match="chat template"):
         Chat(model, tiny_processor.processor(template=None))
     with pytest.raises(UnsupportedError):

@@ -29,13 +29,15 @@ class Chat:
         reuse: what a later turn starts from. "image": the encoded images; the whole conversation is prefilled again and
             pruned for the new question alone, at the cost of a prefill. "cache": the key/value cache; only the new
             question is computed, and sees what the first one left.
+        history: whether earlier questions and answers stand in the prompt of a later turn. Without them, a question is
+            answered as if it were the first one, at the price of what the conversation was about.
         processor_kwargs: given to the processor with every turn.
         generate: arguments of every `generate()`, such as max_new_tokens.
 
     Raises:
         UnsupportedError: the model is of no supported family.
         InputError: the processor has no chat template.
-        SettingError: `reuse` is neither of the two.
+        SettingError: `reuse` is neither of the two, or `history` is to be left out of a cache that holds it.
     """
 
     def __init__(
@@ -44,16 +46,20 @@ class Chat:
         processor: Any,
         *,
         reuse: Reuse = "image",
+        history: bool = True,
         processor_kwargs: dict[str, Any] | None = None,
         **generate: Any,
     ) -> None:
         if reuse not in get_args(Reuse):
             raise SettingError(f"reuse={reuse!r} is not known; give 'image' or 'cache'.")
+        if reuse == "cache" and not history:
+            raise SettingError("history=False needs reuse='image': a cache holds the earlier turns.")
         if not getattr(processor, "chat_template", None):
             raise InputError("the processor has no chat template; a chat needs one.")
         self._model, self._processor, self._reuse = model, processor, reuse
         self._base = family_of(unwrapped(model)).base_model(unwrapped(model))
         self._settings, self._options = dict(processor_kwargs or {}), generate
+        self._history = history
         self._messages: Messages = []
         self._sequence: torch.Tensor | None = None
         self._cache: Any = None
@@ -84,7 +90,7 @@ class Chat:
                 raise PromptError("reuse='cache' continues on the cache, which takes no new image; use reuse='image'.")
             sequence, cache, start = self._go_on(messages)
         else:
-            sequence, cache, start = self._afresh(messages, inputs)
+            sequence, cache, start = self._afresh(messages if self._history else _as_first(messages), inputs)
         answer = str(self._processor.decode(sequence[0, start:], skip_special_tokens=True)).strip()
         self._messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         if self._reuse == "cache":
@@ -96,7 +102,7 @@ class Chat:
         if inputs is None or self._messages:
             inputs = self._inputs(messages)
         run = run_of(self._model)
-        later = run is not None and bool(self._messages)
+        later = run is not None and len(messages) > 1
         rating = run.rating(self._count(self._rest(messages))) if later and run is not None else nullcontext()
         with rating, remembered_images(self._base, self._memory) if self._reuse == "image" else nullcontext():
             sequence, cache = self._generate(inputs)
@@ -153,3 +159,10 @@ class Chat:
 
     def _count(self, text: str) -> int:
         return len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _as_first(messages: Messages) -> Messages:
+    """Return the last question alone, with all images that were shown."""
+    shown = [part for message in messages for part in message["content"] if part["type"] == "image"]
+    asked = [part for part in messages[-1]["content"] if part["type"] != "image"]
+    return [{"role": "user", "content": [*shown, *asked]}]
