@@ -119,12 +119,13 @@ def test_recall_follows_tokens_through_sites():
 def test_hard_questions_need_the_pixels(tmp_path):
     shutil.copy(SPLIT / QUESTIONS, tmp_path)
     first, second, third = (question.id for question in load_suite()[:3])
+    own = load_suite()[2].hard_for_downscaling
     rows = [record("dense", first, True), record("dense", second, False), record("downscale@64", third, False)]
     rows += [record(f"downscale@{b}", q, False) for b in (192, 64) for q in (first, second)]
     rows += [record("downscale@128", first, True), record("downscale@0.5", first, False)]
     assert hard_for_downscaling(rows) == {first: (64, 192), second: ()}
     assert mark_hard(tmp_path, hard_for_downscaling(rows)) == 2
-    assert [q.hard_for_downscaling for q in load_suite(tmp_path)[:3]] == [(64, 192), (), None]
+    assert [q.hard_for_downscaling for q in load_suite(tmp_path)[:3]] == [(64, 192), (), own]
     with pytest.raises(InputError, match="'nobody' is not in"):
         mark_hard(tmp_path, {"nobody": ()})
 

@@ -23,6 +23,12 @@ from sparsight.errors import EmbeddedModelError
 ADAPTER_DIR = Path(__file__).parent / "adapter"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "encoder.safetensors", "projector.safetensors")
 MANIFEST_FILE = "manifest.json"
+_OLD_NAMES = {
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+}
 
 
 @dataclass(frozen=True)
@@ -98,9 +104,19 @@ def apply_adapter(model: LlavaForConditionalGeneration, folder: Path = ADAPTER_D
         tuned = peft.PeftModel.from_pretrained(model.model.language_model, str(folder), is_trainable=False)
     model.model.language_model = tuned.merge_and_unload()
     layers = model.model.vision_tower.encoder.layer
-    layers.load_state_dict(layers.state_dict() | _single(folder / "encoder.safetensors"))
+    known = layers.state_dict()
+    layers.load_state_dict(known | _named(_single(folder / "encoder.safetensors"), known))
     model.model.multi_modal_projector.load_state_dict(_single(folder / "projector.safetensors"))
     return manifest
+
+
+def _named(weights: dict[str, torch.Tensor], known: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Name encoder weights as the installed transformers does; before 5.18 DINOv2's attention had its own names."""
+    if weights.keys() <= known.keys():
+        return weights
+    for new, old in _OLD_NAMES.items():
+        weights = {name.replace(new, old): value for name, value in weights.items()}
+    return weights
 
 
 def _single(path: Path) -> dict[str, torch.Tensor]:
