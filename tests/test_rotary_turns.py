@@ -1,5 +1,7 @@
 """Later turns and other ways to call models with other positions or masks."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from transformers import DynamicCache
@@ -189,3 +191,30 @@ def test_positions_that_are_given(kind):
         text = contract.positions(inputs["attention_mask"])[None]
         for given in (places, torch.cat([text, places])):
             assert torch.equal(model(**inputs, position_ids=given).logits, plain)
+
+
+@pytest.mark.parametrize("kind", QWEN)
+def test_second_turn_with_a_new_image_and_m_rope(kind):
+    """Without positions transformers looks for the grids of both turns and fails, pruned or not."""
+    model = tiny_rotary.model(kind)
+    first, second = one(kind, model), one(kind, model, text=5, seed=1)
+    both = {
+        name: torch.cat([part, second[name]], dim=int("token" in name or "ids" in name or "mask" in name))
+        for name, part in first.items()
+    }
+    names = ("input_ids", "image_grid_thw", "attention_mask", "mm_token_type_ids")
+    places, _ = model.model.get_rope_index(**{name: both[name] for name in names if name in both})
+    length = first["input_ids"].shape[1]
+    later = {**second, "attention_mask": both["attention_mask"], "position_ids": places[..., length:]}
+    for method in (None, METHOD):
+        with nullcontext() if method is None else sparsify(model, METHOD), torch.no_grad():
+            cache = model(**first, past_key_values=DynamicCache(config=model.config)).past_key_values
+            with pytest.raises(RuntimeError, match="size of tensor"):
+                model(**{**later, "position_ids": None}, past_key_values=cache)
+    with sparsify(model, METHOD) as run, torch.no_grad():
+        cache = DynamicCache(config=model.config)
+        parts, steps = [model(**first, past_key_values=cache).logits], run.trace.samples[0]
+        parts.append(model(**later, past_key_values=cache).logits)
+        then = [(length, run.trace.samples[0])]
+    wanted, _ = hidden.run(tiny_rotary.model(kind, "eager", torch.float64), both, steps, then=then)
+    close(torch.cat(parts, dim=1)[0], wanted, "two images, two turns")

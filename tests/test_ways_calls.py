@@ -194,3 +194,10 @@ def test_a_decoder_that_goes_around_its_hooks(model, inputs, monkeypatch):
         monkeypatch.setattr(decoder, "layers", decoder.layers[:3])
         with pytest.raises(UnsupportedError, match="ran past its hooks"):
             model(**inputs)
+
+
+def test_continuous_batching(model, inputs):
+    ids = [row.tolist() for row in inputs["input_ids"]]
+    with sparsify(model, METHOD), pytest.raises(UnsupportedError, match=r"generate_batch.*call generate\(\)"):
+        model.generate_batch(ids)
+    assert "generate_batch" not in vars(model)

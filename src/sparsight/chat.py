@@ -5,16 +5,15 @@ on: to live with that (`reuse="cache"`), or to keep the encoded images and prune
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
 import torch
 from PIL.Image import Image
 
 from sparsight.errors import InputError, PromptError, SettingError
-from sparsight.families import family_of
 from sparsight.memory import remembered_images
-from sparsight.sparsify import run_of, unwrapped
+from sparsight.sparsify import base_of, run_of
 
 Reuse = Literal["image", "cache"]
 Messages = list[dict[str, Any]]
@@ -57,7 +56,7 @@ class Chat:
         if not getattr(processor, "chat_template", None):
             raise InputError("the processor has no chat template; a chat needs one.")
         self._model, self._processor, self._reuse = model, processor, reuse
-        self._base = family_of(unwrapped(model)).base_model(unwrapped(model))
+        self._base = base_of(model)
         self._settings, self._options = dict(processor_kwargs or {}), generate
         self._history = history
         self._messages: Messages = []
@@ -100,11 +99,13 @@ class Chat:
     def _afresh(self, messages: Messages, inputs: dict[str, torch.Tensor] | None) -> tuple[torch.Tensor, Any, int]:
         """Prefill the whole conversation; of a later turn, only its own text rates the images."""
         if inputs is None or self._messages:
-            inputs = self._inputs(messages)
-        run = run_of(self._model)
-        later = run is not None and len(messages) > 1
-        rating = run.rating(self._count(self._rest(messages))) if later and run is not None else nullcontext()
-        with rating, remembered_images(self._base, self._memory) if self._reuse == "image" else nullcontext():
+            inputs = model_inputs(self._model, self._processor, messages, self._settings)
+        run = run_of(self._base)
+        with ExitStack() as stack:
+            if run is not None and len(messages) > 1:
+                stack.enter_context(run.rating(self._count(self._rest(messages))))
+            if self._reuse == "image":
+                stack.enter_context(remembered_images(self._base, self._memory))
             sequence, cache = self._generate(inputs)
         return sequence, cache, inputs["input_ids"].shape[1]
 
@@ -130,21 +131,6 @@ class Chat:
         ended = int(sequence[0, -1]) in (ends if isinstance(ends, list) else [ends])
         return sequence[:, :-1] if ended else sequence
 
-    def _inputs(self, messages: Messages) -> dict[str, torch.Tensor]:
-        inputs = self._processor.apply_chat_template(
-            messages,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs=self._settings,
-        )
-        device, dtype = self._model.device, self._model.dtype
-        return {
-            name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
-            for name, value in inputs.items()
-        }
-
     def _rest(self, messages: Messages) -> str:
         """Return what stands between the last answer and the next."""
         said = messages[-2]["content"][0]["text"]
@@ -166,3 +152,27 @@ def _as_first(messages: Messages) -> Messages:
     shown = [part for message in messages for part in message["content"] if part["type"] == "image"]
     asked = [part for part in messages[-1]["content"] if part["type"] != "image"]
     return [{"role": "user", "content": [*shown, *asked]}]
+
+
+def model_inputs(model: Any, processor: Any, messages: Messages, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return what a model gets for a conversation, on its device and in its number format.
+
+    Args:
+        model: that answers.
+        processor: its processor.
+        messages: as chat templates take them, with the images.
+        settings: given to the processor.
+    """
+    inputs = processor.apply_chat_template(
+        messages,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs=settings,
+    )
+    device, dtype = model.device, model.dtype
+    return {
+        name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
+        for name, value in inputs.items()
+    }

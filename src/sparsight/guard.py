@@ -34,14 +34,13 @@ DRAFTED = ("assistant_model", "prompt_lookup_num_tokens")
 
 
 def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
-    """Check every call of `model.generate` first.
+    """Check every call of `model.generate` first, and refuse `model.generate_batch`.
 
     Returns: a function that takes the guard off again.
     """
     if not hasattr(model, "generate"):
         return lambda: None
     plain: Callable[..., Any] = getattr(model, "generate")  # noqa: B009 - a module's attribute has no known type
-
     signature = inspect.signature(plain)
 
     @wraps(plain)
@@ -55,16 +54,22 @@ def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
             if outer is not None and outer.announced is not None:
                 open_pass(outer)  # a model that drafts for itself generates within generate()
 
-    own = vars(model).get("generate")
-    vars(model)["generate"] = generate
+    guards = {"generate": generate, "generate_batch": _refuse_batching}
+    own = {name: vars(model)[name] for name in guards if name in vars(model)}
+    vars(model).update(guards)
 
     def remove() -> None:
-        if own is None:
-            vars(model).pop("generate", None)
-        else:
-            vars(model)["generate"] = own
+        for name in guards:
+            vars(model).pop(name, None)
+        vars(model).update(own)
 
     return remove
+
+
+def _refuse_batching(*_: Any, **__: Any) -> Any:
+    raise UnsupportedError(
+        "generate_batch() is not supported by sparsify: its paged cache is one row of many prompts; call generate()."
+    )
 
 
 def check_call(model: nn.Module, engine: Engine, given: dict[str, Any]) -> None:

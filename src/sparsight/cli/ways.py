@@ -28,7 +28,7 @@ class Way(NamedTuple):
     """
 
     name: str
-    verdict: Literal["works", "refused", "not tested"]
+    verdict: Literal["works", "refused", "not guarded"]
     note: str
     test: str
 
@@ -94,9 +94,9 @@ WAYS = (
     Way("a hand-written loop", "works", "M-RoPE, windows", "test_rotary.py::test_manual_loop_and_second_turn"),
     Way(
         "`generate_batch` (continuous batching)",
-        "not tested",
-        "transformers takes no images there, and text alone is not pruned",
-        "test_families.py::test_text_only_prompt_is_untouched",
+        "refused",
+        "its paged cache is one row of many prompts",
+        "test_ways_calls.py::test_continuous_batching",
     ),
     Way("`pipeline`", "works", "`image-text-to-text`", "test_ways_calls.py::test_a_pipeline"),
     Way(
@@ -107,8 +107,8 @@ WAYS = (
     ),
     Way(
         "`GenerationMixin.generate(model, ...)`, past the model's own attribute",
-        "not tested",
-        "no check of options is made: call `model.generate`",
+        "not guarded",
+        "no option is checked, and candidates of assisted decoding rate the image: call `model.generate`",
         "test_ways.py::test_candidates_would_rate",
     ),
     Way("left padding, ragged rows", "works", "every family", "test_families.py::test_contract"),
@@ -194,9 +194,9 @@ WAYS = (
     ),
     Way(
         "a second turn with an image, M-RoPE",
-        "not tested",
-        "transformers itself fails, as it looks for the grids of both turns",
-        "test_rotary_turns.py::test_positions_that_are_given",
+        "works",
+        "given `position_ids`; without, transformers itself fails, as it looks for the grids of both turns",
+        "test_rotary_turns.py::test_second_turn_with_a_new_image_and_m_rope",
     ),
     Way("`sdpa`, `eager`", "works", "every family", "test_families.py::test_keeping_everything_is_bit_identical"),
     Way(

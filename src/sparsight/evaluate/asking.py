@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sparsight import budget
-from sparsight.chat import Chat
+from sparsight.chat import Chat, model_inputs
 from sparsight.errors import InputError
 from sparsight.evaluate.evidence import evidence_tokens, recalls
 from sparsight.evaluate.record import Recall, Record
@@ -130,19 +130,7 @@ class Examiner:
                 "crop_size": {"height": side, "width": side},
             }
         content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": question}]
-        inputs = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs=settings,
-        )
-        device, dtype = self.model.device, self.model.dtype
-        return {
-            name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
-            for name, value in inputs.items()
-        }
+        return model_inputs(self.model, self.processor, [{"role": "user", "content": content}], settings)
 
     def _takes(self, side: int) -> bool:
         """Tell whether the image encoder takes images of this side; frames of a side it does not take are enlarged."""
