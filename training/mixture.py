@@ -23,6 +23,7 @@ from sparsight.scenes.ask import Turn
 HELD_OUT = 32  # last scenes, rows and clips, never trained on
 _KINDS = ("scene", "several", "clip", "shapes")
 _LIST_WEIGHT = 4.0  # of an answer that says many things
+_LATER_WEIGHT = 2.0  # of two answers
 _FRAMES = 8
 _TEXT = 200  # tokens of a row's questions, roughly
 _OF_FRAME = 4  # a frame has a quarter of an image's patches
@@ -126,6 +127,9 @@ class Mixture:
             return [_asked(turn, "several") for turn in scene_data.image_turns(scenes, rng)]
         turns = scene_data.turns(scenes[0], rng)
         asked = [_asked(turn, kind) for kind, turn in rng.sample(turns, min(self._args.questions, len(turns)))]
+        if len(turns) > 1:
+            said = [(turn.question, turn.answer) for _, turn in rng.sample(turns, 2)]
+            asked.append(Asked(*self.prompt.conversation(said), "later", _LATER_WEIGHT))
         tables = scene_data.facts(scenes[0], rng), scene_data.neighbours(scenes[0], rng)
         return asked + [Asked(scene_data.FACTS, table, "facts", _LIST_WEIGHT) for table in tables if table]
 

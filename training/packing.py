@@ -79,6 +79,16 @@ class Prompt:
         ids = self._render(self.processor, text)
         return ids[len(self.prefix) + 1 :]
 
+    def conversation(self, turns: list[tuple[str, str]]) -> tuple[str, tuple[tuple[str, bool], ...]]:
+        """Returns the first question and, in pieces, all that follows it in the template; answers are predicted."""
+        end = self.processor.tokenizer.convert_ids_to_tokens(self.end)
+        pieces = [(turns[0][1], True)]
+        for question, answer in turns[1:]:
+            asked = [{"role": "user", "content": [{"type": "text", "text": question}]}]
+            text = self.processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+            pieces += [(end, True), (f"\n{text}", False), (answer, True)]
+        return turns[0][0], tuple(pieces)
+
     def answer(self, pieces: tuple[tuple[str, bool], ...]) -> list[tuple[int, bool]]:
         """Returns the ids of the answer and of the end of the turn, and which are to be predicted."""
         found = []
