@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from sparsight import SparseVLM, sparsify
-from sparsight.ledger import LedgerLayer
 from sparsight.prefill import Compactor
 from sparsight.view import Selection
-from tests import contract, tiny
+from tests import breaks, contract, tiny
 from tests.cases import tiny_model
 
 BATCH = tiny.batch([["image", 5], ["image", 3, "image", 9]])
@@ -155,19 +154,12 @@ def test_broken_engines(monkeypatch, change, names):
 
 
 def test_a_ledger_that_tells_the_physical_length(monkeypatch):
-    monkeypatch.setattr(LedgerLayer, "get_seq_length", lambda self: self.stored)
+    breaks.tells_the_physical_length(monkeypatch)
     assert failing(tiny_model("sdpa"), SparseVLM(**SITES)) == {"decode"}
 
 
 def test_fillers_that_are_seen(monkeypatch):
-    plain = Compactor._stack
-
-    def stack(self, *args):
-        result = plain(self, *args)
-        self.batch = replace(self.batch, valid=None)
-        return result
-
-    monkeypatch.setattr(Compactor, "_stack", stack)
+    breaks.sees_fillers(monkeypatch)
     assert failing(tiny_model("sdpa"), SparseVLM(**SITES)) == {"alone"}
 
 

@@ -15,9 +15,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from sparsight import SparseVLM, masks
 from sparsight.engine import Engine
 from sparsight.errors import UnsupportedError
-from sparsight.ledger import LedgerLayer
-from sparsight.prefill import Compactor
 from tests import odd_models, tiny
+from tests.breaks import sees_fillers, tells_the_physical_length
 from tests.odd_cases import Budget, Case, cases
 from tests.odd_judge import judge, layers_of
 
@@ -79,21 +78,6 @@ PADDED = Case(
     budget=Budget(0.3),
     settings={"sites": (2, 5), "positions": "renumber"},
 )
-
-
-def sees_fillers(monkeypatch):
-    plain = Compactor._stack
-
-    def stack(self, *args):
-        result = plain(self, *args)
-        self.batch = replace(self.batch, valid=None)
-        return result
-
-    monkeypatch.setattr(Compactor, "_stack", stack)
-
-
-def tells_the_physical_length(monkeypatch):
-    monkeypatch.setattr(LedgerLayer, "get_seq_length", lambda self: self.stored)
 
 
 def counts_from_one(monkeypatch):

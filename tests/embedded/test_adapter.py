@@ -5,8 +5,16 @@ import shutil
 
 import pytest
 from safetensors import safe_open
+from safetensors.torch import load_file
 
-from sparsight.embedded.adapter import ADAPTER_DIR, ADAPTER_FILES, apply_adapter, check_adapter, read_manifest
+from sparsight.embedded.adapter import (
+    ADAPTER_DIR,
+    ADAPTER_FILES,
+    _named,
+    apply_adapter,
+    check_adapter,
+    read_manifest,
+)
 from sparsight.embedded.parts import LANGUAGE, VISION
 from sparsight.errors import EmbeddedModelError
 
@@ -63,3 +71,16 @@ def test_a_broken_manifest_is_refused(copy, text):
     (copy / "manifest.json").write_text(text)
     with pytest.raises(EmbeddedModelError, match="not an adapter manifest"):
         check_adapter(copy)
+
+
+def test_encoder_weights_take_the_names_of_older_transformers():
+    weights = load_file(ADAPTER_DIR / "encoder.safetensors")
+    assert _named(weights, weights) is weights
+    attention = ("attention.query", "attention.key", "attention.value", "output.dense")
+    parts = [f"attention.{part}" for part in attention] + ["mlp.fc1", "mlp.fc2", "norm1", "norm2"]
+    older = {f"{layer}.{part}.{kind}" for layer in range(6, 11) for part in parts for kind in ("weight", "bias")}
+    older |= {f"{layer}.layer_scale{number}.lambda1" for layer in range(6, 11) for number in (1, 2)}
+    named = _named(weights, dict.fromkeys(older))
+    assert named.keys() == older
+    assert named["6.attention.output.dense.bias"] is weights["6.attention.o_proj.bias"]
+    assert named["10.attention.attention.key.weight"] is weights["10.attention.k_proj.weight"]
