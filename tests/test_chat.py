@@ -8,6 +8,7 @@ from PIL import Image
 
 from sparsight import Chat, SparseVLM, SparseVLMPlus, sparsify
 from sparsight.errors import BudgetError, InputError, PromptError, SettingError, UnsupportedError
+from sparsight.memory import remembered_images
 from sparsight.prompt import read_prompts
 from tests import tiny, tiny_processor
 from tests.test_evaluate import TURNS
@@ -95,13 +96,38 @@ def test_images_are_encoded_once(model, processor):
     assert "get_image_features" not in vars(model.model)
 
 
-def test_another_image_of_the_same_size_is_encoded(model, processor):
-    answers = []
-    for seed in (0, 1):
-        with passes(model.model.vision_tower) as seen:
-            answers.append(chat(model, processor, "image").ask(FIRST, [picture(seed)]))
-        assert seen
-    assert answers[0] != answers[1]
+def test_another_image_of_the_same_size_is_encoded(model, processor, monkeypatch):
+    talk, expected = chat(model, processor, "image"), chat(model, processor, "image").ask(FIRST, [picture(1)])
+    with monkeypatch.context() as broken:
+        broken.setattr(model.model.language_model, "forward", refuse)
+        with pytest.raises(ValueError, match="out of memory"):
+            talk.ask(FIRST, [picture()])  # encoded, but not answered
+    with passes(model.model.vision_tower) as seen:
+        assert talk.ask(FIRST, [picture(1)]) == expected
+    assert len(seen) == 1
+
+
+def refuse(*_, **__):
+    raise ValueError("out of memory")
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        {"pixel_values": torch.ones(1, 2)},
+        {"pixel_values": torch.zeros(1, 3)},
+        {"pixel_values": torch.zeros(1, 2).half()},
+        {"pixel_values": torch.zeros(1, 2), "layer": -2},
+        {"pixel_values": [torch.zeros(1, 2)]},
+        {"pixel_values": None},
+    ],
+)
+def test_only_the_same_arguments_are_remembered(then):
+    base, memory, calls = torch.nn.Module(), {}, []
+    base.get_image_features = lambda **given: calls.append(given) or len(calls)
+    first = {"pixel_values": torch.zeros(1, 2)}
+    with remembered_images(base, memory):
+        assert [base.get_image_features(**given) for given in (first, first, then, then, first)] == [1, 1, 2, 2, 3]
 
 
 def test_the_cache_computes_the_new_turn_alone(model, processor):
@@ -114,9 +140,10 @@ def test_the_cache_computes_the_new_turn_alone(model, processor):
     assert seen[first] < 10  # the last answer's end, three words, the template's
 
 
+@pytest.mark.parametrize("ends", [{}, {"eos_token_id": 2, "forced_eos_token_id": 2}], ids=["cut off", "ended"])
 @pytest.mark.parametrize("reuse", ["image", "cache"])
-def test_an_unpruned_model_says_the_same_either_way(model, processor, reuse):
-    talk = chat(model, processor, reuse)
+def test_an_unpruned_model_says_the_same_either_way(model, processor, reuse, ends):
+    talk = chat(model, processor, reuse, **ends)
     said = [talk.ask(FIRST, [picture()]), talk.ask(SECOND), talk.ask(FIRST)]
     messages, expected = [], []
     for question, images in ((FIRST, [picture()]), (SECOND, []), (FIRST, [])):
@@ -126,7 +153,7 @@ def test_an_unpruned_model_says_the_same_either_way(model, processor, reuse):
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
         inputs["pixel_values"] = inputs["pixel_values"].double()
-        ids = model.generate(**inputs, max_new_tokens=4, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        ids = model.generate(**inputs, max_new_tokens=4, do_sample=False, **ends)[0, inputs["input_ids"].shape[1] :]
         expected.append(processor.decode(ids, skip_special_tokens=True).strip())
         messages.append({"role": "assistant", "content": [{"type": "text", "text": expected[-1]}]})
     assert said == expected

@@ -127,7 +127,8 @@ class Chat:
 
     def _without_end(self, sequence: torch.Tensor) -> torch.Tensor:
         """Leave out the end-of-turn token, which the chat template writes itself; the cache does not hold it yet."""
-        ends = self._model.generation_config.eos_token_id
+        config = self._options.get("generation_config") or self._model.generation_config
+        ends = self._options.get("eos_token_id", config.eos_token_id)
         ended = int(sequence[0, -1]) in (ends if isinstance(ends, list) else [ends])
         return sequence[:, :-1] if ended else sequence
 
