@@ -85,6 +85,13 @@ def test_without_history_a_later_question_is_as_good_as_a_first(model, processor
     assert len(talk.messages) == 6
 
 
+def test_without_history_later_images_are_shown_with_the_first_ones(model, processor):
+    talk = chat(model, processor, "image", history=False)
+    talk.ask(FIRST, [picture()])
+    both = chat(model, processor, "image").ask(SECOND, [picture(), picture(1)])
+    assert talk.ask(SECOND, [picture(1)]) == both
+
+
 def test_images_are_encoded_once(model, processor):
     with sparsify(model, METHOD), passes(model.model.vision_tower) as seen:
         talk = chat(model, processor, "image")
