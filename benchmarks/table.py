@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scenes_table import label, table
 
 from sparsight.embedded.adapter import read_manifest
+from sparsight.evaluate.scoring import Marks, interval
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -117,23 +119,31 @@ def turns() -> str:
     """Return how often the second of two questions is answered rightly, asked first or later."""
     found = read("two-turns-embedded-cpu.json")
     lines = [
-        '| `retain` | asked first | later, `reuse="image"` | later, `reuse="cache"` |',
-        "| --- | ---: | ---: | ---: |",
+        '| `retain` | asked first | later, `reuse="image"` | difference | later, `reuse="cache"` | difference |',
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in found["rows"]:
-        cells = (f"{sum(way['right'])} ({1000 * way['seconds_median']:.0f} ms)" for way in _ways(row))
+        first, *later = (row[way] for way in ("first", "image", "cache"))
+        cells = [_right(first), *(cell for way in later for cell in (_right(way), _less(way, first)))]
         lines.append(f"| {row['retain']} | {' | '.join(cells)} |")
     known, asked = found["facts"], len(found["rows"][0]["first"]["right"])
     lines += [
         "",
-        f"Right answers of {asked}, and the median time of that turn. {known['dtype']}, {known['cpu']}, "
-        f"{known['threads']} threads.",
+        f"Right answers in % of {asked}, the median time of that turn, and the difference in points with a paired "
+        f"bootstrap of 95 %. {known['dtype']}, {known['cpu']}, {known['threads']} threads.",
     ]
     return "\n".join(lines)
 
 
-def _ways(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [row[way] for way in ("first", "image", "cache")]
+def _right(way: Mapping[str, Any]) -> str:
+    return f"{100 * sum(way['right']) / len(way['right']):.1f} ({1000 * way['seconds_median']:.0f} ms)"
+
+
+def _less(way: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    nobody = np.zeros(len(way["right"]), dtype=np.bool_)
+    marks, other = (Marks(np.array(of["right"]), said=nobody, truth=nobody, binary=False) for of in (way, first))
+    low, high = interval([(marks, other)])
+    return f"{100 * (marks.score - other.score):+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def attention() -> str:

@@ -1,6 +1,8 @@
 """Asks the second question of every two-turn scene in three ways: first, after the first one, and on its cache.
 
-python benchmarks/two_turns.py --retain dense 192 128 64 --out benchmarks/results/two-turns-embedded-cpu.json
+python -c 'from pathlib import Path; from sparsight.scenes import compose_suite as compose
+compose(1, "test", share=4).write(Path("runs/suite"))'
+python benchmarks/two_turns.py --suite runs/suite --retain dense 192 64 --out runs/two-turns-embedded-cpu.json
 
 "first" asks it alone; "image" and "cache" ask it as the later turn of a Chat, which prunes anew or goes on with the
 pruned cache. Seconds are of the last turn alone, in bfloat16; all budgets and ways take turns, question by question,
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from rich.progress import track
 
 from sparsight import Chat, SparseVLM, sparsify
@@ -34,15 +37,16 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--retain", nargs="+", default=["dense", "192", "128", "64"], help="budgets: dense or a count")
+    parser.add_argument("--suite", type=Path, default=SPLIT, help="folder of scenes; default is the split that ships")
     parser.add_argument("--limit", type=int, default=None, help="questions; default is all")
     parser.add_argument("--out", type=Path, default=None, help="JSON file of the results")
     return parser.parse_args()
 
 
-def ask(model: Any, processor: Any, question: Question, way: str) -> tuple[bool, float]:
+def ask(model: Any, processor: Any, question: Question, images: list[Image], way: str) -> tuple[bool, float]:
     """Return whether the second question is answered rightly in one way, and the seconds that it took."""
     chat = Chat(model, processor, reuse="cache" if way == "cache" else "image", max_new_tokens=10, do_sample=False)
-    images, (first, second) = load_images(question), question.turns
+    first, second = question.turns
     if way != "first":
         chat.ask(first.question, images)
     began = time.perf_counter()
@@ -50,17 +54,19 @@ def ask(model: Any, processor: Any, question: Question, way: str) -> tuple[bool,
     return normalised(answer) == normalised(second.answer), time.perf_counter() - began
 
 
-def measure(model: Any, processor: Any, questions: list[Question], budgets: list[str]) -> list[dict[str, Any]]:
+def measure(model: Any, processor: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return, for every budget and way, what was answered rightly and the median seconds."""
-    found: dict[tuple[str, str], list[tuple[bool, float]]] = {(retain, way): [] for retain in budgets for way in WAYS}
+    questions = [question for question in load_suite(args.suite) if question.family == "two-turn"][: args.limit]
+    found: dict[tuple[str, str], list[tuple[bool, float]]] = {(a, way): [] for a in args.retain for way in WAYS}
     for number, question in enumerate(track([questions[0], *questions], "ask")):
+        images = load_images(question, args.suite)
         for (retain, way), answers in found.items():
             with nullcontext() if retain == "dense" else sparsify(model, SparseVLM(retain=int(retain))):
-                answer = ask(model, processor, question, way)
+                answer = ask(model, processor, question, images, way)
             if number:
                 answers.append(answer)
     rows = []
-    for retain in budgets:
+    for retain in args.retain:
         row: dict[str, Any] = {"retain": retain}
         for way in WAYS:
             right, seconds = zip(*found[retain, way], strict=True)
@@ -72,11 +78,10 @@ def measure(model: Any, processor: Any, questions: list[Question], budgets: list
 def main() -> None:
     """Measure every budget."""
     args = arguments()
-    questions = [question for question in load_suite(SPLIT) if question.family == "two-turn"][: args.limit]
     prepare()
     model, processor = load()
     cast_weights(model, torch.bfloat16)
-    rows = measure(model, processor, questions, args.retain)
+    rows = measure(model, processor, args)
     command = shlex.join(["python", *sys.argv])
     result = {"command": command, "facts": facts(torch.device("cpu"), torch.bfloat16), "rows": rows}
     text = json.dumps(result, indent=2) + "\n"
