@@ -2,9 +2,8 @@
 
 A visual token's target is the sum of three vectors in the decoder's own space: the embedding of the name of the thing
 under its patch, the embedding of its colour, and a weak code of its row and column. The first two are what the
-decoder's attention already knows how to find: with exact sums in place of visual tokens, the untrained decoder's best
-head pays the thing that is asked for e^6 times the attention that it pays others. The code takes little of that (e^5 at
-half an embedding's length) and says where things are, which one-dimensional positions hardly do.
+decoder's attention already knows how to find (`README.md`). The code takes little of that and says where things are,
+which one-dimensional positions hardly do.
 """
 
 from __future__ import annotations
