@@ -198,6 +198,13 @@ def test_a_decoder_that_goes_around_its_hooks(model, inputs, monkeypatch):
 
 def test_continuous_batching(model, inputs):
     ids = [row.tolist() for row in inputs["input_ids"]]
-    with sparsify(model, METHOD), pytest.raises(UnsupportedError, match=r"generate_batch.*call generate\(\)"):
-        model.generate_batch(ids)
-    assert "generate_batch" not in vars(model)
+    with sparsify(model, METHOD):
+        with pytest.raises(UnsupportedError, match=r"continuous batching.*call generate\(\)"):
+            model.generate_batch(ids)
+        with (
+            pytest.raises(UnsupportedError, match="continuous batching"),
+            model.continuous_batching_context_manager(),
+        ):
+            pass
+    assert not {"generate_batch", "init_continuous_batching"} & {*vars(model)}
+    assert callable(model.init_continuous_batching)  # by this name the way of the context manager is closed

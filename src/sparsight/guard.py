@@ -30,11 +30,12 @@ REFUSED = {
     "cache_implementation": "only the dynamic cache can be shortened layer by layer",
 }
 ALLOWED = {"cache_implementation": ("dynamic", "dynamic_full", "hybrid")}  # transformers takes "hybrid" for dynamic
+BATCHING = ("generate_batch", "init_continuous_batching")
 DRAFTED = ("assistant_model", "prompt_lookup_num_tokens")
 
 
 def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
-    """Check every call of `model.generate` first, and refuse `model.generate_batch`.
+    """Check every call of `model.generate` first, and refuse continuous batching.
 
     Returns: a function that takes the guard off again.
     """
@@ -54,7 +55,7 @@ def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
             if outer is not None and outer.announced is not None:
                 open_pass(outer)  # a model that drafts for itself generates within generate()
 
-    guards = {"generate": generate, "generate_batch": _refuse_batching}
+    guards = {"generate": generate, **dict.fromkeys(BATCHING, _refuse_batching)}
     own = {name: vars(model)[name] for name in guards if name in vars(model)}
     vars(model).update(guards)
 
@@ -68,7 +69,7 @@ def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
 
 def _refuse_batching(*_: Any, **__: Any) -> Any:
     raise UnsupportedError(
-        "generate_batch() is not supported by sparsify: its paged cache is one row of many prompts; call generate()."
+        "continuous batching is not supported by sparsify: its paged cache is one row of many prompts; call generate()."
     )
 
 

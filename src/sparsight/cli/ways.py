@@ -93,7 +93,7 @@ WAYS = (
     ),
     Way("a hand-written loop", "works", "M-RoPE, windows", "test_rotary.py::test_manual_loop_and_second_turn"),
     Way(
-        "`generate_batch` (continuous batching)",
+        "continuous batching (`generate_batch`, `init_continuous_batching`)",
         "refused",
         "its paged cache is one row of many prompts",
         "test_ways_calls.py::test_continuous_batching",
