@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from optimum import quanto
 from torch import nn
+from torchao import quantization
 
 from sparsight import SparseVLM, sparsify
 from sparsight.errors import AttachError, UnsupportedError
@@ -102,13 +104,11 @@ def of_torch(model):
 
 
 def of_torchao(model):
-    torchao = pytest.importorskip("torchao.quantization")
-    torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
     return model
 
 
 def of_quanto(model):
-    quanto = pytest.importorskip("optimum.quanto")
     quanto.quantize(model, weights=quanto.qint8)
     quanto.freeze(model)
     return model

@@ -158,7 +158,7 @@ WAYS = (
     Way(
         "quantised caches (quanto, HQQ)",
         "refused",
-        "the same; tested where the package is installed",
+        "the same; HQQ is tested where it is installed",
         "test_ways_calls.py::test_quantised_caches_of_other_packages",
     ),
     Way(
@@ -220,7 +220,7 @@ WAYS = (
     Way(
         "quantised weights",
         "works",
-        "torch's dynamic int8; torchao and quanto where they are installed",
+        "int8 of torch, torchao and quanto",
         "test_ways_wrappers.py::test_quantised_weights",
     ),
     Way(
