@@ -106,7 +106,7 @@ def controls() -> str:
 
 def splits() -> str:
     """Return the dense model's accuracy in every part of every family."""
-    dense = read("scenes-dense-embedded-cpu.json")["configurations"][0]
+    dense = read(SCENES)["configurations"][0]
     lines = ["| family | part | questions | right | share of yes |", "| --- | --- | ---: | ---: | ---: |"]
     for family, scores in dense["families"].items():
         for part, marks in scores["splits"].items():

@@ -220,7 +220,7 @@ WAYS = (
     Way(
         "quantised weights",
         "works",
-        "int8 of torch, torchao and quanto",
+        "int8 of torch and quanto; torchao where it is installed",
         "test_ways_wrappers.py::test_quantised_weights",
     ),
     Way(
