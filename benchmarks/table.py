@@ -129,14 +129,20 @@ def turns() -> str:
     known, asked = found["facts"], len(found["rows"][0]["first"]["right"])
     lines += [
         "",
-        f"Right answers in % of {asked}, the median time of that turn, and the difference in points with a paired "
-        f"bootstrap of 95 %. {known['dtype']}, {known['cpu']}, {known['threads']} threads.",
+        f"Right answers in % of {asked}; in brackets the median time of that turn, and how much of the second answer's "
+        "evidence is left behind the last site, in %; difference in points with a paired bootstrap of 95 %. "
+        f"{known['dtype']}, {known['cpu']}, {known['threads']} threads.",
     ]
     return "\n".join(lines)
 
 
 def _right(way: Mapping[str, Any]) -> str:
-    return f"{100 * sum(way['right']) / len(way['right']):.1f} ({1000 * way['seconds_median']:.0f} ms)"
+    right, milliseconds, left = (
+        sum(way["right"]) / len(way["right"]),
+        way["seconds_median"] * 1000,
+        way["evidence_mean"],
+    )
+    return f"{100 * right:.1f} ({milliseconds:.0f} ms, {100 * left:.0f})"
 
 
 def _less(way: Mapping[str, Any], first: Mapping[str, Any]) -> str:

@@ -6,7 +6,8 @@ python benchmarks/two_turns.py --suite runs/suite --retain dense 192 64 --out ru
 
 "first" asks it alone; "image" and "cache" ask it as the later turn of a Chat, which prunes anew or goes on with the
 pruned cache. Seconds are of the last turn alone, in bfloat16; all budgets and ways take turns, question by question,
-after one round that does not count.
+after one round that does not count. Evidence is the share of the visual tokens that the second answer rests on which
+are there behind the last site.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL.Image import Image
@@ -26,11 +27,22 @@ from rich.progress import track
 from sparsight import Chat, SparseVLM, sparsify
 from sparsight.embedded import load, prepare
 from sparsight.evaluate import cast_weights
+from sparsight.evaluate.evidence import evidence_tokens, recalls
 from sparsight.evaluate.scoring import normalised
 from sparsight.measure import facts
 from sparsight.scenes import SPLIT, Question, load_images, load_suite
+from sparsight.sparsify import Run
 
 WAYS = ("first", "image", "cache")
+GRID = (24, 24)  # visual tokens of the embedded model
+
+
+class Answer(NamedTuple):
+    """Whether an answer is right, its seconds, and the share of its evidence that was left."""
+
+    right: bool
+    seconds: float
+    left: float
 
 
 def arguments() -> argparse.Namespace:
@@ -54,23 +66,35 @@ def ask(model: Any, processor: Any, question: Question, images: list[Image], way
     return normalised(answer) == normalised(second.answer), time.perf_counter() - began
 
 
+def evidence_left(run: Run, question: Question, images: list[Image]) -> float:
+    """Return the share of the second answer's evidence that is there behind the last site."""
+    evidence = evidence_tokens(question.turns[1].boxes, [image.size for image in images], GRID)
+    recall, _ = recalls(run.trace.samples[0], evidence)
+    if recall is None:
+        raise ValueError(f"question {question.id} rests on nothing")
+    return recall[-1]
+
+
 def measure(model: Any, processor: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return, for every budget and way, what was answered rightly and the median seconds."""
     questions = [question for question in load_suite(args.suite) if question.family == "two-turn"][: args.limit]
-    found: dict[tuple[str, str], list[tuple[bool, float]]] = {(a, way): [] for a in args.retain for way in WAYS}
+    found: dict[tuple[str, str], list[Answer]] = {(retain, way): [] for retain in args.retain for way in WAYS}
     for number, question in enumerate(track([questions[0], *questions], "ask")):
         images = load_images(question, args.suite)
         for (retain, way), answers in found.items():
-            with nullcontext() if retain == "dense" else sparsify(model, SparseVLM(retain=int(retain))):
-                answer = ask(model, processor, question, images, way)
+            with nullcontext() if retain == "dense" else sparsify(model, SparseVLM(retain=int(retain))) as run:
+                right, seconds = ask(model, processor, question, images, way)
+                left = 1.0 if run is None else evidence_left(run, question, images)
             if number:
-                answers.append(answer)
+                answers.append(Answer(right, seconds, left))
     rows = []
     for retain in args.retain:
         row: dict[str, Any] = {"retain": retain}
         for way in WAYS:
-            right, seconds = zip(*found[retain, way], strict=True)
-            row[way] = {"right": list(right), "seconds_median": round(statistics.median(seconds), 4)}
+            answers = found[retain, way]
+            row[way] = {"right": [answer.right for answer in answers]}
+            row[way]["seconds_median"] = round(statistics.median(answer.seconds for answer in answers), 4)
+            row[way]["evidence_mean"] = round(statistics.fmean(answer.left for answer in answers), 4)
         rows.append(row)
     return rows
 
