@@ -241,6 +241,7 @@ def call(*words):
         (["--retain", "192,192"], "'192' is given twice"),
         (["--retain", "0"], "retain=0"),
         (["--retain", "many"], "is no number"),
+        (["--retain", "many", "--methods", "dense"], "is no number"),
         (["--families", "gossip"], "family='gossip'"),
         (["--control", "blind"], "control='blind'"),
         (["--dtype", "int4"], "dtype='int4'"),

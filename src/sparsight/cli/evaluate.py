@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sparsight.cli.ask import progress
-from sparsight.cli.method import cli_name, read_method
+from sparsight.cli.method import cli_name, read_method, read_retain
 from sparsight.cli.models import EMBEDDED, load_model
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, open_store, run
@@ -131,10 +131,14 @@ def words(text: str) -> list[str]:
 def configurations(names: list[str], budgets: list[str]) -> Iterator[Configuration]:
     """Combine methods, settings behind them, with budgets; the model as it is has none.
 
-    Raises: SettingError: an unknown method, or something given twice.
+    Raises:
+        SettingError: an unknown method, or something given twice.
+        BudgetError: a budget that is no number, also where no method asks for one.
     """
     check_once("--methods", [name.lower() for name in names])
     check_once("--retain", budgets)
+    for text in budgets:
+        read_retain(text)
     for name in names:
         if name.lower() == DENSE.name:
             yield DENSE
