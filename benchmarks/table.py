@@ -137,12 +137,8 @@ def turns() -> str:
 
 
 def _right(way: Mapping[str, Any]) -> str:
-    right, milliseconds, left = (
-        sum(way["right"]) / len(way["right"]),
-        way["seconds_median"] * 1000,
-        way["evidence_mean"],
-    )
-    return f"{100 * right:.1f} ({milliseconds:.0f} ms, {100 * left:.0f})"
+    right, left = 100 * sum(way["right"]) / len(way["right"]), 100 * way["evidence_mean"]
+    return f"{right:.1f} ({1000 * way['seconds_median']:.0f} ms, {left:.0f})"
 
 
 def _less(way: Mapping[str, Any], first: Mapping[str, Any]) -> str:

@@ -207,4 +207,3 @@ def test_continuous_batching(model, inputs):
         ):
             pass
     assert not {"generate_batch", "init_continuous_batching"} & {*vars(model)}
-    assert callable(model.init_continuous_batching)  # by this name the way of the context manager is closed

@@ -27,6 +27,7 @@ from checkpoint import write_manifest
 from easy_vqa import EasyVQA, Question
 from rich.progress import track
 
+from sparsight.chat import model_inputs
 from sparsight.embedded import cache_dir, load, prepare
 from sparsight.embedded.adapter import apply_adapter, read_manifest
 from sparsight.measure import facts
@@ -99,14 +100,7 @@ def answers(model: Any, processor: Any, data: EasyVQA, batch: list[Case]) -> lis
         ]
         for c in batch
     ]
-    inputs = processor.apply_chat_template(
-        messages,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True},
-    )
+    inputs = model_inputs(model, processor, messages, {"padding": True})
     with torch.inference_mode():
         output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
     new = output[:, inputs["input_ids"].shape[1] :]

@@ -155,8 +155,10 @@ def _as_first(messages: Messages) -> Messages:
     return [{"role": "user", "content": [*shown, *asked]}]
 
 
-def model_inputs(model: Any, processor: Any, messages: Messages, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Return what a model gets for a conversation, on its device and in its number format.
+def model_inputs(
+    model: Any, processor: Any, messages: Messages | list[Messages], settings: dict[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Return what a model gets for a conversation or a batch of them, on its device and in its number format.
 
     Args:
         model: that answers.
