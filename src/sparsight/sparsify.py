@@ -122,7 +122,8 @@ def sparsify(model: nn.Module, method: Method, *, visual_mask: torch.Tensor | No
         SettingError: the method's sites do not fit the model.
         PromptError: `visual_mask` is no (B, L) bool tensor.
     """
-    check_arguments(model, method)
+    if not isinstance(method, Method):
+        raise UnsupportedError(f"{method!r} is not a method; give an instance such as SparseVLM(retain=192).")
     model = unwrapped(model)
     family = family_of(model) if visual_mask is None else text_family(model)
     if MARK in vars(family.base_model(model)):
@@ -163,17 +164,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model within a wrapper that adds adapters to it, as PEFT's do."""
     inner = getattr(model, "get_base_model", None)
     return inner() if callable(inner) and hasattr(model, "peft_config") else model
-
-
-def check_arguments(model: nn.Module, method: object) -> None:
-    """Check what can be told before the model's family is known.
-
-    Raises: UnsupportedError: no method, or a compiled model.
-    """
-    if not isinstance(method, Method):
-        raise UnsupportedError(f"{method!r} is not a method; give an instance such as SparseVLM(retain=192).")
-    if hasattr(model, "_orig_mod"):
-        raise UnsupportedError("the model is compiled, which ignores new hooks; sparsify it before torch.compile.")
 
 
 def check_pair(family: Family, method: Method) -> None:
