@@ -1,13 +1,18 @@
 # make demo   set up, prepare the embedded model, answer one question dense and sparse, draw what was kept
 # make test   set up, check style and types, run the tests
-# make oldest run the tests on the oldest transformers that is supported
+# make oldest run the tests of what touches transformers on the oldest release that is supported
+# make newest run the same on the newest release in the registry, also beyond the bound in pyproject.toml
 
 PYTHON ?= python3
 OLDEST ?= 5.17.0
 QUESTION ?= what color is the shape?
 IMAGE ?= examples/triangle.png
 
-.PHONY: demo test oldest lint table clean
+# all tests but those of commands, documents, scenes and tables, which see no release of transformers
+HOSTING = $(filter-out $(addprefix tests/test_,cli.py docs.py evaluate.py evaluate_marks.py scenes.py scenes_table.py \
+	structure.py benchmark.py picture.py grid.py budget.py measure.py ways_page.py),$(wildcard tests/test_*.py))
+
+.PHONY: demo test oldest newest lint table clean
 
 demo: .venv/ready
 	.venv/bin/sparsight prepare
@@ -17,7 +22,12 @@ test: lint
 	.venv/bin/python -m pytest
 
 oldest: .venv-oldest/ready
-	.venv-oldest/bin/python -m pytest
+	.venv-oldest/bin/python -m pytest $(HOSTING)
+
+newest: .venv-newest/ready
+	.venv-newest/bin/python -m pip install --quiet --upgrade transformers
+	.venv-newest/bin/python -m pip list 2>&1 | grep -i "^transformers "
+	.venv-newest/bin/python -m pytest -W "ignore:transformers .* is newer:UserWarning" $(HOSTING)
 
 lint: .venv/ready
 	.venv/bin/ruff format --check .
@@ -32,10 +42,14 @@ table: .venv/ready
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,dev]"
 	touch $@
 
-.venv-oldest/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet -c constraints.txt "transformers==$(OLDEST)" -e ".[embedded,dev]"
+# transformers brings its own set along, so only the other direct dependencies stay pinned
+.venv-oldest/ready: RELEASE = transformers==$(OLDEST)
+.venv-newest/ready: RELEASE = transformers
+.venv-oldest/ready .venv-newest/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	sed -e '/^# What those bring/,$$d' -e '/^transformers==/d' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet -c $(@D)/constraints.txt "$(RELEASE)" -e ".[embedded,dev]"
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .pytest_cache .mypy_cache .ruff_cache demo.png
+	rm -rf .venv .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache demo.png

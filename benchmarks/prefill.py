@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,9 +23,11 @@ from rich.console import Console
 from rich.table import Table
 from shapes import SHAPES, build
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sparsight import SparseVLM, sparsify
 from sparsight.budget import decoder_macs
+from sparsight.compat import output_cache
 from sparsight.measure import Timing, facts, interleave, time_generation
 from sparsight.trace import Stats
 
@@ -103,7 +104,7 @@ def make_inputs(model: Any, visual: int, text: int, batch: int) -> dict[str, tor
         torch.randn(visual, config.text_config.hidden_size, generator=random).to(device, model.dtype)
         for _ in range(batch)
     ]
-    model.model.get_image_features = lambda **_: SimpleNamespace(pooler_output=features)
+    model.model.get_image_features = lambda **_: BaseModelOutputWithPooling(pooler_output=features)  # type: ignore[arg-type]
     pixels = torch.zeros(batch, 3, 1, 1, device=device, dtype=model.dtype)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
 
@@ -112,7 +113,7 @@ def make_inputs(model: Any, visual: int, text: int, batch: int) -> dict[str, tor
 def dry_run(model: nn.Module, inputs: Mapping[str, torch.Tensor], how: SparseVLM) -> Stats:
     """Prefill once and return the counts; check that the cache holds what they promise."""
     with sparsify(model, how) as run:
-        cache = model(**inputs, use_cache=True, logits_to_keep=1).past_key_values
+        cache = output_cache(model(**inputs, use_cache=True, logits_to_keep=1))
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     if held != run.stats.kv_cache_bytes:
         raise RuntimeError(f"the cache holds {held} bytes, the counts promise {run.stats.kv_cache_bytes}.")

@@ -1,14 +1,40 @@
-"""One thread for tiny models: a second one only waits for the first, for minutes on a busy machine."""
+"""One thread for tiny models: a second one only waits for the first, for minutes on a busy machine.
+
+What transformers calls deprecated in our own calls fails the test: Python's warnings by `filterwarnings`, and those
+that it only logs by the handler here.
+"""
+
+import logging
 
 import pytest
 import torch
 from hypothesis import settings
+from transformers.utils import logging as transformers_logging
 
 # the same examples in every run, so that a red test stays red
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 
 ALONE = ("embedded", "test_benchmark", "test_measure")  # these choose for themselves
+
+
+class Deprecations(logging.Handler):
+    """Turns a notice of deprecation into an error where it is given."""
+
+    def emit(self, record):
+        """Raise if the notice is one."""
+        text = record.getMessage()
+        if "deprecated" in text:
+            raise FutureWarning(text)
+
+
+@pytest.fixture(autouse=True)
+def no_deprecated_calls():
+    logger, handler = transformers_logging.get_logger("transformers"), Deprecations()
+    logger.addHandler(handler)
+    type(logger).warning_once.cache_clear()  # a notice that is given once would hide behind an earlier test
+    yield
+    logger.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

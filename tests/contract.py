@@ -7,6 +7,7 @@ from transformers import DynamicCache
 
 from sparsight import sparsify
 from tests import tiny
+from tests.caches import cached
 
 
 class Probe:
@@ -106,7 +107,7 @@ def prefill(model, method, inputs):
         inputs = {"position_ids": positions(inputs["attention_mask"]), **inputs}
     cache = DynamicCache(config=model.config)
     with sparsify(model, method) as run, Probe(model) as probe, torch.no_grad():
-        logits = model(**inputs, past_key_values=cache).logits
+        logits = model(**inputs, **cached(cache)).logits
     ids = placeholders(model.config)
     counts = torch.isin(inputs["input_ids"], torch.tensor(sorted(ids))).sum(dim=-1).tolist()
     promised = [promise(method, count, len(probe.layers)) if count else None for count in counts]
@@ -232,14 +233,14 @@ def check_decode(model, method, batch):
     cache = DynamicCache(config=model.config)
     mask = batch.inputs["attention_mask"]
     with sparsify(model, method), torch.no_grad():
-        token = model(**batch.inputs, past_key_values=cache).logits[:, -1:].argmax(dim=-1)
+        token = model(**batch.inputs, **cached(cache)).logits[:, -1:].argmax(dim=-1)
         for step in range(1, 4):
             stored = [layer.keys.shape[-2] for layer in cache.layers]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             given = {"input_ids": token, "attention_mask": mask}
             if "mm_token_type_ids" in batch.inputs:  # given a mask, transformers places all tokens seen so far
                 given["position_ids"] = positions(mask)[:, -1:]
-            token = model(**given, past_key_values=cache).logits[:, -1:].argmax(dim=-1)
+            token = model(**given, **cached(cache)).logits[:, -1:].argmax(dim=-1)
             kept = list(zip(cache.layers, stored, strict=True))
             grown = [layer.keys.shape[-2] - before for layer, before in kept]
             room = [getattr(layer, "sliding_window", before + 2) - 1 - before for layer, before in kept]

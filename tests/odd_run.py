@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache
 
+from sparsight.compat import output_cache
 from tests import contract, odd_models
+from tests.caches import cached
 
 ANSWER = 2  # tokens that generate() says
 
@@ -77,7 +79,7 @@ def words(count, rows, seed):
 def loop(case, model, inputs):
     """A prefill and a few later passes on its cache, of one token or several."""
     cache, mask, given = DynamicCache(config=model.config), inputs.get("attention_mask"), numbers(case, inputs)
-    prefill = model(**inputs, **given, past_key_values=cache).logits
+    prefill = model(**inputs, **given, **cached(cache)).logits
     said, parts = words(sum(case.said), len(prefill), case.seed), []
     start = first_place(case)
     if case.kind in odd_models.MROPE and mask is not None:
@@ -89,7 +91,7 @@ def loop(case, model, inputs):
             later = {"attention_mask": mask}
         if given or (case.kind in odd_models.MROPE and mask is not None):
             later["position_ids"] = contract.positions(mask)[:, -new.shape[1] :] + start
-        parts.append(model(input_ids=new, **later, past_key_values=cache).logits)
+        parts.append(model(input_ids=new, **later, **cached(cache)).logits)
     return Sides(prefill, torch.cat(parts, dim=1), said, cache)
 
 
@@ -105,7 +107,7 @@ def answer(case, model, inputs):
         ids = torch.cat([done.sequences, words(3, len(done.sequences), case.seed)], dim=1)
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
         mask = torch.cat([mask, torch.ones_like(ids[:, mask.shape[1] :])], dim=1)
-        past = {"past_key_values": done.past_key_values}
+        past = {**cached(output_cache(done))}
         done = model.generate(input_ids=ids, attention_mask=mask, **past, **settings)
     later = torch.stack(done.logits, dim=1).to(model.dtype)
-    return Sides(None, later, done.sequences[:, start:-1], done.past_key_values)
+    return Sides(None, later, done.sequences[:, start:-1], output_cache(done))

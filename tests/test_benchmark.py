@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from sparsight import SparseVLM, sparsify
+from sparsight.compat import output_cache
 from sparsight.measure import Timing
+from tests.caches import cached
 
 FOLDER = str(Path(__file__).parent.parent / "benchmarks")
 
@@ -52,15 +54,15 @@ def test_runs_and_writes_what_it_prints(prefill, tmp_path, capsys):
 def test_the_oracle_processes_as_many_tokens_as_the_sparse_run(prefill, built):
     model, inputs = built
     with sparsify(model, SparseVLM(retain=12)) as run, torch.no_grad():
-        sparse = model(**inputs, use_cache=True).past_key_values
+        sparse = output_cache(model(**inputs, use_cache=True))
     with prefill.cut(model, run.stats.tokens_per_layer[0]), torch.no_grad():
         oracle = model(**inputs, use_cache=True)
         step = model(
             input_ids=inputs["input_ids"][:, -1:],
             attention_mask=torch.ones(2, inputs["input_ids"].shape[1] + 1),
-            past_key_values=oracle.past_key_values,
+            **cached(output_cache(oracle)),
         )
-    lengths = [layer.keys.shape[-2] for layer in oracle.past_key_values.layers]
+    lengths = [layer.keys.shape[-2] for layer in output_cache(oracle).layers]
     assert lengths == [layer.keys.shape[-2] + 1 for layer in sparse.layers]
     assert step.logits.isfinite().all()
     assert all(not layer._forward_pre_hooks for layer in model.model.language_model.layers)
@@ -78,9 +80,9 @@ def test_the_oracle_is_exact(prefill, built):
     """Causality: what the first tokens give does not depend on the tokens that are cut behind them."""
     model, inputs = built
     with torch.no_grad():
-        dense = model(**inputs, use_cache=True).past_key_values.layers[-1].keys
+        dense = output_cache(model(**inputs, use_cache=True)).layers[-1].keys
         with prefill.cut(model, [52, 52, 52, 30, 30, 30, 30, 20]):
-            short = model(**inputs, use_cache=True).past_key_values.layers[-1].keys
+            short = output_cache(model(**inputs, use_cache=True)).layers[-1].keys
     torch.testing.assert_close(short, dense[:, :, :20])
 
 

@@ -9,6 +9,7 @@ from transformers import DynamicCache
 from sparsight import SparseVLM, sparsify
 from sparsight.errors import AttachError, SparsightError, UnsupportedError
 from tests import contract, dense, tiny
+from tests.caches import cached
 
 
 @pytest.fixture
@@ -28,14 +29,14 @@ def prefill(model, inputs, **changes):
 
 def pruned_cache(model, inputs):
     cache = DynamicCache(config=model.config)
-    prefill(model, inputs, past_key_values=cache)
+    prefill(model, inputs, **cached(cache))
     return cache
 
 
 def test_a_pruned_cache_outlives_no_block(model, inputs):
     with sparsify(model, SparseVLM()):
         cache = pruned_cache(model, inputs)
-    step = {"input_ids": torch.tensor([[5]]), "past_key_values": cache}
+    step = {"input_ids": torch.tensor([[5]]), **cached(cache)}
     with pytest.raises(AttachError, match="has ended"):
         model(**step)
     with sparsify(model, SparseVLM()), pytest.raises(AttachError, match="has ended"):
@@ -51,14 +52,14 @@ def test_reset_makes_an_ordinary_cache(model, inputs):
         assert {type(layer).__name__ for layer in cache.layers} == {"DynamicLayer"}
         assert cache.get_seq_length() == 0
         assert not any("record" in vars(layer) or "skew" in vars(layer) for layer in cache.layers)
-    assert torch.equal(prefill(model, inputs, past_key_values=cache), plain)
+    assert torch.equal(prefill(model, inputs, **cached(cache)), plain)
 
 
 def test_crop_drops_the_last_tokens(model, inputs):
     with sparsify(model, SparseVLM()), torch.no_grad():
         cache = pruned_cache(model, inputs)
         length, stored = cache.get_seq_length(), [layer.keys.shape[-2] for layer in cache.layers]
-        model(input_ids=torch.tensor([[5, 6]]), past_key_values=cache)
+        model(input_ids=torch.tensor([[5, 6]]), **cached(cache))
         cache.crop(-2)
         assert [layer.keys.shape[-2] for layer in cache.layers] == stored
         assert {layer.get_seq_length() for layer in cache.layers} == {length}
@@ -71,17 +72,17 @@ def test_crop_drops_the_last_tokens(model, inputs):
 def test_a_crop_into_the_pruned_prompt_is_refused_and_never_used(model, inputs):
     step = {"input_ids": torch.tensor([[5]])}
     with sparsify(model, SparseVLM()), torch.no_grad():
-        want = model(**step, past_key_values=pruned_cache(model, inputs)).logits
+        want = model(**step, **cached(pruned_cache(model, inputs))).logits
         cache = pruned_cache(model, inputs)
         with pytest.raises(UnsupportedError, match="reaches into the pruned prompt"):
             cache.crop(-10)
         try:
-            got = model(**step, past_key_values=cache).logits
+            got = model(**step, **cached(cache)).logits
         except SparsightError:
             got = want
         assert torch.equal(got, want)
         cache.reset()
-        assert prefill(model, inputs, past_key_values=cache).shape == prefill(model, inputs).shape
+        assert prefill(model, inputs, **cached(cache)).shape == prefill(model, inputs).shape
 
 
 def test_chosen_and_repeated_samples(model):
@@ -91,14 +92,14 @@ def test_chosen_and_repeated_samples(model):
     ]
     with sparsify(model, method), torch.no_grad():
         cache = DynamicCache()
-        prefill(model, batch.inputs, past_key_values=cache)
+        prefill(model, batch.inputs, **cached(cache))
         cache.batch_select_indices(torch.tensor([2, 0]))
         cache.batch_repeat_interleave(2)
         cache.reorder_cache(torch.tensor([3, 0, 1, 2]))
         rows = [0, 2, 2, 0]
         mask = torch.cat([batch.inputs["attention_mask"][rows], torch.ones(4, 1, dtype=torch.int64)], dim=1)
         step = {"input_ids": torch.full((4, 1), 9), "attention_mask": mask}
-        logits = model(**step, past_key_values=cache).logits[:, -1]
+        logits = model(**step, **cached(cache)).logits[:, -1]
     for row, sample in enumerate(rows):
         contract.close(logits[row], want[sample], f"row {row}")
 
@@ -107,7 +108,7 @@ def test_a_copy_goes_its_own_way(model, inputs):
     with sparsify(model, SparseVLM()), torch.no_grad():
         cache = pruned_cache(model, inputs)
         other = copy.deepcopy(cache)
-        model(input_ids=torch.tensor([[5]]), past_key_values=cache)
-        got = model(input_ids=torch.tensor([[9]]), past_key_values=other).logits
-        want = model(input_ids=torch.tensor([[9]]), past_key_values=pruned_cache(model, inputs)).logits
+        model(input_ids=torch.tensor([[5]]), **cached(cache))
+        got = model(input_ids=torch.tensor([[9]]), **cached(other)).logits
+        want = model(input_ids=torch.tensor([[9]]), **cached(pruned_cache(model, inputs))).logits
     assert torch.equal(got, want)

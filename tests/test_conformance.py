@@ -2,15 +2,16 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import safe_open
 from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sparsight import SparseVLM, sparsify
 from tests import tiny
+from tests.caches import cached
 
 DATA = Path(__file__).parent / "data"
 
@@ -40,7 +41,7 @@ def rebuild(info, tensors):
     visual = slice(info["visual_start"], info["visual_start"] + info["visual_tokens"])
     ids[visual] = tiny.IMAGE
     features = tensors["inputs_embeds"][visual].double()
-    model.model.get_image_features = lambda **_: SimpleNamespace(pooler_output=[features])
+    model.model.get_image_features = lambda **_: BaseModelOutputWithPooling(pooler_output=[features])
     return model, ids[None]
 
 
@@ -52,9 +53,7 @@ def test_reproduces_the_authors_code(name, attention):
     model.set_attn_implementation(attention)
     cache = DynamicCache(config=model.config)
     with sparsify(model, SparseVLM.paper(info["budget"])) as run, torch.no_grad():
-        output = model.model(
-            input_ids=ids, pixel_values=torch.zeros(1, 3, 24, 24), past_key_values=cache, use_cache=True
-        )
+        output = model.model(input_ids=ids, pixel_values=torch.zeros(1, 3, 24, 24), **cached(cache), use_cache=True)
     first_text = info["visual_start"] + info["visual_tokens"]
     assert (run.trace.raters[0] - first_text).tolist() == tensors["raters"].tolist()
     for step, site in enumerate(run.trace.samples[0]):

@@ -5,9 +5,11 @@ import torch
 from transformers import DynamicCache
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
+from sparsight.compat import output_cache
 from sparsight.errors import AttachError, PromptError
 from sparsight.methods import methods
 from tests import contract, dense, tiny
+from tests.caches import cached
 from tests.cases import KERNELS, LAYOUTS, METHODS, Identity, same, tiny_model
 
 
@@ -68,9 +70,9 @@ def test_manual_loop_without_position_ids_equals_generate(kernel):
         with sparsify(model, method), torch.no_grad():
             done = model.generate(**inputs, max_new_tokens=5, output_logits=True, return_dict_in_generate=True)
             cache = DynamicCache()
-            logits = [model(**inputs, past_key_values=cache).logits[:, -1]]
+            logits = [model(**inputs, **cached(cache)).logits[:, -1]]
             for token in done.sequences[0, -5:-1]:
-                logits.append(model(input_ids=token.view(1, 1), past_key_values=cache).logits[:, -1])
+                logits.append(model(input_ids=token.view(1, 1), **cached(cache)).logits[:, -1])
         for own, other in zip(logits, done.logits, strict=True):
             contract.close(own, other.to(own.dtype), "the manual loop differs from generate")
 
@@ -185,7 +187,7 @@ def test_costs_are_those_of_what_ran(method):
     stored = sum(x.numel() * x.element_size() for layer in seen.cache.layers for x in (layer.keys, layer.values))
     assert seen.stats.kv_cache_bytes == stored
     with torch.no_grad():
-        cache = model(**inputs, past_key_values=DynamicCache()).past_key_values
+        cache = output_cache(model(**inputs, **cached(DynamicCache())))
     plain = sum(x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values))
     assert seen.stats.dense_kv_cache_bytes == plain
     assert seen.stats.prefill_flops < seen.stats.dense_prefill_flops

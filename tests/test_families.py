@@ -9,6 +9,7 @@ from sparsight.errors import AttachError, UnsupportedError
 from sparsight.families import family_of
 from sparsight.methods import Pool, Random
 from tests import contract, hidden, tiny
+from tests.caches import cached
 from tests.cases import DTYPES, KERNELS, Identity, same
 from tests.tiny_families import family_batch, tiny_family
 from tests.tiny_kinds import FIRST, KINDS
@@ -60,11 +61,11 @@ def test_pruned_equals_masked(name, layout, kernel, positions):
     mask, cache = batch.inputs["attention_mask"], DynamicCache(config=model.config)
     with sparsify(model, SparseVLM(retain=0.5, positions=positions)) as run, torch.no_grad():
         ids = contract.positions(mask)
-        parts = [model(**batch.inputs, position_ids=ids, past_key_values=cache).logits]
+        parts = [model(**batch.inputs, position_ids=ids, **cached(cache)).logits]
         for step in range(said.shape[1]):
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             given = {"attention_mask": mask, "position_ids": contract.positions(mask)[:, -1:]}
-            parts.append(model(input_ids=said[:, step : step + 1], **given, past_key_values=cache).logits)
+            parts.append(model(input_ids=said[:, step : step + 1], **given, **cached(cache)).logits)
     dense, alone = tiny_family(name, "eager"), family_batch(tiny_family(name, "eager"), name, LAYOUTS[layout]).alone
     for b, own in enumerate(alone):
         ids = torch.cat([own["input_ids"], said[b : b + 1]], dim=1)

@@ -12,6 +12,7 @@ from sparsight.errors import UnsupportedError
 from sparsight.families import family_of
 from sparsight.families.generic import generic_family
 from tests import tiny
+from tests.caches import cached
 from tests.tiny_families import family_batch, tiny_family
 from tests.tiny_kinds import KINDS
 
@@ -153,7 +154,7 @@ def test_the_probe_sees_what_runs_beside(odd, unknown):
 
 def test_the_probe_sees_layers_that_store_nothing(unknown):
     model = unknown(tiny.tiny_llava())
-    hook = lambda _, args, kwargs: (args, {**kwargs, "past_key_values": DynamicCache()})  # noqa: E731
+    hook = lambda _, args, kwargs: (args, {**kwargs, **cached(DynamicCache())})  # noqa: E731
     model.get_submodule(LAYER + ".self_attn").register_forward_pre_hook(hook, with_kwargs=True)
     with pytest.raises(UnsupportedError, match="stored"):
         sparsify(model, METHOD)

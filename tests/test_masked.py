@@ -5,7 +5,9 @@ import torch
 from transformers import DynamicCache
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
+from sparsight.compat import output_cache
 from tests import contract, dense, tiny
+from tests.caches import cached
 from tests.cases import KERNELS, LAYOUTS, METHODS, tiny_model
 
 
@@ -33,11 +35,11 @@ def test_prefill_and_teacher_forced_decode(method, kernel, layout):
     batch = tiny.batch(LAYOUTS[layout], dtype=model.dtype)
     said, mask, cache = text(len(batch.alone), 4), batch.inputs["attention_mask"], DynamicCache()
     with sparsify(model, method) as run, torch.no_grad():
-        parts = [model(**batch.inputs, past_key_values=cache).logits]
+        parts = [model(**batch.inputs, **cached(cache)).logits]
         for step in range(said.shape[1]):
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             ids = said[:, step : step + 1]
-            parts.append(model(input_ids=ids, attention_mask=mask, past_key_values=cache).logits)
+            parts.append(model(input_ids=ids, attention_mask=mask, **cached(cache)).logits)
     for b, alone in enumerate(batch.alone):
         left = run.stats.tokens_per_layer[b][-1]
         got = torch.cat([parts[0][b, -left:], *(part[b] for part in parts[1:])])
@@ -116,7 +118,7 @@ def test_second_text_turn_with_generate(method, kernel):
         second = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            past_key_values=first.past_key_values,
+            **cached(output_cache(first)),
             max_new_tokens=3,
             return_dict_in_generate=True,
             output_logits=True,
@@ -137,13 +139,13 @@ def test_second_text_turn_of_unequal_length(method, kernel):
     cache = DynamicCache()
     with sparsify(model, method), torch.no_grad():
         ids = contract.positions(batch.inputs["attention_mask"])
-        model(**batch.inputs, position_ids=ids, past_key_values=cache)
+        model(**batch.inputs, position_ids=ids, **cached(cache))
         parts = []
         for new in (turn, last[:, :1], last[:, 1:]):
             if parts:
                 mask = torch.cat([mask, mask.new_ones(2, 1)], dim=1)
             ids = contract.positions(mask)[:, -new.shape[1] :]
-            out = model(input_ids=new, attention_mask=mask, position_ids=ids, past_key_values=cache)
+            out = model(input_ids=new, attention_mask=mask, position_ids=ids, **cached(cache))
             parts.append(out.logits)
     for b, skip in ((0, 0), (1, 2)):
         got = torch.cat([parts[0][b, skip:], parts[1][b], parts[2][b]])
@@ -160,12 +162,12 @@ def test_second_turn_with_a_new_image(method, kernel):
         first, second = ({**part} for part in (first, second))
     cache, said = DynamicCache(), text(3).tolist()
     with sparsify(model, method) as run, torch.no_grad():
-        parts = [model(**first, past_key_values=cache).logits]
+        parts = [model(**first, **cached(cache)).logits]
         mask = torch.cat([first["attention_mask"], second["attention_mask"]], dim=1)
-        out = model(**{**second, "attention_mask": mask}, past_key_values=cache)
+        out = model(**{**second, "attention_mask": mask}, **cached(cache))
         parts.append(out.logits)
         assert run.stats.visual_tokens == (tiny.VISUAL,)
-        parts += [model(input_ids=torch.tensor([[token]]), past_key_values=cache).logits for token in said]
+        parts += [model(input_ids=torch.tensor([[token]]), **cached(cache)).logits for token in said]
     reference = tiny_model("sdpa")
     new = dense.turn(reference, {**second, "pixel_values": second["pixel_values"].double()})
     close(torch.cat(parts, dim=1)[0], wanted(method, first, new, said), "two images, two turns")
@@ -177,11 +179,11 @@ def test_an_image_after_a_text_turn(method):
     batch, cache = tiny.batch([["image", 4], ["image", 4]]), DynamicCache()
     before, pads = text(2, 6), torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
     with sparsify(model, method) as run, torch.no_grad():
-        model(input_ids=before, attention_mask=pads, position_ids=contract.positions(pads), past_key_values=cache)
+        model(input_ids=before, attention_mask=pads, position_ids=contract.positions(pads), **cached(cache))
         mask = torch.cat([pads, batch.inputs["attention_mask"]], dim=1)
         ids = contract.positions(mask)[:, before.shape[1] :]
         inputs = {**batch.inputs, "attention_mask": mask, "position_ids": ids}
-        logits = model(**inputs, past_key_values=cache).logits
+        logits = model(**inputs, **cached(cache)).logits
     for b, skip in ((0, 0), (1, 2)):
         turns = dense.Turn(before[b, skip:].tolist()), dense.turn(model, batch.alone[b])
         want = dense.Reference(model, method).run(*turns).logits
@@ -195,10 +197,10 @@ def test_cropped_answer_can_be_said_otherwise(method):
     inputs, cache = tiny.batch([["image", 4]]).inputs, DynamicCache()
     wrong, said = text(1, 3, seed=7), text(1, 4)
     with sparsify(model, method), torch.no_grad():
-        model(**inputs, past_key_values=cache)
-        model(input_ids=wrong, past_key_values=cache)
+        model(**inputs, **cached(cache))
+        model(input_ids=wrong, **cached(cache))
         cache.crop(-4)  # the wrong answer, and the last word of the question
-        logits = model(input_ids=torch.cat([inputs["input_ids"][:, -1:], said], dim=1), past_key_values=cache).logits
+        logits = model(input_ids=torch.cat([inputs["input_ids"][:, -1:], said], dim=1), **cached(cache)).logits
     close(logits[0], wanted(method, inputs, said[0].tolist())[-5:], "after a crop")
 
 
@@ -210,10 +212,10 @@ def test_padding_between_real_tokens(method):
     mask[0, 2:4] = mask[0, -4:-2] = 0
     with sparsify(model, method), torch.no_grad():
         ids = contract.positions(mask)
-        logits = model(**{**inputs, "attention_mask": mask, "position_ids": ids}, past_key_values=cache).logits[0, -2:]
+        logits = model(**{**inputs, "attention_mask": mask, "position_ids": ids}, **cached(cache)).logits[0, -2:]
         longer = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
         step = {"attention_mask": longer, "position_ids": contract.positions(longer)[:, -1:]}
-        last = model(input_ids=torch.tensor([[9]]), **step, past_key_values=cache).logits[0]
+        last = model(input_ids=torch.tensor([[9]]), **step, **cached(cache)).logits[0]
     real = {**inputs, "input_ids": inputs["input_ids"][mask.bool()][None]}
     close(torch.cat([logits, last]), wanted(method, real, [9])[-3:], "padding in the middle")
 

@@ -27,6 +27,7 @@ from sparsight import guard
 from sparsight.attention import TAP_NAME, AttentionCall, RaterRows, attach_tap
 from sparsight.families import LLAVA, families
 from tests import tiny
+from tests.caches import NAME, cached
 from tests.cases import tiny_model
 
 SIZES = {
@@ -54,7 +55,7 @@ def watch(model, path, inputs):
         lambda _, args, kwargs: seen.append((len(args), set(kwargs))), with_kwargs=True
     )
     with torch.no_grad():
-        model(**inputs, past_key_values=DynamicCache())
+        model(**inputs, **cached(DynamicCache()))
     handle.remove()
     return seen[0]
 
@@ -63,11 +64,11 @@ def watch(model, path, inputs):
 def test_arguments_of_decoder_and_layers(kind):
     model, inputs = tiny_model("sdpa", kind=kind), tiny.batch([["image", 3]]).inputs
     placed, named = watch(model, "model.language_model", inputs)
-    needed = {"inputs_embeds", "attention_mask", "past_key_values"}
+    needed = {"inputs_embeds", "attention_mask", NAME}
     assert placed == 0, "the base model now calls its decoder by position"
     assert needed <= named, f"the decoder no longer gets {needed - named} by name"
     placed, named = watch(model, "model.language_model.layers.3", inputs)
-    needed = {"attention_mask", "position_embeddings", "position_ids", "past_key_values"}
+    needed = {"attention_mask", "position_embeddings", "position_ids", NAME}
     assert placed == 1, "a layer's hidden states are no longer its only positional argument"
     assert needed <= named, f"decoder layers no longer get {needed - named} by name"
 

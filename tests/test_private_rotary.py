@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from sparsight.families.refused import REFUSED
 from sparsight.ledger import LedgerLayer, SlidingLedgerLayer
 from tests import tiny, tiny_rotary
+from tests.caches import NAME, cached
 from tests.tiny_rotary import KINDS, MODELS, QWEN, WINDOW
 
 
@@ -30,7 +31,7 @@ def watch(kind, *calls, kernel=None):
     ]
     with torch.no_grad():
         for call in calls:
-            model(**call, past_key_values=cache)
+            model(**call, **cached(cache))
     for handle in handles:
         handle.remove()
     return model, seen
@@ -50,10 +51,10 @@ def test_arguments_of_layers(kind):
     assert isinstance(shown, torch.Tensor), "the base model no longer gets the mask by name"
     assert shown.ndim == 2, "the base model no longer gets the mask that shows padding"
     assert seen["decoder"][0] == 0, "the base model now calls its decoder by position"
-    assert {"inputs_embeds", "past_key_values", "position_ids"} <= set(seen["decoder"][1])
+    assert {"inputs_embeds", NAME, "position_ids"} <= set(seen["decoder"][1])
     for index, layer in enumerate(model.model.language_model.layers):
         placed, named = seen[index]
-        needed = {"attention_mask", "position_embeddings", "position_ids", "past_key_values"}
+        needed = {"attention_mask", "position_embeddings", "position_ids", NAME}
         assert placed == 1, "a layer's hidden states are no longer its only positional argument"
         assert needed <= set(named), f"decoder layers no longer get {needed - set(named)} by name"
         tables = named["position_embeddings"]

@@ -9,6 +9,7 @@ from transformers import DynamicCache, GenerationConfig, LlamaForCausalLM, Stati
 from sparsight import SparseVLM, sparsify
 from sparsight.errors import AttachError, BudgetError, PromptError, SettingError, UnsupportedError
 from tests import tiny
+from tests.caches import cached
 from tests.cases import tiny_model
 
 METHOD = SparseVLM(retain=0.5)
@@ -219,7 +220,7 @@ def test_caches_that_cannot_be_shortened(model, inputs):
     with sparsify(model, METHOD):
         for kind, cache in caches.items():
             with refuses(UnsupportedError, kind, "use DynamicCache"):
-                model(**inputs, past_key_values=cache)
+                model(**inputs, **cached(cache))
 
 
 OPTIONS = {

@@ -5,8 +5,10 @@ import torch
 from transformers import DynamicCache
 
 from sparsight import sparsify
+from sparsight.compat import output_cache
 from sparsight.methods import Pool, SparseVLM, Uniform
 from tests import contract, hidden, tiny_rotary
+from tests.caches import cached
 from tests.cases import Identity, same
 from tests.tiny_rotary import FIRST, IMAGE, KINDS, PAIRS, QWEN, VIDEO, VOCAB
 
@@ -130,9 +132,9 @@ def test_manual_loop_and_second_turn(kind, kernel):
     said = torch.randint(FIRST, VOCAB, (9,), generator=torch.Generator().manual_seed(1))
     cache, prompt = DynamicCache(config=model.config), {k: v for k, v in own.items() if k != "attention_mask"}
     with sparsify(model, method) as run, torch.no_grad():
-        parts = [model(**prompt, past_key_values=cache).logits]
+        parts = [model(**prompt, **cached(cache)).logits]
         for part in (said[:1], said[1:2], said[2:8], said[8:]):
-            parts.append(model(input_ids=part[None], past_key_values=cache).logits)
+            parts.append(model(input_ids=part[None], **cached(cache)).logits)
     wanted = want(kind, method, own, run, said=said.tolist())
     close(torch.cat(parts, dim=1)[0], wanted, "manual loop")
 
@@ -148,7 +150,7 @@ def test_second_turn_with_generate(kind, kernel):
         second = generate(
             model,
             {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
-            past_key_values=first.past_key_values,
+            **cached(output_cache(first)),
         )
     said = second.sequences[0, length:].tolist()
     wanted = want(kind, method, own, run, said=said[:-1])

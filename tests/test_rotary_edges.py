@@ -10,6 +10,7 @@ from sparsight.errors import AttachError, UnsupportedError
 from sparsight.families import families
 from sparsight.methods import SparseVLM
 from tests import contract, tiny, tiny_rotary
+from tests.caches import cached
 from tests.test_refusals import refuses
 from tests.test_rotary import close, want
 from tests.tiny_rotary import MODELS, WINDOW
@@ -34,11 +35,11 @@ def test_a_full_window_cannot_be_cropped(kind):
     model = tiny_rotary.model(kind)
     cache = DynamicCache(config=model.config)
     with sparsify(model, METHOD), torch.no_grad():
-        model(**one(kind, model), past_key_values=cache)
+        model(**one(kind, model), **cached(cache))
         with refuses(UnsupportedError, f"sliding window of {WINDOW}", "prefill again"):
             cache.layers[-1 if kind != "gemma3" else -2].crop(-1)
         with refuses(AttachError, "torn"):
-            model(**word(20), past_key_values=cache)
+            model(**word(20), **cached(cache))
 
 
 @pytest.mark.parametrize("kind", SLIDING)
@@ -46,15 +47,15 @@ def test_a_window_that_is_not_full_is_cropped(kind):
     model = tiny_rotary.model(kind, sliding_window=200)
     inputs, cache = one(kind, model), DynamicCache(config=model.config)
     with sparsify(model, METHOD), torch.no_grad():
-        model(**inputs, past_key_values=cache)
+        model(**inputs, **cached(cache))
         lengths = [layer.keys.shape[-2] for layer in cache.layers]
-        wanted = model(**word(21), past_key_values=cache).logits
+        wanted = model(**word(21), **cached(cache)).logits
         cache.crop(-1)
-        model(input_ids=torch.tensor([[30, 31]]), past_key_values=cache)
+        model(input_ids=torch.tensor([[30, 31]]), **cached(cache))
         cache.crop(-2)
         assert [layer.keys.shape[-2] for layer in cache.layers] == lengths
         assert {layer.get_seq_length() for layer in cache.layers} == {inputs["input_ids"].shape[1]}
-        close(model(**word(21), past_key_values=cache).logits, wanted, "after a crop")
+        close(model(**word(21), **cached(cache)).logits, wanted, "after a crop")
 
 
 @pytest.mark.parametrize("kind", SLIDING)
@@ -64,7 +65,7 @@ def test_chosen_repeated_and_reordered_samples(kind):
     cache, wanted = DynamicCache(config=model.config), []
     with sparsify(model, METHOD) as run, torch.no_grad():
         places = contract.positions(batch.inputs["attention_mask"])
-        model(**batch.inputs, position_ids=places, past_key_values=cache)
+        model(**batch.inputs, position_ids=places, **cached(cache))
         length = batch.inputs["input_ids"].shape[1]
         wanted = [
             want(kind, METHOD, own, run, said=[20, 21], sample=b, length=length)[-2:]
@@ -78,7 +79,7 @@ def test_chosen_repeated_and_reordered_samples(kind):
         for token in (20, 21):
             mask = torch.cat([mask, mask.new_ones(4, 1)], dim=1)
             given = {"input_ids": torch.full((4, 1), token), "position_ids": contract.positions(mask)[:, -1:]}
-            parts.append(model(**given, attention_mask=mask, past_key_values=cache).logits)
+            parts.append(model(**given, attention_mask=mask, **cached(cache)).logits)
     for row, sample in enumerate(rows):
         close(torch.cat(parts, dim=1)[row], wanted[sample], f"row {row}")
 
@@ -92,11 +93,11 @@ def test_reset_makes_ordinary_layers(kind):
     with torch.no_grad():
         plain = model(**inputs).logits
         with sparsify(model, METHOD):
-            model(**inputs, past_key_values=cache)
+            model(**inputs, **cached(cache))
             cache.reset()
         assert [type(layer) for layer in cache.layers] == kinds
         assert DynamicSlidingWindowLayer in kinds
-        assert torch.equal(model(**inputs, past_key_values=cache).logits, plain)
+        assert torch.equal(model(**inputs, **cached(cache)).logits, plain)
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -106,10 +107,10 @@ def test_costs_are_those_of_what_is_stored(kind, lazy):
     model = tiny_rotary.model(kind)
     inputs, cache = one(kind, model), DynamicCache() if lazy else DynamicCache(config=model.config)
     with sparsify(model, METHOD) as run, torch.no_grad():
-        parts = [model(**inputs, past_key_values=cache).logits[0]]
+        parts = [model(**inputs, **cached(cache)).logits[0]]
         stored = sum(x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values))
         assert run.stats.kv_cache_bytes == stored
-        parts += [model(**word(token), past_key_values=cache).logits[0] for token in (20, 21)]
+        parts += [model(**word(token), **cached(cache)).logits[0] for token in (20, 21)]
     close(torch.cat(parts), want(kind, METHOD, inputs, run, said=[20, 21]), "lazy" if lazy else "sliding")
 
 

@@ -10,6 +10,7 @@ from sparsight.errors import UnsupportedError
 from sparsight.families.refused import REFUSED
 from sparsight.methods import Downscale, SparseVLM, SparseVLMPlus
 from tests import tiny, tiny_rotary
+from tests.caches import cached
 from tests.test_refusals import refuses
 from tests.test_rotary_edges import SLIDING, one
 from tests.tiny_rotary import MODELS, QWEN
@@ -92,7 +93,7 @@ def test_a_cache_that_records_its_past(kind):
     inputs, cache = one(kind, model), DynamicCache(config=model.config)
     sliding = [layer for layer in cache.layers if layer.is_sliding]
     with sparsify(model, METHOD), torch.no_grad():
-        model(**inputs, past_key_values=cache)
+        model(**inputs, **cached(cache))
         with refuses(UnsupportedError, "candidate tokens"):
             sliding[-1].activate_past_recording()
         if tiny.OLD:
@@ -100,4 +101,4 @@ def test_a_cache_that_records_its_past(kind):
         cache = DynamicCache(config=model.config)
         next(layer for layer in reversed(cache.layers) if layer.is_sliding).activate_past_recording()
         with refuses(UnsupportedError, "records its past"):
-            model(**inputs, past_key_values=cache)
+            model(**inputs, **cached(cache))

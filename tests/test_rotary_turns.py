@@ -7,8 +7,10 @@ import torch
 from transformers import DynamicCache
 
 from sparsight import sparsify
+from sparsight.compat import output_cache
 from sparsight.methods import SparseVLM, Uniform
 from tests import contract, hidden, tiny, tiny_rotary
+from tests.caches import cached
 from tests.test_rotary import close, generate, want
 from tests.test_rotary_edges import METHOD, SLIDING, one, word
 from tests.tiny_rotary import KINDS, LLAVA, QWEN
@@ -22,15 +24,15 @@ def test_second_turn_with_a_new_image(kind):
     first, second = one(kind, model), one(kind, model, text=5, seed=1)
     length = first["input_ids"].shape[1]
     with sparsify(model, METHOD) as run, torch.no_grad():
-        parts = [model(**first, past_key_values=cache).logits]
+        parts = [model(**first, **cached(cache)).logits]
         steps = run.trace.samples[0]
         mask = torch.cat([first["attention_mask"], second["attention_mask"]], dim=1)
         changes = {"attention_mask": mask}
         if kind == "gemma3":  # transformers reads the blocks of all tokens, those in the cache included
             changes["token_type_ids"] = torch.cat([first["token_type_ids"], second["token_type_ids"]], dim=1)
-        parts.append(model(**{**second, **changes}, past_key_values=cache).logits)
+        parts.append(model(**{**second, **changes}, **cached(cache)).logits)
         later = run.trace.samples[0]
-        parts += [model(**word(token), past_key_values=cache).logits for token in (20, 21)]
+        parts += [model(**word(token), **cached(cache)).logits for token in (20, 21)]
     both = {name: torch.cat([part, second[name]], dim=int(name != "pixel_values")) for name, part in first.items()}
     wanted, _ = hidden.run(
         tiny_rotary.model(kind, "eager", torch.float64),
@@ -51,13 +53,13 @@ def test_second_turn_of_unequal_length(kind):
     mask = torch.cat([batch.inputs["attention_mask"], torch.tensor([[1] * 5, [0, 0, 1, 1, 1]])], dim=1)
     given = {} if kind in QWEN else {"position_ids": contract.positions(batch.inputs["attention_mask"]) + first}
     with sparsify(model, METHOD) as run, torch.no_grad():
-        model(**batch.inputs, **given, past_key_values=cache)
+        model(**batch.inputs, **given, **cached(cache))
         parts, deltas = [], getattr(model.model, "rope_deltas", first)
         for new in (turn[:, :5], turn[:, 5:]):
             if parts:
                 mask = torch.cat([mask, mask.new_ones(2, 1)], dim=1)
             places = contract.positions(mask)[:, -new.shape[1] :] + deltas
-            out = model(input_ids=new, attention_mask=mask, position_ids=places, past_key_values=cache)
+            out = model(input_ids=new, attention_mask=mask, position_ids=places, **cached(cache))
             parts.append(out.logits)
     logits, length = torch.cat(parts, dim=1), batch.inputs["input_ids"].shape[1]
     for b, skip in ((0, 0), (1, 2)):
@@ -122,8 +124,8 @@ def test_an_image_after_a_text_turn_longer_than_the_window(kind):
     if tiny.OLD and types:
         pytest.skip("transformers before 5.18 lets the blocks of a later turn begin at the wrong token, pruned or not")
     with sparsify(model, METHOD) as run, torch.no_grad():
-        model(input_ids=before, attention_mask=pads, position_ids=places[:, :31], past_key_values=cache)
-        got = model(**{**image, **types, **changes}, past_key_values=cache).logits[0]
+        model(input_ids=before, attention_mask=pads, position_ids=places[:, :31], **cached(cache))
+        got = model(**{**image, **types, **changes}, **cached(cache)).logits[0]
     whole = {**image, **types, "input_ids": torch.cat([before, image["input_ids"]], dim=1)}
     whole |= {"attention_mask": mask, "position_ids": places}
     reference = tiny_rotary.model(kind, "eager", torch.float64)
@@ -208,13 +210,13 @@ def test_second_turn_with_a_new_image_and_m_rope(kind):
     later = {**second, "attention_mask": both["attention_mask"], "position_ids": places[..., length:]}
     for method in (None, METHOD):
         with nullcontext() if method is None else sparsify(model, METHOD), torch.no_grad():
-            cache = model(**first, past_key_values=DynamicCache(config=model.config)).past_key_values
+            cache = output_cache(model(**first, **cached(DynamicCache(config=model.config))))
             with pytest.raises(RuntimeError, match="size of tensor"):
-                model(**{**later, "position_ids": None}, past_key_values=cache)
+                model(**{**later, "position_ids": None}, **cached(cache))
     with sparsify(model, METHOD) as run, torch.no_grad():
         cache = DynamicCache(config=model.config)
-        parts, steps = [model(**first, past_key_values=cache).logits], run.trace.samples[0]
-        parts.append(model(**later, past_key_values=cache).logits)
+        parts, steps = [model(**first, **cached(cache)).logits], run.trace.samples[0]
+        parts.append(model(**later, **cached(cache)).logits)
         then = [(length, run.trace.samples[0])]
     wanted, _ = hidden.run(tiny_rotary.model(kind, "eager", torch.float64), both, steps, then=then)
     close(torch.cat(parts, dim=1)[0], wanted, "two images, two turns")

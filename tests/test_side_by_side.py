@@ -13,6 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 from sparsight import SparseVLM, SparseVLMPlus, passes, sparsify
 from sparsight.errors import AttachError
 from tests import tiny
+from tests.caches import cached
 from tests.footprint import snapshot
 
 METHOD = SparseVLM(retain=0.5)
@@ -194,7 +195,7 @@ def spoken(model, method, inputs):
         cache, given = DynamicCache(), inputs
         while True:
             with torch.no_grad():  # not across a yield, or generators in turns leave it on
-                token = model(**given, past_key_values=cache).logits[:, -1:].argmax(dim=-1)
+                token = model(**given, **cached(cache)).logits[:, -1:].argmax(dim=-1)
             yield int(token)
             given = {"input_ids": token}
 

@@ -1,11 +1,17 @@
 """What keeps the code readable: small files, short functions, no machine's paths, docstrings for all that is public."""
 
 import ast
+import itertools
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from sparsight.compat import TESTED
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -64,3 +70,22 @@ def test_no_tracked_file_names_a_machine():
 def test_tests_are_short_too():
     long = [path.name for path in (ROOT / "tests").rglob("*.py") if path.read_text().count("\n") > SOFT_FILE]
     assert not long
+
+
+def test_direct_dependencies_are_pinned_within_their_ranges():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *itertools.chain.from_iterable(project["optional-dependencies"].values())]
+    pins = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    pinned = {canonicalize_name(name): version for name, version in pins}
+    for requirement in map(Requirement, wanted):
+        name = canonicalize_name(requirement.name)
+        assert name in pinned, f"{name} is not pinned"
+        assert requirement.specifier.contains(pinned[name]), f"{name} {pinned[name]} is not in {requirement.specifier}"
+
+
+def test_transformers_is_bounded_by_the_newest_tested_release():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bound = next(Requirement(text) for text in project["dependencies"] if text.startswith("transformers"))
+    major, minor = TESTED
+    assert f"<{major}.{minor + 1}" in str(bound.specifier)
+    assert f"transformers=={major}.{minor}." in (ROOT / "constraints.txt").read_text()

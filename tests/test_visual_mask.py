@@ -7,9 +7,11 @@ import torch
 from transformers import LlamaForCausalLM, MistralForCausalLM
 
 from sparsight import SparseVLM, sparsify
+from sparsight.compat import output_cache
 from sparsight.errors import AttachError, BudgetError, PromptError, UnsupportedError
 from sparsight.methods import Uniform
 from tests import tiny
+from tests.caches import cached
 
 METHOD = SparseVLM(retain=12)
 
@@ -93,11 +95,11 @@ def test_text_prompts_and_later_turns_pass_untouched(pair):
         wanted = text(input_ids=words).logits
     with sparsify(text, METHOD, visual_mask=batch.marks), torch.no_grad():
         assert torch.equal(text(input_ids=words).logits, wanted), "as long as the marks, but of words"
-        cache = text(**batch.given).past_key_values
+        cache = output_cache(text(**batch.given))
         turn = words[:, :3]
-        assert text(input_ids=turn, past_key_values=cache).logits.isfinite().all()
+        assert text(input_ids=turn, **cached(cache)).logits.isfinite().all()
         with pytest.raises(PromptError, match="input_ids"):
-            text(inputs_embeds=text.get_input_embeddings()(turn), past_key_values=cache)
+            text(inputs_embeds=text.get_input_embeddings()(turn), **cached(cache))
 
 
 def test_refusals(pair):

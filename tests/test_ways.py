@@ -5,8 +5,10 @@ import torch
 from transformers import DynamicCache, LlamaForCausalLM
 
 from sparsight import SparseVLM, sparsify
+from sparsight.compat import output_cache
 from sparsight.errors import UnsupportedError
 from tests import contract, tiny, tiny_rotary
+from tests.caches import cached
 from tests.tiny_families import family_batch, tiny_family
 from tests.tiny_kinds import KINDS
 
@@ -34,11 +36,11 @@ def forced(model, own, said):
     """Log-probabilities of what was said after one prompt, each token in a pass of its own."""
     ids = contract.positions(own["attention_mask"])
     cache, mask = DynamicCache(config=model.config), own["attention_mask"]
-    parts = [model(**own, position_ids=ids, past_key_values=cache).logits[:, -1]]
+    parts = [model(**own, position_ids=ids, **cached(cache)).logits[:, -1]]
     for token in said[:-1]:
         mask = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
         step = {"attention_mask": mask, "position_ids": contract.positions(mask)[:, -1:]}
-        parts.append(model(input_ids=torch.tensor([[token]]), **step, past_key_values=cache).logits[:, -1])
+        parts.append(model(input_ids=torch.tensor([[token]]), **step, **cached(cache)).logits[:, -1])
     return torch.cat(parts)
 
 
@@ -152,4 +154,4 @@ def test_drafts_in_a_later_turn():
         more = {"input_ids": torch.cat([done.sequences, torch.tensor([[9, 8, 7]])], dim=1)}
         for given in (more, second):
             with pytest.raises(UnsupportedError, match=r"assistant_model.*later turn.*leave it out"):
-                model.generate(**given, past_key_values=done.past_key_values, **draft)
+                model.generate(**given, **cached(output_cache(done)), **draft)

@@ -10,6 +10,7 @@ from sparsight import SparseVLM, sparsify
 from sparsight.errors import AttachError, UnsupportedError
 from sparsight.methods import Uniform
 from tests import tiny, tiny_processor
+from tests.caches import cached
 
 METHOD = SparseVLM(retain=0.5)
 FULL = SparseVLM(retain=1.0)
@@ -118,7 +119,7 @@ def test_caches_are_refused_before_an_image_is_encoded(model, inputs, no_vision)
         for kind, cache in caches.items():
             for call in (model, model.generate):
                 with pytest.raises(UnsupportedError, match=rf"{kind}.*use DynamicCache"):
-                    call(**inputs, past_key_values=cache)
+                    call(**inputs, **cached(cache))
 
 
 @pytest.mark.parametrize("package", ["optimum.quanto", "hqq"])
@@ -126,7 +127,7 @@ def test_quantised_caches_of_other_packages(model, inputs, no_vision, package):
     pytest.importorskip(package)
     cache = QuantizedCache(package.removeprefix("optimum."), config=model.config.get_text_config())
     with sparsify(model, METHOD), pytest.raises(UnsupportedError, match=r"QuantizedLayer.*use DynamicCache"):
-        model(**inputs, past_key_values=cache)
+        model(**inputs, **cached(cache))
 
 
 @torch.no_grad()
@@ -134,15 +135,15 @@ def test_a_pruned_cache_in_another_model(model, inputs):
     """Which would attend without the mask that its short layers need."""
     other, cache, step = tiny.tiny_llava(dtype=torch.float32), DynamicCache(), {"input_ids": torch.tensor([[9]])}
     with sparsify(model, METHOD):
-        model(**inputs, past_key_values=cache)
+        model(**inputs, **cached(cache))
         with pytest.raises(AttachError, match="another model's"):
-            other(**step, past_key_values=cache)
+            other(**step, **cached(cache))
     cache = DynamicCache()
     with sparsify(model, METHOD), sparsify(other, METHOD):
-        model(**inputs, past_key_values=cache)
+        model(**inputs, **cached(cache))
         other(**inputs)
         with pytest.raises(AttachError, match="another model's"):
-            other(**step, past_key_values=cache)
+            other(**step, **cached(cache))
 
 
 # ---- outputs ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from transformers import DynamicCache
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.methods import Random, Uniform
 from tests import contract, tiny, tiny_rotary
+from tests.caches import cached
 from tests.two_devices import FIRST, SECOND, Places, put, send
 
 METHODS = {
@@ -47,12 +48,12 @@ def split(model, layer=2):
 def turns(model, inputs, place):
     """Logits of a prompt, of two steps, and of a second turn of unequal length."""
     mask, cache = inputs["attention_mask"], DynamicCache(config=model.config)
-    parts = [model(**send({**inputs, "position_ids": None}, place), past_key_values=cache).logits]
+    parts = [model(**send({**inputs, "position_ids": None}, place), **cached(cache)).logits]
     for new in (torch.ones(2, 1), torch.ones(2, 1), torch.tensor([[1, 1, 1], [0, 1, 1]])):
         mask = torch.cat([mask, new.long()], dim=1)
         ids = torch.full(new.shape, 9)
         given = {"input_ids": ids, "attention_mask": mask, "position_ids": contract.positions(mask)[:, -ids.shape[1] :]}
-        parts.append(model(**send(given, place), past_key_values=cache).logits)
+        parts.append(model(**send(given, place), **cached(cache)).logits)
     return [part.cpu() for part in parts]
 
 

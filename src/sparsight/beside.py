@@ -14,6 +14,7 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from sparsight import ledger, masks
+from sparsight.compat import take_cache
 from sparsight.errors import UnsupportedError
 from sparsight.families import Family
 from sparsight.host import FULL, SLIDING, kernel_of, layer_kinds, refuse_unknown
@@ -58,7 +59,7 @@ class Beside:
             batch: stored order of this pass; None if all its tokens are there.
         Returns: the arguments that change; None for a layer that is as it was.
         """
-        store = self._store(kwargs.get("past_key_values"), index, batch)
+        store = self._store(take_cache(kwargs), index, batch)
         if batch is None and store is None:
             return None
         if batch is not None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from PIL.Image import Image
 
+from sparsight.compat import generate_cache_argument, output_cache
 from sparsight.errors import InputError, PromptError, SettingError
 from sparsight.memory import remembered_images
 from sparsight.sparsify import base_of, run_of
@@ -117,13 +118,13 @@ class Chat:
         before = self._without_end(self._sequence)
         sequence = torch.cat([before, ids["input_ids"].to(before.device)], dim=1)
         inputs = {"input_ids": sequence, "attention_mask": torch.ones_like(sequence)}
-        return (*self._generate(inputs, past_key_values=self._cache), sequence.shape[1])
+        return (*self._generate(inputs, **generate_cache_argument(self._cache)), sequence.shape[1])
 
     def _generate(self, inputs: dict[str, torch.Tensor], **more: Any) -> tuple[torch.Tensor, Any]:
         options = {**self._options, **more, "return_dict_in_generate": True}
         with torch.inference_mode():
             output = self._model.generate(**inputs, **options)
-        return output.sequences, output.past_key_values
+        return output.sequences, output_cache(output)
 
     def _without_end(self, sequence: torch.Tensor) -> torch.Tensor:
         """Leave out the end-of-turn token, which the chat template writes itself; the cache does not hold it yet."""

@@ -17,6 +17,7 @@ from transformers import Cache
 from sparsight import ledger
 from sparsight.attention import AttentionCall, attach_tap
 from sparsight.beside import Beside
+from sparsight.compat import CACHE, named, output_cache, respelled, unknown_features
 from sparsight.deepstack import attach_deepstack
 from sparsight.errors import AttachError, PromptError, UnsupportedError
 from sparsight.families import Family, decoder_shape
@@ -24,7 +25,6 @@ from sparsight.host import (
     check_kernel,
     check_length,
     check_mask,
-    named,
     packing_positions,
     refuse_packed,
     refuse_scattered,
@@ -39,6 +39,7 @@ from sparsight.scaling import ImageScaler
 from sparsight.summary import Plan, summarise
 from sparsight.trace import Stats, Trace
 
+Changed = tuple[tuple[Any, ...], dict[str, Any]] | None  # what a pre-hook returns: other arguments, or None
 HIDDEN = "inputs_embeds hide where the visual tokens are; give input_ids, with the images."
 
 
@@ -133,7 +134,7 @@ class Engine:
             BudgetError: a sample's budget cannot be met.
             UnsupportedError: a cache that cannot be pruned.
         """
-        self._check_cache(given.get("past_key_values"))
+        self._check_cache(given.get(CACHE))
         outline = self.planner.outline(input_ids, given)
         scale = None if self.scaler is None else self.scaler.scale(outline)
         open_pass(Pass(owner=self, opener=self.model, scale=scale, announced=(input_ids, outline.grids)))
@@ -153,12 +154,13 @@ class Engine:
         """Return whether arguments of the model carry images; text-only prompts and decode steps do not."""
         return any(given.get(name) is not None for name in self.family.features)
 
-    def _on_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _on_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
         given = named(module, args, kwargs)
         if self.brings_images(given):
             refuse_scattered(given.get("labels"), given.get("logits_to_keep"))
+        return respelled(module, args, kwargs)
 
-    def _on_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _on_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
         given = named(module, args, kwargs)
         state, ids = Pass(owner=self, opener=module, given_mask=given.get("attention_mask")), given.get("input_ids")
         if self.brings_images(given):
@@ -166,7 +168,7 @@ class Engine:
                 raise PromptError(HIDDEN)
             if module.training or self.decoder.training:
                 raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
-            self._check_cache(given.get("past_key_values"))
+            self._check_cache(given.get(CACHE))
             sizes = {name: state.to_host(given[name]) for name in self.family.sizes if given.get(name) is not None}
             ids, before = state.to_host(ids).clone(), current_pass(self)
             known = None if sizes or before is None else before.grids_of(ids)
@@ -179,12 +181,22 @@ class Engine:
                 self.scaler.check_features(state.scale, given, before)
         elif ids is None and given["inputs_embeds"].shape[1] > 1:
             raise PromptError(HIDDEN)  # images may be merged in already
+        elif ids is not None and (unknown := unknown_features(given)):
+            self._refuse_unknown(state.to_host(ids), unknown)
         open_pass(state)
+        return respelled(module, args, kwargs)
 
-    def _on_marked(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _refuse_unknown(self, ids: torch.Tensor, names: list[str]) -> None:
+        if bool(torch.isin(ids, torch.tensor(self.family.placeholder_ids(vars(self.base)["config"]))).any()):
+            raise PromptError(
+                f"the prompt has visual tokens, and {', '.join(names)} may be their images, but {self.family.name} "
+                f"takes images as {' or '.join(self.family.features)}; give them by that name."
+            )
+
+    def _on_marked(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
         given = named(module, args, kwargs)
         state = Pass(owner=self, opener=module, given_mask=given.get("attention_mask"))
-        embeds, cache = given.get("inputs_embeds"), given.get("past_key_values")
+        embeds, cache = given.get("inputs_embeds"), given.get(CACHE)
         if embeds is not None and embeds.shape[1] > 1 and self.marks is not None:
             if module.training:
                 raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
@@ -194,6 +206,7 @@ class Engine:
             outline = self.planner.plan(marked_rows(self.marks, embeds), given, None)
             state.visual, state.schedules, state.grids = outline.visual, outline.schedules, outline.grids
         open_pass(state)
+        return respelled(module, args, kwargs)
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         state, given = current_pass(self), named(module, args, kwargs)
@@ -201,7 +214,7 @@ class Engine:
             state = Pass(owner=self, opener=module, given_mask=given.get("attention_mask"))
             open_pass(state)
         # what the decoder gets may be one mask for each kind of layer, made from the one that shows padding
-        embeds, cache, mask = given.get("inputs_embeds"), given.get("past_key_values"), state.given_mask
+        embeds, cache, mask = given.get("inputs_embeds"), given.get(CACHE), state.given_mask
         state.length = (given["input_ids"] if embeds is None else embeds).shape[1]
         state.past = 0 if cache is None else int(cache.get_seq_length())
         prunes = state.visual is not None and bool(state.visual.any())
@@ -239,9 +252,7 @@ class Engine:
         if state is not None and state.compactor is not None and self.method.needs_attention:
             state.calls[layer] = call
 
-    def _on_layer(
-        self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def _on_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
         del layer
         state = current_pass(self)
         if state is None:
@@ -274,11 +285,13 @@ class Engine:
         return result
 
     def _on_end(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        del args, output
+        del args
         state = current_pass(self)
         if state is None:
             return
-        if module is self.decoder and state.compactor is not None:
+        if module is self.decoder and state.compactor is not None and output is not None:  # None after an error
+            if state.compactor.batch is not None:
+                ledger.check_written(output_cache(output), self.sites[-1])
             found = summarise(state.compactor.samples, self._plan(state), state.host_reads)
             self.stats, self.trace = found or (self.stats, self.trace)
         if state.opener is module:

@@ -11,11 +11,13 @@ from functools import wraps
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
+from transformers import GenerationConfig, GenerationMixin
 
+from sparsight.compat import CACHE, TESTED_WITH, arguments, spelled_for_generate, take_cache
 from sparsight.engine import Engine
 from sparsight.errors import UnsupportedError
-from sparsight.host import arguments
 from sparsight.ledger import has_ledger
 from sparsight.passes import current_pass, drop_passes, open_pass
 
@@ -41,13 +43,16 @@ def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
     """
     if not hasattr(model, "generate"):
         return lambda: None
+    _check_names(model)
     plain: Callable[..., Any] = getattr(model, "generate")  # noqa: B009 - a module's attribute has no known type
     signature = inspect.signature(plain)
 
     @wraps(plain)
     def generate(*args: Any, **kwargs: Any) -> Any:
         outer = current_pass(engine)
-        check_call(model, engine, arguments(signature, args, kwargs))
+        kwargs = spelled_for_generate(kwargs)
+        given = arguments(signature, args, kwargs)
+        check_call(model, engine, {**given, CACHE: take_cache(given)})
         try:
             return plain(*args, **kwargs)
         finally:
@@ -65,6 +70,24 @@ def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
         vars(model).update(own)
 
     return remove
+
+
+def _check_names(model: nn.Module) -> None:
+    """Check that every option that is refused exists, so that a renamed one cannot go past.
+
+    Raises: UnsupportedError: generate() or the generation config of this transformers knows one of them no more.
+    """
+    config, generate = vars(model).get("generation_config"), type(model).generate  # type: ignore[attr-defined]
+    known = {*inspect.signature(generate).parameters, *vars(GenerationConfig())}  # type: ignore[no-untyped-call]
+    gone = sorted({*REFUSED, *DRAFTED, "use_cache"} - known)
+    gone += [f"{name}()" for name in BATCHING if not hasattr(GenerationMixin, name)]
+    if gone:
+        raise UnsupportedError(
+            f"transformers {transformers.__version__} knows no {', '.join(gone)} for generate(), so sparsight cannot "
+            f"refuse what it must; {TESTED_WITH}."
+        )
+    if config is None:
+        raise UnsupportedError(f"{type(model).__name__} has no generation_config; load it with from_pretrained().")
 
 
 def _refuse_batching(*_: Any, **__: Any) -> Any:
@@ -113,7 +136,7 @@ def _check_drafted(what: str, engine: Engine, given: dict[str, Any], *, images: 
     if engine.beside.slides or not engine.family.causal:
         reason = "candidate tokens cannot be taken back from a sliding window, nor from a block that sees itself"
         raise UnsupportedError(f"generate({what}) is not supported for {engine.family.name}: {reason}; leave it out.")
-    cache = given.get("past_key_values")
+    cache = given.get(CACHE)
     if has_ledger(cache) or (images and cache is not None and int(cache.get_seq_length())):
         reason = "transformers drafts wrongly on a cache that holds tokens"
         raise UnsupportedError(f"generate({what}) is not supported in a later turn: {reason}; leave it out.")

@@ -4,14 +4,12 @@ Private details of transformers touched here: `_attn_implementation`, `layer_typ
 `rope_parameters` of the text config, and how a compiled module shows.
 """
 
-import functools
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from sparsight.compat import CACHE
 from sparsight.errors import UnsupportedError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -143,7 +141,7 @@ def packing_positions(given: dict[str, Any], mask: Any, *, causal: bool) -> torc
     Returns: (1 or B, L) int64 or None.
     """
     places = given.get("position_ids")
-    cached = given.get("past_key_values") is not None or bool(given.get("use_cache"))
+    cached = given.get(CACHE) is not None or bool(given.get("use_cache"))
     if mask is not None or places is None or (causal and cached) or places.shape[-1] == 1:
         return None
     if places.ndim == 3:
@@ -159,21 +157,3 @@ def refuse_packed(positions: torch.Tensor) -> None:
     """
     if bool((positions.diff(dim=-1) != 1).any()):
         raise UnsupportedError("packed prompts cannot be pruned: position_ids start anew; give one prompt per row.")
-
-
-def named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a module's forward by name, those behind **kwargs included."""
-    given = arguments(_signature(type(module).forward), (module, *args), kwargs)
-    given.pop("self", None)
-    return given
-
-
-def arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return a call's arguments by name, those behind **kwargs included."""
-    given = dict(signature.bind_partial(*args, **kwargs).arguments)
-    return {**given.pop("kwargs", {}), **given}
-
-
-@functools.cache
-def _signature(forward: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(forward)

@@ -14,6 +14,7 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from sparsight.compat import TESTED_WITH
 from sparsight.errors import AttachError, UnsupportedError
 
 
@@ -217,6 +218,17 @@ def ledger_at(cache: Cache, index: int) -> LedgerLayer | None:
     """Return one layer of a cache if it has been pruned."""
     layer = cache.layers[index] if index < len(cache.layers) else None
     return layer if isinstance(layer, LedgerLayer) else None
+
+
+def check_written(cache: Cache | None, index: int) -> None:
+    """Check that a cache that comes out of a shortened pass knows that it is short.
+
+    Raises: UnsupportedError: it does not, so that decoding would go on at wrong positions.
+    """
+    if cache is not None and ledger_at(cache, index) is None:
+        raise UnsupportedError(
+            f"decoder layer {index} filled a cache that it was not handed under a known name; {TESTED_WITH}."
+        )
 
 
 def cache_windows(cache: Cache | None) -> tuple[int, ...]:

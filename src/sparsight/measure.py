@@ -20,6 +20,7 @@ import transformers
 from torch import nn
 
 import sparsight
+from sparsight.compat import cache_argument, output_cache
 from sparsight.families import family_of
 
 Task = Callable[[], Mapping[str, float]]
@@ -99,7 +100,7 @@ def time_generation(model: nn.Module, inputs: Mapping[str, Any], steps: int) -> 
         output = model(**inputs, use_cache=True, logits_to_keep=1)
         token = output.logits[:, -1:].argmax(dim=-1)
         first = _now(device)
-        decode = _time_decode(model, inputs, output.past_key_values, token, steps)
+        decode = _time_decode(model, inputs, output_cache(output), token, steps)
     return {"ttft": (first - start) * 1e3, "prefill": laps[0] * 1e3, "decode": decode}
 
 
@@ -111,7 +112,7 @@ def _time_decode(model: nn.Module, inputs: Mapping[str, Any], cache: Any, token:
     start = _now(device)
     for _ in range(steps):
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        output = model(input_ids=token, attention_mask=mask, past_key_values=cache, use_cache=True)
+        output = model(input_ids=token, attention_mask=mask, **cache_argument(model, cache), use_cache=True)
         token = output.logits[:, -1:].argmax(dim=-1)
     return (_now(device) - start) * 1e3 / steps
 

@@ -12,12 +12,13 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from sparsight.compat import CACHE, CACHE_NAMES, cache_argument, named
 from sparsight.engine import Engine
 from sparsight.errors import UnsupportedError
-from sparsight.host import PER_TOKEN, named
+from sparsight.host import PER_TOKEN
 
 LENGTH, PADDING = 12, 3  # tokens of two rows, the second one padded in front
-OTHERS = {"past_key_values"}  # layer arguments that are no plain settings, besides those that get shortened
+OTHERS = frozenset(CACHE_NAMES)  # layer arguments that are no plain settings, besides those that get shortened
 
 
 @dataclass
@@ -72,7 +73,7 @@ def _watch(engine: Engine, inputs: dict[str, Any], cache: DynamicCache) -> Seen:
     handles = [engine.decoder.register_forward_pre_hook(on_decoder, with_kwargs=True)]
     handles += [layer.register_forward_pre_hook(on_layer, with_kwargs=True) for layer in engine.layers]
     try:
-        engine.base(**inputs, past_key_values=cache)
+        engine.base(**inputs, **cache_argument(engine.base, cache))
     finally:
         for handle in handles:
             handle.remove()
@@ -87,7 +88,7 @@ def _decoder(given: dict[str, Any]) -> str:
         return "its base model hands the text decoder a mask of its own making instead of the 2-D one"
     if places is not None and places.ndim != 2:
         return f"its base model hands the text decoder positions of {places.ndim} dimensions"
-    beside = given.keys() - {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"}
+    beside = given.keys() - {"inputs_embeds", "attention_mask", "position_ids", CACHE}
     odd = sorted(name for name in beside if not _plain(given[name]))
     return f"its base model hands the text decoder {', '.join(odd)}" if odd else ""
 
@@ -108,7 +109,7 @@ def _layers(engine: Engine, seen: Seen, real: torch.Tensor) -> str:
 
 def _layer(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any], real: torch.Tensor) -> str:
     odd = sorted(name for name, value in kwargs.items() if name not in PER_TOKEN | OTHERS and not _plain(value))
-    if len(args) != 1 or odd or not kwargs.keys() >= PER_TOKEN | OTHERS:
+    if len(args) != 1 or odd or not kwargs.keys() >= PER_TOKEN or not kwargs.keys() & OTHERS:
         return f"its decoder layers get {len(args)} arguments by place and {', '.join(sorted(kwargs))} by name"
     tables, places, mask = (kwargs[name] for name in ("position_embeddings", "position_ids", "attention_mask"))
     if places.ndim != 2 or not isinstance(tables, tuple) or len(tables) != 2:

@@ -39,12 +39,15 @@ def density_peaks(points: torch.Tensor, clusters: int) -> tuple[torch.Tensor, to
 def pairwise_distances(points: torch.Tensor) -> torch.Tensor:
     """Return (N, N) Euclidean distances over sqrt(D), from the Gram matrix, at least in float32.
 
-    Points are centred first: it changes no distance and keeps the subtraction of large squares exact enough.
+    Points are centred first: it changes no distance and keeps the subtraction of large squares exact enough. The result
+    is symmetric bit for bit: two points that are each other's nearest are equally dense, and a product that rounds (a,
+    b) and (b, a) differently would break that tie by chance.
     """
     wide = points.to(torch.promote_types(points.dtype, torch.float32))
     wide = wide - wide.mean(dim=0)
     square = (wide * wide).sum(dim=-1)
     gram = wide @ wide.T
+    gram = (gram + gram.T) / 2
     squared = (square[:, None] + square[None, :] - 2 * gram).clamp_min(0.0)
     squared.fill_diagonal_(0.0)
     return (squared / points.shape[-1]).sqrt()

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsight.compat import named
 from sparsight.errors import UnsupportedError
 from sparsight.families import Family
 from sparsight.grid import Grid, scaled_cells
-from sparsight.host import named
 from sparsight.ledger import Owner
 from sparsight.method import Method
 from sparsight.passes import Pass, current_pass

@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import nn
 
+from sparsight.compat import check_signatures, warn_untested
 from sparsight.engine import Engine
 from sparsight.errors import AttachError, SettingError, UnsupportedError
 from sparsight.families import Family, family_of, text_family
@@ -122,6 +123,7 @@ def sparsify(model: nn.Module, method: Method, *, visual_mask: torch.Tensor | No
         SettingError: the method's sites do not fit the model.
         PromptError: `visual_mask` is no (B, L) bool tensor.
     """
+    warn_untested()
     if not isinstance(method, Method):
         raise UnsupportedError(f"{method!r} is not a method; give an instance such as SparseVLM(retain=192).")
     model = unwrapped(model)
@@ -130,6 +132,7 @@ def sparsify(model: nn.Module, method: Method, *, visual_mask: torch.Tensor | No
         raise AttachError(f"this {type(model).__name__} is already sparsified; detach() the first run before another.")
     check_pair(family, method)
     engine = Engine(model, family, method, None if visual_mask is None else check_marks(visual_mask))
+    check_signatures(engine.base, engine.decoder, engine.layers, () if visual_mask is not None else family.features)
     check_host(model, engine.decoder, method.positions)
     check_distances(family, method, engine.beside.frequencies())
     if family.probed:
