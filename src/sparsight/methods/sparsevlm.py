@@ -14,6 +14,8 @@ from sparsight.errors import BudgetError, SettingError
 from sparsight.method import Method, check_choice
 from sparsight.view import Recycled, Selection, View
 
+ROUNDING = 16  # units in the last place within which two shares count as equal
+
 PAPER_KEPT: dict[int, tuple[int, ...]] = {
     192: (300, 200, 110),
     128: (303, 110, 36),
@@ -128,10 +130,11 @@ class SparseVLM(Method):
         """Choose text tokens with more than the mean share of the visual tokens' similarity.
 
         Source: section 3.2, eq. 4 and 5: softmax over text of H_v H_q^T on raw input embeddings, mean over visual.
-        Differs: strictly above the mean, as in the code (the paper prints >=); the mean is 1/T exactly.
+        Differs: strictly above the mean, as in the code (the paper prints >=), by more than rounding: text tokens that
+            are alike get shares that differ in the last bit, by chance of the processor.
         """
         mass = rater_mass(visual, text)
-        chosen = mass > mass.mean()
+        chosen = mass > mass.mean() * (1 + ROUNDING * torch.finfo(mass.dtype).eps)
         return chosen | ~chosen.any()
 
     def select(self, view: View) -> Selection:
