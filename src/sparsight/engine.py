@@ -242,7 +242,7 @@ class Engine:
         raters = choose_raters(self.method, state, prompts, embeds)
         rows = zip(prompts, state.schedules, state.grids, raters, strict=True)
         samples = tuple(new_sample(*row, embeds.device) for row in rows)
-        return Compactor(self.method, samples, state.real, self.beside.frequencies())
+        return Compactor(self.method, samples, state.real, self.beside.frequencies(), state.to_host)
 
     def _batch(self) -> Batch | None:
         state = current_pass(self)

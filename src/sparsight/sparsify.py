@@ -158,6 +158,7 @@ def sparsify(
     warn_untested()
     if not isinstance(method, Method):
         raise UnsupportedError(f"{method!r} is not a method; give an instance such as SparseVLM(retain=192).")
+    Method.__post_init__(method)  # a class that overrides it may have left it out
     model = unwrapped(model)
     family = family_of(model) if visual_mask is None else text_family(model)
     check_pair(family, method)
