@@ -32,9 +32,10 @@ from sparsight.host import (
 )
 from sparsight.method import Method
 from sparsight.passes import Pass, close_pass, current_pass, drop_passes, open_pass
-from sparsight.planner import Planner
+from sparsight.planner import Outline, Planner
 from sparsight.prefill import Batch, Compactor, new_sample
 from sparsight.prompt import marked_rows, read_prompts
+from sparsight.question import check_questions, read_marks
 from sparsight.raters import choose_raters
 from sparsight.scaling import ImageScaler
 from sparsight.summary import Plan, summarise
@@ -137,8 +138,15 @@ class Engine:
         """
         self._check_cache(given.get(CACHE))
         outline = self.planner.outline(input_ids, given)
+        self._check_questions(input_ids, outline)
         scale = None if self.scaler is None else self.scaler.scale(outline)
         open_pass(Pass(owner=self, opener=self.model, scale=scale, announced=(input_ids, outline.grids)))
+
+    def _check_questions(self, ids: torch.Tensor, outline: Outline) -> None:
+        pruned = any(schedule is not None and self.method.prunes(schedule) for schedule in outline.schedules)
+        if self.method.needs_attention and pruned:
+            marks = read_marks(self.model, vars(self.base)["config"])
+            check_questions(ids, outline.visual, marks, self.rating.get())
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return what the base model makes of words, (B, L, D)."""
@@ -172,10 +180,12 @@ class Engine:
             self._check_cache(given.get(CACHE))
             sizes = {name: state.to_host(given[name]) for name in self.family.sizes if given.get(name) is not None}
             ids, before = state.to_host(ids).clone(), current_pass(self)
-            known = None if sizes or before is None else before.grids_of(ids)
+            announced = None if before is None else before.grids_of(ids)
             state.candidates = 0 if before is None else before.drafted(ids)
             ids[:, ids.shape[1] - state.candidates :] = -1  # a drafted placeholder brings no image
-            outline = self.planner.outline(ids, {**given, **sizes}, known)
+            outline = self.planner.outline(ids, {**given, **sizes}, None if sizes else announced)
+            if announced is None:
+                self._check_questions(ids, outline)
             state.visual, state.schedules, state.grids = outline.visual, outline.schedules, outline.grids
             if self.scaler is not None:
                 state.scale = self.scaler.scale(outline)
