@@ -190,7 +190,7 @@ class Engine:
             if self.scaler is not None:
                 state.scale = self.scaler.scale(outline)
                 self.scaler.check_features(state.scale, given, before)
-        elif ids is None and given["inputs_embeds"].shape[1] > 1:
+        elif ids is None and (embeds := given.get("inputs_embeds")) is not None and embeds.shape[1] > 1:
             raise PromptError(HIDDEN)  # images may be merged in already
         elif ids is not None and (unknown := unknown_features(given)):
             self._refuse_unknown(state.to_host(ids), unknown)
