@@ -58,7 +58,7 @@ class Engine:
     def __init__(self, model: nn.Module, family: Family, method: Method, marks: torch.Tensor | None = None) -> None:
         self.model, self.family, self.method = model, family, method
         self.base = family.base_model(model)
-        self.decoder = cast("Any", self.base.get_submodule(family.decoder))  # its attributes are transformers' own
+        self.decoder = cast("Any", family.part(self.base, family.decoder))  # its attributes are transformers' own
         self.layers: list[nn.Module] = list(self.decoder.layers)
         self.shape = decoder_shape(self.decoder.config)
         self.sites = method.sites_for(len(self.layers))
