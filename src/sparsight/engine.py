@@ -137,7 +137,7 @@ class Engine:
         self._check_cache(given.get(CACHE))
         outline = self.planner.outline(input_ids, given)
         scale = None if self.scaler is None else self.scaler.scale(outline)
-        open_pass(Pass(owner=self, opener=self.model, scale=scale, announced=(input_ids, outline.grids)))
+        open_pass(Pass(owner=self, opener=self.model, scale=scale, announced=(input_ids, outline.layouts)))
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return what the base model makes of words, (B, L, D)."""
@@ -169,13 +169,14 @@ class Engine:
             if module.training or self.decoder.training:
                 raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
             self._check_cache(given.get(CACHE))
-            sizes = {name: state.to_host(given[name]) for name in self.family.sizes if given.get(name) is not None}
             ids, before = state.to_host(ids).clone(), current_pass(self)
-            known = None if sizes or before is None else before.grids_of(ids)
+            known = None if before is None else before.layouts_of(ids)
+            unread = [] if known else [name for name in self.family.sizes if given.get(name) is not None]
+            sizes = {name: state.to_host(given[name]) for name in unread}
             state.candidates = 0 if before is None else before.drafted(ids)
             ids[:, ids.shape[1] - state.candidates :] = -1  # a drafted placeholder brings no image
             outline = self.planner.outline(ids, {**given, **sizes}, known)
-            state.visual, state.schedules, state.grids = outline.visual, outline.schedules, outline.grids
+            state.visual, state.schedules, state.layouts = outline.visual, outline.schedules, outline.layouts
             if self.scaler is not None:
                 state.scale = self.scaler.scale(outline)
                 self.scaler.check_features(state.scale, given, before)
@@ -203,8 +204,8 @@ class Engine:
             if cache is not None and cache.get_seq_length():
                 raise PromptError("inputs_embeds behind a cache have no marks; give later turns as input_ids.")
             self._check_cache(cache)
-            outline = self.planner.plan(marked_rows(self.marks, embeds), given, None)
-            state.visual, state.schedules, state.grids = outline.visual, outline.schedules, outline.grids
+            outline = self.planner.plan(marked_rows(self.marks, embeds), None)
+            state.visual, state.schedules, state.layouts = outline.visual, outline.schedules, outline.layouts
         open_pass(state)
         return respelled(module, args, kwargs)
 
@@ -239,7 +240,7 @@ class Engine:
         real = torch.ones_like(state.visual) if state.host_real is None else state.host_real
         prompts = read_prompts(state.visual, real, self.rating, state.candidates)
         raters = choose_raters(self.method, state, prompts, embeds)
-        rows = zip(prompts, state.schedules, state.grids, raters, strict=True)
+        rows = zip(prompts, state.schedules, state.layouts, raters, strict=True)
         samples = tuple(new_sample(*row, embeds.device) for row in rows)
         return Compactor(self.method, samples, state.real, self.beside.frequencies())
 

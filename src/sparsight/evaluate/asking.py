@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from math import isqrt
 from typing import Any
 
 import torch
@@ -13,12 +12,13 @@ from PIL import Image
 from sparsight import budget
 from sparsight.chat import Chat, model_inputs
 from sparsight.errors import InputError
-from sparsight.evaluate.evidence import evidence_tokens, recalls
+from sparsight.evaluate.evidence import evidence_tokens, recalls, shows_whole_images
 from sparsight.evaluate.record import Recall, Record
 from sparsight.evaluate.scoring import normalised
 from sparsight.evaluate.settings import Case, Configuration
 from sparsight.families import family_of
 from sparsight.families.family import decoder_shape
+from sparsight.layout import Layout
 from sparsight.measure import synchronize
 from sparsight.method import Method
 from sparsight.scenes import Question
@@ -92,12 +92,11 @@ class Examiner:
         question = case.question
         own_side = images[0].width if images and question.frames and self._takes(images[0].width) else None
         inputs = self._inputs(images, question.turns[0].question, own_side)
-        visual = self._visual(inputs["input_ids"])
-        side = isqrt(visual // len(images)) if images else 0
+        visual, layout = self._visual(inputs["input_ids"]), self._layout(inputs) if images else None
         evidence: tuple[torch.Tensor | None, ...] = (None,) * len(question.turns)
-        if known and side and side * side * len(images) == visual:
+        if known and layout is not None and shows_whole_images(layout, len(images)):
             sizes = [image.size for image in images]
-            evidence = tuple(evidence_tokens(turn.boxes, sizes, (side, side)) for turn in question.turns)
+            evidence = tuple(evidence_tokens(turn.boxes, sizes, layout) for turn in question.turns)
         return Prompt(question, inputs, visual, tuple(images), evidence)
 
     def ask(self, prompt: Prompt, configuration: Configuration, method: Method | None) -> Record:
@@ -146,6 +145,13 @@ class Examiner:
 
     def _visual(self, ids: torch.Tensor) -> int:
         return int(torch.isin(ids.cpu(), self.ids).sum())
+
+    def _layout(self, inputs: Mapping[str, torch.Tensor]) -> Layout | None:
+        """Return where the visual tokens of a question lie."""
+        on_host = {name: inputs[name].cpu() for name in ("input_ids", *self.family.sizes) if name in inputs}
+        if self.family.layouts is None:
+            return None
+        return self.family.layouts(self.model.config, on_host["input_ids"], {**inputs, **on_host})[0]
 
     def _now(self) -> float:
         synchronize(self.model.device)
