@@ -97,7 +97,9 @@ METHODS = {
 @pytest.mark.parametrize("positions", ["keep", "renumber"])
 @pytest.mark.parametrize("method", METHODS)
 def test_broken_methods(monkeypatch, method, positions):
-    monkeypatch.setattr("sparsight.prefill.check_selection", lambda *_: None)  # the engine's own look at the counts
+    monkeypatch.setattr(
+        "sparsight.prefill.check_selection", lambda selection, *_: selection
+    )  # the engine's own look at the counts
     assert failing(tiny_model("sdpa"), method(**SITES, positions=positions)) == METHODS[method]
 
 

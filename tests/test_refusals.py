@@ -127,19 +127,18 @@ def no_vision(model, monkeypatch):
 
 
 @pytest.mark.parametrize("retain", [37, 1000])
-def test_more_tokens_than_there_are(model, inputs, monkeypatch, retain):
-    no_vision(model, monkeypatch)
-    with sparsify(model, SparseVLM(retain=retain)):
-        for call in (lambda: model.generate(**inputs, max_new_tokens=2), lambda: model(**inputs)):
-            with refuses(BudgetError, f"retain={retain}", "36 visual tokens", "give 1..36"):
-                call()
+def test_more_tokens_than_there_are_are_all_kept(model, inputs, retain):
+    wanted = model(**inputs).logits
+    with sparsify(model, SparseVLM(retain=retain)) as run:
+        assert torch.equal(model(**inputs).logits, wanted)
+        assert run.stats.visual_tokens_per_layer == ((36,) * 8,)
 
 
 def test_too_few_tokens(model, inputs, monkeypatch):
     no_vision(model, monkeypatch)
     with sparsify(model, SparseVLM(retain=2)):
         for call in (lambda: model.generate(**inputs, max_new_tokens=2), lambda: model(**inputs)):
-            with refuses(BudgetError, "2 visual tokens cannot be met", "the least is", "Raise retain"):
+            with refuses(BudgetError, "2 visual tokens cannot be met", "the least is 5.375", "Give retain=6 or more"):
                 call()
 
 

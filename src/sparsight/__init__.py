@@ -4,8 +4,8 @@ from sparsight.chat import Chat
 from sparsight.errors import SparsightError
 from sparsight.method import Method
 from sparsight.methods import SparseVLM, SparseVLMPlus
-from sparsight.sparsify import Run, sparsify
+from sparsight.sparsify import Run, run_of, sparsify
 
 __version__ = "0.1.0"
 
-__all__ = ["Chat", "Method", "Run", "SparseVLM", "SparseVLMPlus", "SparsightError", "__version__", "sparsify"]
+__all__ = ["Chat", "Method", "Run", "SparseVLM", "SparseVLMPlus", "SparsightError", "__version__", "run_of", "sparsify"]

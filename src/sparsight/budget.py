@@ -9,6 +9,7 @@ accounting (SparseVLM's code) books the layer before a site at its reduced count
 """
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -122,15 +123,29 @@ def check_sites(sites: Sequence[int], layers: int, *, first: int = 1) -> tuple[i
     return tuple(sites)
 
 
-def check_retain(retain: float) -> None:
-    """Check a budget's type and range before any model is known.
+def check_retain(retain: object) -> int | float:
+    """Check a budget's type and range before any model is known, and return it as a Python int or float.
 
-    Raises: BudgetError: `retain` is not a positive int, nor a float in (0, 1].
+    Args: retain: a count >= 1 of any integer type, or a fraction in (0, 1] of any real one; NumPy's types are such.
+    Raises: BudgetError: it is neither; the message says what was given.
     """
-    whole = isinstance(retain, int) and not isinstance(retain, bool)
-    if (whole and retain >= 1) or (isinstance(retain, float) and 0.0 < retain <= 1.0):
-        return
-    raise BudgetError(f"retain={retain!r} keeps nothing meaningful; give a count >= 1 or a fraction in (0, 1].")
+    if isinstance(retain, numbers.Integral) and not isinstance(retain, bool) and int(retain) >= 1:
+        return int(retain)
+    if isinstance(retain, numbers.Real) and not isinstance(retain, numbers.Integral):
+        share = float(retain)
+        if 0.0 < share <= 1.0:
+            return share
+        if share > 1.0 and share.is_integer():
+            raise BudgetError(
+                f"retain={retain} is a float, and floats are fractions in (0, 1]; give the int {share:.0f} for a count."
+            )
+    what = f"retain={retain!r}"
+    if not isinstance(retain, numbers.Real):
+        what += f" is of type {type(retain).__name__}, which is no real number"
+        what += " (a tensor or array of one element: give its .item())" if hasattr(retain, "item") else ""
+    else:
+        what += " keeps nothing meaningful"
+    raise BudgetError(f"{what}; give a count >= 1 or a fraction in (0, 1].")
 
 
 def resolve_retain(retain: float, visual_tokens: int) -> float:
@@ -139,17 +154,11 @@ def resolve_retain(retain: float, visual_tokens: int) -> float:
     Args:
         retain: int count or float fraction in (0, 1].
         visual_tokens: tokens of the sample, V >= 1.
-    Raises: BudgetError: a count above V.
+    Returns: a number in (0, V]; a count of V or more keeps all.
+    Raises: BudgetError: `retain` is neither.
     """
-    check_retain(retain)
-    if isinstance(retain, float):
-        return retain * visual_tokens
-    if retain > visual_tokens:
-        raise BudgetError(
-            f"retain={retain} is more than the sample's {visual_tokens} visual tokens; "
-            f"give 1..{visual_tokens}, or a fraction in (0, 1]."
-        )
-    return float(retain)
+    checked = check_retain(retain)
+    return checked * visual_tokens if isinstance(checked, float) else float(min(checked, visual_tokens))
 
 
 def solve_counts(
@@ -174,7 +183,9 @@ def solve_counts(
     if budget < least - 1e-9:  # 49 times 1 / 49 is a little less than 1
         raise BudgetError(
             f"a layer mean of {budget:g} visual tokens cannot be met: {visual_tokens} tokens run in full through the "
-            f"first {bounds[0]} of {layers} layers; the least is {least:.4g}. Raise retain or prune at an earlier site."
+            f"first {bounds[0]} of {layers} layers; the least is {least:.4g}. Give retain={math.ceil(least - 1e-9)} or "
+            f"more, for samples of any size the fraction {math.ceil(least / visual_tokens * 1000) / 1000:g}, or prune "
+            "at an earlier site (the input, sites=(0,), with methods that read no attention)."
         )
     room = budget * layers - bounds[0] * visual_tokens
 

@@ -17,6 +17,7 @@ from transformers import Cache
 from sparsight import ledger
 from sparsight.attention import AttentionCall, attach_tap
 from sparsight.beside import Beside
+from sparsight.caller import PerCaller
 from sparsight.compat import CACHE, named, output_cache, respelled, unknown_features
 from sparsight.deepstack import attach_deepstack
 from sparsight.errors import AttachError, PromptError, UnsupportedError
@@ -63,11 +64,11 @@ class Engine:
         self.planner = Planner(family, vars(self.base)["config"], method, len(self.layers))
         self.beside = Beside(self, family, self.decoder, method.positions)
         self.scaler = ImageScaler(self, family, self.base, method) if method.scales_images else None
-        self.stats: Stats | None = None
-        self.trace: Trace | None = None
         self.attached = False
-        self.marks = marks
-        self.rating: int | None = None  # tokens at the end of a prompt that may rate; None for all behind its images
+        self.finished: PerCaller[tuple[Stats, Trace] | None] = PerCaller(None, shared=True)  # of the last prefill
+        self.marks = PerCaller(marks, shared=True)
+        # tokens at the end of a prompt that may rate; None for all behind its images
+        self.rating: PerCaller[int | None] = PerCaller(None, shared=False)
         self._removers: list[Callable[[], None]] = []
 
     @property
@@ -79,7 +80,7 @@ class Engine:
         """Put the hooks on the model."""
         if self.base is not self.model:
             self._removers.append(self.model.register_forward_pre_hook(self._on_model, with_kwargs=True).remove)
-        self._hook(self.base, self._on_base if self.marks is None else self._on_marked)
+        self._hook(self.base, self._on_base if self.marks.get() is None else self._on_marked)
         self._removers.append(self.base.register_forward_hook(self._on_base_done, prepend=True).remove)
         self._hook(self.decoder, self._on_decoder)
         for index, layer in enumerate(self.layers):
@@ -197,14 +198,14 @@ class Engine:
     def _on_marked(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
         given = named(module, args, kwargs)
         state = Pass(owner=self, opener=module, given_mask=given.get("attention_mask"))
-        embeds, cache = given.get("inputs_embeds"), given.get(CACHE)
-        if embeds is not None and embeds.shape[1] > 1 and self.marks is not None:
+        embeds, cache, marks = given.get("inputs_embeds"), given.get(CACHE), self.marks.get()
+        if embeds is not None and embeds.shape[1] > 1 and marks is not None:
             if module.training:
                 raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
             if cache is not None and cache.get_seq_length():
                 raise PromptError("inputs_embeds behind a cache have no marks; give later turns as input_ids.")
             self._check_cache(cache)
-            outline = self.planner.plan(marked_rows(self.marks, embeds), None)
+            outline = self.planner.plan(marked_rows(marks, embeds), None)
             state.visual, state.schedules, state.layouts = outline.visual, outline.schedules, outline.layouts
         open_pass(state)
         return respelled(module, args, kwargs)
@@ -238,11 +239,11 @@ class Engine:
             raise TypeError("a pass without visual tokens is not pruned")
         self._check_cache(cache)
         real = torch.ones_like(state.visual) if state.host_real is None else state.host_real
-        prompts = read_prompts(state.visual, real, self.rating, state.candidates)
+        prompts = read_prompts(state.visual, real, self.rating.get(), state.candidates)
         raters = choose_raters(self.method, state, prompts, embeds)
         rows = zip(prompts, state.schedules, state.layouts, raters, strict=True)
         samples = tuple(new_sample(*row, embeds.device) for row in rows)
-        return Compactor(self.method, samples, state.real, self.beside.frequencies())
+        return Compactor(self.method, samples, state.real, self.beside.frequencies(), state.to_host)
 
     def _batch(self) -> Batch | None:
         state = current_pass(self)
@@ -291,10 +292,11 @@ class Engine:
         if state is None:
             return
         if module is self.decoder and state.compactor is not None and output is not None:  # None after an error
-            if state.compactor.batch is not None:
+            if state.compactor.batch is not None and state.sites == len(self.sites):
                 ledger.check_written(output_cache(output), self.sites[-1])
             found = summarise(state.compactor.samples, self._plan(state), state.host_reads)
-            self.stats, self.trace = found or (self.stats, self.trace)
+            if found is not None:
+                self.finished.set(found)
         if state.opener is module:
             close_pass(state)
 

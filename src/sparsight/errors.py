@@ -13,6 +13,10 @@ class SettingError(SparsightError, ValueError):
     """A setting of a method outside its range."""
 
 
+class MethodError(SparsightError, ValueError):
+    """A method's answer that is none: wrong in kind, count or indices."""
+
+
 class UnsupportedError(SparsightError, NotImplementedError):
     """A model, option or pair of options that sparsight refuses by name."""
 

@@ -77,8 +77,8 @@ def _check_names(model: nn.Module) -> None:
 
     Raises: UnsupportedError: generate() or the generation config of this transformers knows one of them no more.
     """
-    config, generate = vars(model).get("generation_config"), type(model).generate  # type: ignore[attr-defined]
-    known = {*inspect.signature(generate).parameters, *vars(GenerationConfig())}  # type: ignore[no-untyped-call]
+    options = vars(GenerationConfig())  # type: ignore[no-untyped-call]
+    known = {*inspect.signature(GenerationMixin.generate).parameters, *options}
     gone = sorted({*REFUSED, *DRAFTED, "use_cache"} - known)
     gone += [f"{name}()" for name in BATCHING if not hasattr(GenerationMixin, name)]
     if gone:
@@ -86,7 +86,7 @@ def _check_names(model: nn.Module) -> None:
             f"transformers {transformers.__version__} knows no {', '.join(gone)} for generate(), so sparsight cannot "
             f"refuse what it must; {TESTED_WITH}."
         )
-    if config is None:
+    if vars(model).get("generation_config") is None:
         raise UnsupportedError(f"{type(model).__name__} has no generation_config; load it with from_pretrained().")
 
 

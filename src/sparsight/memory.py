@@ -6,39 +6,99 @@ Private detail of transformers touched here: models encode through the methods `
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
+from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from sparsight.errors import UnsupportedError
+
 ENCODERS = ("get_image_features", "get_video_features")
+
+Memory = dict[str, Any]
+
+_LOCK = Lock()
+_BLOCKS: "WeakKeyDictionary[nn.Module, _Blocks]" = WeakKeyDictionary()
+_CURRENT: ContextVar["tuple[nn.Module, Memory, Any] | None"] = ContextVar("sparsight_memory", default=None)
+
+
+class _Blocks:
+    """The blocks that are open on one model, in all threads.
+
+    Args:
+        count: of them.
+        own: methods that stood on the instance before the first one, by name.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.own: dict[str, Any] = {}
 
 
 @contextmanager
-def remembered_images(base: nn.Module, memory: dict[str, Any]) -> Iterator[None]:
-    """Have a model answer from memory, inside the block, when it is to encode what it encoded last.
+def remembered_images(base: nn.Module, memory: Memory) -> Iterator[None]:
+    """Have a model answer from memory, inside the block and for its caller alone, when it encodes what it encoded last.
+
+    The model's methods are wrapped while any thread has a block open; each call looks up its own caller's memory.
 
     Args:
         base: the part that merges image features into the text.
         memory: what was encoded last, by method; written to.
+    Raises: UnsupportedError: the model encodes through no method that is known.
     """
-    own = {name: vars(base).get(name) for name in ENCODERS}
-    for name in ENCODERS:
-        if hasattr(base, name):
-            vars(base)[name] = _remembering(name, getattr(base, name), memory)
+    _enter(base)
+    token = _CURRENT.set((base, memory, _CURRENT.get()))
     try:
         yield
     finally:
-        for name, before in own.items():
-            vars(base).pop(name, None)
-            if before is not None:
-                vars(base)[name] = before
+        _CURRENT.reset(token)
+        _leave(base)
 
 
-def _remembering(name: str, encode: Callable[..., Any], memory: dict[str, Any]) -> Callable[..., Any]:
+def _enter(base: nn.Module) -> None:
+    names = [name for name in ENCODERS if hasattr(base, name)]
+    if not names:
+        raise UnsupportedError(
+            f"{type(base).__name__} has no {' or '.join(ENCODERS)}, so its encoded images cannot be kept; "
+            "use Chat(reuse='cache')."
+        )
+    with _LOCK:
+        blocks = _BLOCKS.setdefault(base, _Blocks())
+        if not blocks.count:
+            blocks.own = {name: vars(base)[name] for name in names if name in vars(base)}
+            vars(base).update({name: _remembering(name, getattr(base, name), base) for name in names})
+        blocks.count += 1
+
+
+def _leave(base: nn.Module) -> None:
+    with _LOCK:
+        blocks = _BLOCKS[base]
+        blocks.count -= 1
+        if not blocks.count:
+            for name in ENCODERS:
+                vars(base).pop(name, None)
+            vars(base).update(blocks.own)
+            del _BLOCKS[base]
+
+
+def _memory_of(base: nn.Module) -> Memory | None:
+    """Return the memory of the innermost block that the caller has open on a model."""
+    block = _CURRENT.get()
+    while block is not None and block[0] is not base:
+        block = block[2]
+    return None if block is None else block[1]
+
+
+def _remembering(name: str, encode: Callable[..., Any], base: nn.Module) -> Callable[..., Any]:
     @wraps(encode)  # generate() reads the signature
     def encoded(*args: Any, **kwargs: Any) -> Any:
+        memory = _memory_of(base)
+        if memory is None:
+            return encode(*args, **kwargs)
         given = (args, kwargs)
         if name not in memory or not _same(memory[name][0], given):
             memory[name] = given, encode(*args, **kwargs)

@@ -4,8 +4,10 @@ A method is a frozen dataclass. It states only what is new: the engine finds the
 per prompt and `select` at each site for each sample, shortens everything and clears up.
 """
 
+import inspect
+import operator
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -24,8 +26,8 @@ class Method(ABC):
 
     Args:
         retain: what is kept, as a layer mean of visual tokens per sample: an int is a count, a float in (0, 1] the
-            fraction. 1.0 keeps everything and leaves the model's computation untouched. None sets no bound, for
-            methods that adapt their counts to the sample.
+            fraction. A sample with no more than the count keeps all. 1.0 keeps everything and leaves the model's
+            computation untouched. None sets no bound, for methods that adapt their counts to the sample.
         sites: decoder layers on whose entry the sequence gets shorter; None scales SparseVLM's to the model's
             depth, and takes an earlier first one where the budget is too small for the layers before it.
             0 is the input, before layer 0, and only for methods that read no attention.
@@ -38,11 +40,14 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
+        check_dataclass(type(self))
         if self.retain is not None:
-            budget.check_retain(self.retain)
+            object.__setattr__(self, "retain", budget.check_retain(self.retain))
         elif not self.adaptive:
             raise BudgetError("retain=None sets no bound; give a count >= 1 or a fraction in (0, 1].")
         check_choice("positions", self.positions, ("renumber", "keep"))
+        if self.sites is not None:
+            object.__setattr__(self, "sites", whole_numbers("sites", self.sites))
 
     @property
     def needs_attention(self) -> bool:
@@ -134,6 +139,35 @@ class Method(ABC):
 
         An adaptive method may answer with fewer.
         """
+
+
+def check_dataclass(kind: type[Method]) -> None:
+    """Check that a method's fields are fields, and no class attributes that its instances would hide.
+
+    Raises: SettingError: a class sets a field's value without being a dataclass itself.
+    """
+    names = {field.name for field in fields(kind)}
+    for cls in kind.__mro__:
+        if issubclass(cls, Method) and "__dataclass_fields__" not in vars(cls):
+            hidden = sorted(names & vars(cls).keys() | {*inspect.get_annotations(cls)})
+            if hidden:
+                raise SettingError(
+                    f"{cls.__name__} sets {', '.join(hidden)}, and its instances would not see it; decorate the "
+                    "class with @dataclass(frozen=True)."
+                )
+
+
+def whole_numbers(field: str, values: object) -> tuple[int, ...]:
+    """Return a setting that is a sequence of whole numbers as a tuple of ints.
+
+    Raises: SettingError: it is no such sequence.
+    """
+    try:
+        return tuple(operator.index(value) for value in values)  # type: ignore[attr-defined]
+    except TypeError:
+        raise SettingError(
+            f"{field}={values!r} is no sequence of whole numbers; give a tuple such as (3, 7)."
+        ) from None
 
 
 def check_choice(field: str, value: object, allowed: tuple[str, ...]) -> None:

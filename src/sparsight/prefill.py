@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from sparsight.answer import check_selection
 from sparsight.attention import AttentionCall, RaterRows
 from sparsight.budget import Schedule
 from sparsight.layout import Layout
@@ -118,6 +119,7 @@ class Compactor:
         samples: the batch.
         real: (B, L) bool on the device, None if nothing is padding.
         inverse_frequencies: (L,) for each layer (d/2,) of its rotary positions, or None.
+        to_host: reads a tensor on the host and counts the wait.
         batch: what the sequence is now; None while nothing has been removed.
     """
 
@@ -125,6 +127,7 @@ class Compactor:
     samples: tuple[Sample, ...]
     real: torch.Tensor | None
     inverse_frequencies: tuple[torch.Tensor | None, ...]
+    to_host: Callable[[torch.Tensor], torch.Tensor]
     batch: Batch | None = None
 
     def compact(self, site: int, hidden: torch.Tensor, call: Callable[[], AttentionCall | None]) -> torch.Tensor:
@@ -159,8 +162,7 @@ class Compactor:
         sample = self.samples[index]
         visual, other = sample.split()
         view = self._view(index, stop, own, visual)
-        selection = self.method.select(view)
-        check_selection(selection, self.method, view.count, sample.visual_count)
+        selection = check_selection(self.method.select(view), self.method, view, self.to_host)
         _record(sample, stop.site, visual, selection)
         recycled = selection.recycled
         stay = torch.cat([other, visual[selection.keep]])
@@ -256,21 +258,6 @@ def _note_nothing(sample: Sample, site: int) -> None:
         count = sample.visual_count
         sample.kept.append(count)
         sample.recycled.append(0)
-
-
-def check_selection(selection: Selection, method: Method, count: int, present: int) -> None:
-    """Check that a method answers with as many tokens as were promised.
-
-    Raises: ValueError: it does not; the method is wrong, not the input.
-    """
-    kept = len(selection.keep)
-    total = kept + (0 if selection.recycled is None else len(selection.recycled.centres))
-    too_few = total < 1 if method.may_keep_none else kept < 1
-    if too_few or total > present or (total > count if method.adaptive else total != count):
-        allowed = f"at most {count}" if method.adaptive else f"exactly {count}"
-        raise ValueError(
-            f"the method answered {total} of {present} visual tokens ({kept} kept); {allowed} are allowed."
-        )
 
 
 def _record(sample: Sample, site: int, visual: torch.Tensor, selection: Selection) -> None:

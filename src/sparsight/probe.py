@@ -45,7 +45,7 @@ def probe(engine: Engine) -> None:
     real[1, :PADDING] = 0
     try:
         words = _words(engine).to(device)
-        own = {"input_ids": words} if engine.marks is None else {"inputs_embeds": engine.embed(words)}
+        own = {"input_ids": words} if engine.marks.get() is None else {"inputs_embeds": engine.embed(words)}
         seen = _watch(engine, {**own, "attention_mask": real}, cache)
     except Exception as error:  # whatever a model of unknown make raises
         raise UnsupportedError(f"{name} could not be probed with a text prompt: {error}") from error

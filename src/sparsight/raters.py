@@ -2,6 +2,7 @@
 
 import torch
 
+from sparsight.answer import check_raters, check_some
 from sparsight.method import Method
 from sparsight.passes import Pass
 from sparsight.prompt import Prompt, require_raters
@@ -26,6 +27,6 @@ def choose_raters(method: Method, state: Pass, prompts: tuple[Prompt, ...], embe
         for own, prompt in zip(embeds, prompts, strict=True):
             if len(prompt.visual):
                 visual, text = own[prompt.visual.to(own.device)], own[prompt.text.to(own.device)]
-                chosen.append(method.raters(visual, text))
-    flags = iter(torch.split(state.to_host(torch.cat(chosen)), [len(flag) for flag in chosen]))
+                chosen.append(check_raters(method.raters(visual, text), method, text))
+    flags = iter(check_some(torch.split(state.to_host(torch.cat(chosen)), [len(flag) for flag in chosen]), method))
     return [prompt.text[next(flags)] if len(prompt.visual) else prompt.text for prompt in prompts]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from types import TracebackType
 from typing import Self
 
@@ -21,12 +22,15 @@ from sparsight.trace import Stats, Trace
 
 MARK = "_sparsight_run"
 
+_LOCK = Lock()  # attaching looks first and then writes
+
 
 class Run:
     """A model that prunes its visual prefills, until the block ends or `detach()` is called."""
 
-    def __init__(self, model: nn.Module, engine: Engine) -> None:
-        self._model, self._engine = model, engine
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._entered = False
 
     @property
     def method(self) -> Method:
@@ -35,28 +39,35 @@ class Run:
 
     @property
     def stats(self) -> Stats:
-        """Counts and costs of the last prefill with images.
+        """Counts and costs of the caller's last prefill with images.
+
+        Each thread reads its own; one that ran none yet reads the newest of all.
 
         Raises: AttachError: there was none yet.
         """
-        if self._engine.stats is None:
-            raise AttachError("no prompt with an image has run yet; call generate() or the model first.")
-        return self._engine.stats
+        return self._finished()[0]
 
     @property
     def trace(self) -> Trace:
-        """Which visual tokens were kept, recycled and dropped in the last prefill with images.
+        """Which visual tokens were kept, recycled and dropped in that prefill.
 
         Raises: AttachError: there was none yet.
         """
-        if self._engine.trace is None:
+        return self._finished()[1]
+
+    def _finished(self) -> tuple[Stats, Trace]:
+        finished = self._engine.finished.get()
+        if finished is None:
             raise AttachError("no prompt with an image has run yet; call generate() or the model first.")
-        return self._engine.trace
+        return finished
 
     @property
     def visual_mask(self) -> torch.Tensor | None:
-        """(B, L) bool, the visual tokens of a text model's next prompts; None for vision-language models."""
-        return self._engine.marks
+        """(B, L) bool, the visual tokens of a text model's next prompts; None for vision-language models.
+
+        Each thread that sets it has its own; the others read the newest.
+        """
+        return self._engine.marks.get()
 
     @visual_mask.setter
     def visual_mask(self, marks: torch.Tensor) -> None:
@@ -66,15 +77,16 @@ class Run:
             UnsupportedError: the model tells its visual tokens itself.
             PromptError: no (B, L) bool tensor.
         """
-        if self._engine.marks is None:
+        if self._engine.marks.get() is None:
             raise UnsupportedError("a vision-language model tells its visual tokens itself; it takes no visual_mask.")
-        self._engine.marks = check_marks(marks)
+        self._engine.marks.set(check_marks(marks))
 
     @contextmanager
     def rating(self, last: int) -> Iterator[None]:
         """Have only the end of each prompt's text rate its images, inside the block.
 
-        For a conversation that is prefilled again: the earlier turns stay in the prompt, and do not ask.
+        For a conversation that is prefilled again: the earlier turns stay in the prompt, and do not ask. It holds for
+        the caller's own prompts, not for those of other threads.
 
         Args:
             last: tokens at the end of the prompt that may rate, at least 1; those behind the last image at most.
@@ -82,20 +94,36 @@ class Run:
         """
         if last < 1:
             raise SettingError(f"rating(last={last}) leaves no token that could rate; give 1 or more.")
-        before, self._engine.rating = self._engine.rating, last
+        before = self._engine.rating.get()
+        self._engine.rating.set(last)
         try:
             yield
         finally:
-            self._engine.rating = before
+            self._engine.rating.set(before)
 
     def detach(self) -> None:
         """Leave the model as it was; a second call does nothing."""
+        with _LOCK:
+            self._release()
+
+    def _release(self) -> None:
         if self._engine.attached:
             self._engine.detach()
-            delattr(self._engine.base, MARK)
+            for part in _parts(self._engine):
+                delattr(part, MARK)
 
     def __enter__(self) -> Self:
-        """Enter the block; the model prunes already."""
+        """Enter the block; the model prunes already.
+
+        Raises: AttachError: the run has been detached, or its block has been entered before.
+        """
+        if not self._engine.attached:
+            raise AttachError("this run has ended, and its model prunes no more; call sparsify() for a new one.")
+        if self._entered:
+            raise AttachError(
+                "the block of this run is entered already, and would end with the inner one; enter it once."
+            )
+        self._entered = True
         return self
 
     def __exit__(
@@ -105,7 +133,9 @@ class Run:
         self.detach()
 
 
-def sparsify(model: nn.Module, method: Method, *, visual_mask: torch.Tensor | None = None) -> Run:
+def sparsify(
+    model: nn.Module, method: Method, *, visual_mask: torch.Tensor | None = None, replace: bool = False
+) -> Run:
     """Have a vision-language model look at fewer visual tokens, reversibly.
 
     Args:
@@ -113,39 +143,63 @@ def sparsify(model: nn.Module, method: Method, *, visual_mask: torch.Tensor | No
         method: what to keep; all settings belong to it.
         visual_mask: (B, L) bool, for a text model that gets its visual tokens in `inputs_embeds`: which of them are
             visual. Set `run.visual_mask` before a prompt laid out differently. None for vision-language models.
+        replace: whether a run that holds the model already is detached first, as when a notebook's cell runs again. If
+            the new run is refused by what the model or the method is, the old one stays.
 
     Returns:
         A handle, to be used as a context manager or detached by hand.
 
     Raises:
         UnsupportedError: the model, or an option of it, is not supported.
-        AttachError: the model is already sparsified.
+        AttachError: the model, or another one that shares its text decoder, is already sparsified.
         SettingError: the method's sites do not fit the model.
         PromptError: `visual_mask` is no (B, L) bool tensor.
     """
     warn_untested()
     if not isinstance(method, Method):
         raise UnsupportedError(f"{method!r} is not a method; give an instance such as SparseVLM(retain=192).")
+    Method.__post_init__(method)  # a class that overrides it may have left it out
     model = unwrapped(model)
     family = family_of(model) if visual_mask is None else text_family(model)
-    if MARK in vars(family.base_model(model)):
-        raise AttachError(f"this {type(model).__name__} is already sparsified; detach() the first run before another.")
     check_pair(family, method)
     engine = Engine(model, family, method, None if visual_mask is None else check_marks(visual_mask))
     check_signatures(engine.base, engine.decoder, engine.layers, () if visual_mask is not None else family.features)
     check_host(model, engine.decoder, method.positions)
     check_distances(family, method, engine.beside.frequencies())
-    if family.probed:
-        probe(engine)
-    try:
-        engine.attach()
-        engine.add_remover(guard_generate(model, engine))
-    except BaseException:  # an interrupt too: nobody has a handle yet
-        engine.detach()
-        raise
-    run = Run(model, engine)
-    vars(engine.base)[MARK] = run  # on the part that every handle on these layers shares
+    with _LOCK:
+        _make_room(engine, replace=replace)
+        if family.probed:
+            probe(engine)
+        try:
+            engine.attach()
+            engine.add_remover(guard_generate(model, engine))
+        except BaseException:  # an interrupt too: nobody has a handle yet
+            engine.detach()
+            raise
+        run = Run(engine)
+        for part in _parts(engine):
+            vars(part)[MARK] = run
     return run
+
+
+def _parts(engine: Engine) -> set[nn.Module]:
+    """Return the modules that one run alone may hold: models may share a text decoder, or its layers."""
+    return {engine.base, engine.decoder, *engine.layers}
+
+
+def _make_room(engine: Engine, *, replace: bool) -> None:
+    """Check that no other run holds a part of the model, or detach it.
+
+    Raises: AttachError: one does, and is not to be replaced.
+    """
+    for run in {vars(part)[MARK] for part in _parts(engine) if MARK in vars(part)}:
+        if not replace:
+            held = type(run._engine.model).__name__
+            raise AttachError(
+                f"this {type(engine.model).__name__} is already sparsified, or shares its layers with a {held} that "
+                "is; detach() that run first (run_of(model) returns it), or give sparsify(..., replace=True)."
+            )
+        run._release()
 
 
 def base_of(model: nn.Module) -> nn.Module:
@@ -157,9 +211,12 @@ def base_of(model: nn.Module) -> nn.Module:
     return family_of(model).base_model(model)
 
 
-def run_of(base: nn.Module) -> Run | None:
-    """Return the run that the model of a base is sparsified by; None if it is not."""
-    run: Run | None = vars(base).get(MARK)
+def run_of(model: nn.Module) -> Run | None:
+    """Return the run that holds a model or a part of it, also through another model that shares the part.
+
+    Returns: None if the model is not sparsified.
+    """
+    run: Run | None = next((vars(part)[MARK] for part in model.modules() if MARK in vars(part)), None)
     return run
 
 

@@ -4,6 +4,7 @@ Source: Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Visi
 ICML 2025, arXiv 2410.04417; authors' code github.com/Gumpest/SparseVLMs (Apache-2.0), branch v1.5.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -11,8 +12,10 @@ import torch
 
 from sparsight import budget, recycling, selection
 from sparsight.errors import BudgetError, SettingError
-from sparsight.method import Method, check_choice
+from sparsight.method import Method, check_choice, whole_numbers
 from sparsight.view import Recycled, Selection, View
+
+ROUNDING = 16  # units in the last place within which two shares count as equal
 
 PAPER_KEPT: dict[int, tuple[int, ...]] = {
     192: (300, 200, 110),
@@ -74,10 +77,9 @@ class SparseVLM(Method):
             raise SettingError(
                 f"rank_tolerance={self.rank_tolerance!r} is out of range; give None or a share in [0, 1)."
             )
-        if self.kept is not None and (
-            self.sites is None or len(self.kept) != len(self.sites) or min(self.kept, default=0) < 1
-        ):
-            raise SettingError(f"kept={self.kept} needs as many sites, each keeping at least 1; sites={self.sites}.")
+        if self.kept is not None:
+            object.__setattr__(self, "kept", whole_numbers("kept", self.kept))
+            check_kept(self.kept, self.sites)
 
     @classmethod
     def paper(cls, retain: int) -> Self:
@@ -85,7 +87,8 @@ class SparseVLM(Method):
 
         Source: authors' code: 192, 128 and 64 from branch v1.5, 96 from main; pruning after layers 2, 6 and 15.
         Differs: the counts are absolute, made for 576 visual tokens and 32 layers; `retain` names the layer mean under
-            the authors' accounting, and a sample with fewer visual tokens than that is refused.
+            the authors' accounting. A sample with no more visual tokens than that keeps all; one with more, but fewer
+            than the first site keeps, is refused.
 
         Raises: BudgetError: a budget that was not published.
         """
@@ -102,6 +105,13 @@ class SparseVLM(Method):
         wanted = budget.resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
         sites = self.sites_within(wanted, visual_tokens, layers)
         counts = (visual_tokens,) * len(sites)
+        if isinstance(self.retain, int) and self.retain >= visual_tokens:  # it has no more than it may keep
+            return budget.Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
+        if self.kept is not None and self.kept[0] > visual_tokens:
+            raise BudgetError(
+                f"kept={self.kept} is made for more than the sample's {visual_tokens} visual tokens; leave it out, and "
+                f"{type(self).__name__}(retain=...) solves counts for any number."
+            )
         if self.kept is None:
             counts = budget.solve_counts(wanted, visual_tokens, sites, layers, self.accounting)
         kept, recycled, now = [], [], visual_tokens
@@ -128,10 +138,11 @@ class SparseVLM(Method):
         """Choose text tokens with more than the mean share of the visual tokens' similarity.
 
         Source: section 3.2, eq. 4 and 5: softmax over text of H_v H_q^T on raw input embeddings, mean over visual.
-        Differs: strictly above the mean, as in the code (the paper prints >=); the mean is 1/T exactly.
+        Differs: strictly above the mean, as in the code (the paper prints >=), by more than rounding: text tokens that
+            are alike get shares that differ in the last bit, by chance of the processor.
         """
         mass = rater_mass(visual, text)
-        chosen = mass > mass.mean()
+        chosen = mass > mass.mean() * (1 + ROUNDING * torch.finfo(mass.dtype).eps)
         return chosen | ~chosen.any()
 
     def select(self, view: View) -> Selection:
@@ -160,6 +171,17 @@ class SparseVLM(Method):
         points = view.hidden[pool]
         centres, labels = recycling.density_peaks(points, clusters)
         return Recycled(recycling.merge(points, labels, clusters, self.aggregate), pool[centres], pool, labels)
+
+
+def check_kept(kept: Sequence[int], sites: Sequence[int] | None) -> None:
+    """Check that counts given for each site can be met one after the other.
+
+    Raises: SettingError: they are not one for each site, rise, or keep nothing.
+    """
+    if sites is None or len(kept) != len(sites) or min(kept, default=0) < 1:
+        raise SettingError(f"kept={tuple(kept)} needs as many sites, each keeping at least 1; sites={sites}.")
+    if list(kept) != sorted(kept, reverse=True):
+        raise SettingError(f"kept={tuple(kept)} rises, and a site cannot bring tokens back; give counts that fall.")
 
 
 def rater_mass(visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
