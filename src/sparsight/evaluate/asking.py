@@ -18,7 +18,6 @@ from sparsight.evaluate.scoring import normalised
 from sparsight.evaluate.settings import Case, Configuration
 from sparsight.families import family_of
 from sparsight.families.family import decoder_shape
-from sparsight.layout import Layout
 from sparsight.measure import synchronize
 from sparsight.method import Method
 from sparsight.scenes import Question
@@ -92,7 +91,10 @@ class Examiner:
         question = case.question
         own_side = images[0].width if images and question.frames and self._takes(images[0].width) else None
         inputs = self._inputs(images, question.turns[0].question, own_side)
-        visual, layout = self._visual(inputs["input_ids"]), self._layout(inputs) if images else None
+        visual, layout = (
+            self._visual(inputs["input_ids"]),
+            self.family.layout(self.model.config, inputs) if images else None,
+        )
         evidence: tuple[torch.Tensor | None, ...] = (None,) * len(question.turns)
         if known and layout is not None and shows_whole_images(layout, len(images)):
             sizes = [image.size for image in images]
@@ -145,13 +147,6 @@ class Examiner:
 
     def _visual(self, ids: torch.Tensor) -> int:
         return int(torch.isin(ids.cpu(), self.ids).sum())
-
-    def _layout(self, inputs: Mapping[str, torch.Tensor]) -> Layout | None:
-        """Return where the visual tokens of a question lie."""
-        on_host = {name: inputs[name].cpu() for name in ("input_ids", *self.family.sizes) if name in inputs}
-        if self.family.layouts is None:
-            return None
-        return self.family.layouts(self.model.config, on_host["input_ids"], {**inputs, **on_host})[0]
 
     def _now(self) -> float:
         synchronize(self.model.device)

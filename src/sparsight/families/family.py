@@ -71,6 +71,18 @@ class Family:
         ids = (getattr(config, field, None) for field in self.visual_ids)
         return tuple(sorted({int(i) for i in ids if i is not None}))
 
+    def layout(self, config: PretrainedConfig, inputs: Mapping[str, Any]) -> Layout | None:
+        """Return where the visual tokens of a prompt's first sample lie; None if that is not known.
+
+        Args:
+            config: of the base model.
+            inputs: of the model; ids and sizes are read on the host.
+        """
+        if self.layouts is None:
+            return None
+        on_host = {name: inputs[name].cpu() for name in ("input_ids", *self.sizes) if inputs.get(name) is not None}
+        return self.layouts(config, on_host["input_ids"], {**inputs, **on_host})[0]
+
 
 def decoder_shape(config: PretrainedConfig) -> DecoderShape:
     """Read a Llama-like text config's sizes."""
