@@ -1,19 +1,23 @@
 """Names that transformers changed: both spellings work, and a name that is gone is refused on attach."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 import transformers
 from transformers import DynamicCache, GenerationConfig, GenerationMixin
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.models.llama import modeling_llama
 from transformers.models.llava import modeling_llava
 
 from sparsight import SparseVLM, compat, sparsify
 from sparsight import beside as beside_module
 from sparsight.errors import PromptError, UnsupportedError
-from sparsight.methods import Uniform
-from tests import tiny
+from sparsight.families import LLAVA, QWEN3_VL
+from sparsight.ledger import CACHE_PARTS, check_cache_classes
+from sparsight.methods import Downscale, Uniform
+from tests import tiny, tiny_rotary
 from tests.caches import NAME, cached
 
 SPELLINGS = ("cache", "past_key_values")
@@ -147,3 +151,69 @@ def test_an_untested_release_is_told_once(model, monkeypatch):
         sparsify(model, Uniform(retain=0.5)).detach()
     sparsify(model, Uniform(retain=0.5)).detach()
     compat.warn_untested.cache_clear()
+
+
+def test_a_part_that_moved_is_refused_by_name(model):
+    model.model.text = model.model.language_model
+    del model.model.language_model
+    with pytest.raises(UnsupportedError, match="LlavaModel has no part 'language_model'; sparsight is tested with"):
+        sparsify(model, Uniform(retain=0.5))
+
+
+def test_a_config_that_names_no_placeholder_is_refused(model, monkeypatch):
+    family = replace(LLAVA, visual_ids=("image_token_by_a_new_name",))
+    monkeypatch.setattr("sparsight.families.LLAVA", family)
+    with pytest.raises(UnsupportedError, match="names no visual placeholder as image_token_by_a_new_name"):
+        sparsify(model, Uniform(retain=0.5))
+
+
+def test_an_image_encoder_that_takes_pixels_by_a_new_name_is_refused(model, monkeypatch):
+    kind = type(model.model.vision_tower)
+    monkeypatch.setattr(kind, "forward", renamed(kind.forward, "pixel_values", "images"))
+    with pytest.raises(UnsupportedError, match=rf"{kind.__name__}\.forward takes no pixel_values"):
+        sparsify(model, Downscale(retain=0.5))
+
+
+def test_a_decoder_without_its_deepstack_method_is_refused(monkeypatch):
+    model = tiny_rotary.model("qwen3")
+    monkeypatch.delattr(type(model.model.language_model), QWEN3_VL.deepstack)
+    with pytest.raises(UnsupportedError, match=r"has no _deepstack_process\(\)"):
+        sparsify(model, Uniform(retain=0.5))
+    assert not model.model._forward_pre_hooks
+
+
+def test_attention_that_names_no_kernel_is_refused(model, monkeypatch):
+    class Config:
+        pass
+
+    monkeypatch.setattr(model.model.language_model.layers[0].self_attn, "config", Config())
+    with pytest.raises(UnsupportedError, match="LlamaAttention does not name its kernel"):
+        sparsify(model, SparseVLM(retain=0.5))
+    assert not model.model._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(DynamicLayer, "reorder_cache"), (DynamicSlidingWindowLayer, "activate_past_recording")],
+    ids=lambda part: getattr(part, "__name__", part),
+)
+def test_a_cache_of_other_parts_is_refused(model, monkeypatch, kind, name):
+    for owner in kind.__mro__:
+        if name in vars(owner):
+            monkeypatch.delattr(owner, name)
+    check_cache_classes.cache_clear()
+    with pytest.raises(UnsupportedError, match=rf"transformers' cache has no {kind.__name__}\.{name}\(\)"):
+        sparsify(model, Uniform(retain=0.5))
+
+
+def test_a_cache_that_counts_by_another_name_is_refused(model, monkeypatch):
+    class Layer(DynamicSlidingWindowLayer):
+        def __init__(self, sliding_window):
+            super().__init__(sliding_window)
+            del self.cumulative_length
+
+    monkeypatch.setattr("sparsight.ledger.DynamicSlidingWindowLayer", Layer)
+    monkeypatch.setitem(CACHE_PARTS, Layer, CACHE_PARTS[DynamicSlidingWindowLayer])
+    check_cache_classes.cache_clear()
+    with pytest.raises(UnsupportedError, match=r"transformers' cache has no Layer\.cumulative_length"):
+        sparsify(model, Uniform(retain=0.5))

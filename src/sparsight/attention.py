@@ -15,6 +15,9 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+from sparsight.compat import TESTED_WITH
+from sparsight.errors import UnsupportedError
+
 TAP_NAME = "sparsight_tap"
 CHUNK_BYTES = 64 * 2**20  # of float32 probabilities at a time
 
@@ -125,9 +128,15 @@ def attach_tap(attention: Any, sink: Sink) -> Callable[[], None]:
     """Have an attention module report its calls to `sink`.
 
     Returns: a function that takes the tap off again.
+    Raises: UnsupportedError: the module does not choose its kernel as transformers' attention modules do.
     """
-    config = attention.config
-    if TAP_NAME not in AttentionInterface._global_mapping:
+    config = getattr(attention, "config", None)
+    if not hasattr(config, "_attn_implementation") or not hasattr(ALL_ATTENTION_FUNCTIONS, "get_interface"):
+        raise UnsupportedError(
+            f"{type(attention).__name__} does not name its kernel as config._attn_implementation, so its attention "
+            f"cannot be read; {TESTED_WITH}."
+        )
+    if TAP_NAME not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(TAP_NAME, _tapped)
     attention.config = _TapConfig(config, sink)
 

@@ -145,6 +145,15 @@ def check_signatures(base: nn.Module, decoder: nn.Module, layers: list[nn.Module
             _refuse(layer, "hidden_states first")
 
 
+def check_argument(module: nn.Module, name: str) -> None:
+    """Check that a module's forward takes an argument.
+
+    Raises: UnsupportedError: it does not, by that name.
+    """
+    if name not in _parameters(module):
+        _refuse(module, name)
+
+
 def _parameters(module: nn.Module) -> tuple[str, ...]:
     return tuple(_signature(type(module).forward).parameters)
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsight.compat import TESTED_WITH
+from sparsight.errors import UnsupportedError
 from sparsight.prefill import Batch
 
 
@@ -21,8 +23,11 @@ def attach_deepstack(decoder: nn.Module, name: str, batch: Callable[[], Batch | 
         name: of its method.
         batch: gives the stored order of the pass that runs; None while nothing has been removed.
     Returns: a function that takes the override off again.
+    Raises: UnsupportedError: the decoder has no such method.
     """
-    plain: Callable[..., Any] = getattr(decoder, name)
+    plain: Callable[..., Any] | None = getattr(decoder, name, None)
+    if plain is None:
+        raise UnsupportedError(f"{type(decoder).__name__} has no {name}() that adds DeepStack features; {TESTED_WITH}.")
 
     def process(hidden: torch.Tensor, visual: torch.Tensor, features: torch.Tensor) -> Any:
         now = batch()

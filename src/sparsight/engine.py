@@ -32,9 +32,10 @@ from sparsight.host import (
 )
 from sparsight.method import Method
 from sparsight.passes import Pass, close_pass, current_pass, drop_passes, open_pass
-from sparsight.planner import Planner
+from sparsight.planner import Outline, Planner
 from sparsight.prefill import Batch, Compactor, new_sample
 from sparsight.prompt import marked_rows, read_prompts
+from sparsight.question import check_questions, read_marks
 from sparsight.raters import choose_raters
 from sparsight.scaling import ImageScaler
 from sparsight.summary import Plan, summarise
@@ -57,7 +58,7 @@ class Engine:
     def __init__(self, model: nn.Module, family: Family, method: Method, marks: torch.Tensor | None = None) -> None:
         self.model, self.family, self.method = model, family, method
         self.base = family.base_model(model)
-        self.decoder = cast("Any", self.base.get_submodule(family.decoder))  # its attributes are transformers' own
+        self.decoder = cast("Any", family.part(self.base, family.decoder))  # its attributes are transformers' own
         self.layers: list[nn.Module] = list(self.decoder.layers)
         self.shape = decoder_shape(self.decoder.config)
         self.sites = method.sites_for(len(self.layers))
@@ -137,8 +138,15 @@ class Engine:
         """
         self._check_cache(given.get(CACHE))
         outline = self.planner.outline(input_ids, given)
+        self._check_questions(input_ids, outline)
         scale = None if self.scaler is None else self.scaler.scale(outline)
         open_pass(Pass(owner=self, opener=self.model, scale=scale, announced=(input_ids, outline.layouts)))
+
+    def _check_questions(self, ids: torch.Tensor, outline: Outline) -> None:
+        pruned = any(schedule is not None and self.method.prunes(schedule) for schedule in outline.schedules)
+        if self.method.needs_attention and pruned:
+            marks = read_marks(self.model, vars(self.base)["config"])
+            check_questions(ids, outline.visual, marks, self.rating.get())
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return what the base model makes of words, (B, L, D)."""
@@ -171,17 +179,19 @@ class Engine:
                 raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
             self._check_cache(given.get(CACHE))
             ids, before = state.to_host(ids).clone(), current_pass(self)
-            known = None if before is None else before.layouts_of(ids)
-            unread = [] if known else [name for name in self.family.sizes if given.get(name) is not None]
+            announced = None if before is None else before.layouts_of(ids)
+            unread = [] if announced else [name for name in self.family.sizes if given.get(name) is not None]
             sizes = {name: state.to_host(given[name]) for name in unread}
             state.candidates = 0 if before is None else before.drafted(ids)
             ids[:, ids.shape[1] - state.candidates :] = -1  # a drafted placeholder brings no image
-            outline = self.planner.outline(ids, {**given, **sizes}, known)
+            outline = self.planner.outline(ids, {**given, **sizes}, announced)
+            if announced is None:
+                self._check_questions(ids, outline)
             state.visual, state.schedules, state.layouts = outline.visual, outline.schedules, outline.layouts
             if self.scaler is not None:
                 state.scale = self.scaler.scale(outline)
                 self.scaler.check_features(state.scale, given, before)
-        elif ids is None and given["inputs_embeds"].shape[1] > 1:
+        elif ids is None and (embeds := given.get("inputs_embeds")) is not None and embeds.shape[1] > 1:
             raise PromptError(HIDDEN)  # images may be merged in already
         elif ids is not None and (unknown := unknown_features(given)):
             self._refuse_unknown(state.to_host(ids), unknown)

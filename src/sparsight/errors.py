@@ -25,6 +25,10 @@ class PromptError(SparsightError, ValueError):
     """A prompt in which visual tokens cannot be rated or found."""
 
 
+class RaterWarning(UserWarning):
+    """A prompt in which the words that could rate an image seem to stand before it."""
+
+
 class AttachError(SparsightError, RuntimeError):
     """A second attach on one model, or use of a pruned cache outside its block."""
 

@@ -6,12 +6,13 @@ Private details of transformers touched here: `DynamicLayer` and `DynamicSliding
 class while they are pruned, and the latter's `cumulative_length`, `sliding_window` and `record_past`.
 """
 
+import functools
 import weakref
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
-from transformers import Cache
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sparsight.compat import TESTED_WITH
@@ -218,6 +219,41 @@ def ledger_at(cache: Cache, index: int) -> LedgerLayer | None:
     """Return one layer of a cache if it has been pruned."""
     layer = cache.layers[index] if index < len(cache.layers) else None
     return layer if isinstance(layer, LedgerLayer) else None
+
+
+CACHE_PARTS = {
+    DynamicCache: ("layers", "layer_class_to_replicate", "offloading"),
+    DynamicLayer: ("keys", "values", "is_initialized"),
+    DynamicSlidingWindowLayer: (
+        "keys",
+        "values",
+        "is_initialized",
+        "cumulative_length",
+        "sliding_window",
+        "record_past",
+    ),
+}
+LAYER_METHODS = (
+    *("update", "get_seq_length", "crop", "reset"),
+    *("reorder_cache", "batch_repeat_interleave", "batch_select_indices"),
+)
+
+
+@functools.cache
+def check_cache_classes() -> None:
+    """Check that transformers' cache is made of the parts that the ledger stands on.
+
+    Raises: UnsupportedError: an attribute or a method is not there by its name.
+    """
+    made = (DynamicCache(), DynamicLayer(), DynamicSlidingWindowLayer(sliding_window=4))  # type: ignore[no-untyped-call]
+    gone = [
+        f"{type(part).__name__}.{name}" for part in made for name in CACHE_PARTS[type(part)] if not hasattr(part, name)
+    ]
+    gone += [f"DynamicLayer.{name}()" for name in LAYER_METHODS if not hasattr(DynamicLayer, name)]
+    if not hasattr(DynamicSlidingWindowLayer, "activate_past_recording"):
+        gone.append("DynamicSlidingWindowLayer.activate_past_recording()")
+    if gone:
+        raise UnsupportedError(f"transformers' cache has no {', '.join(gone)}; {TESTED_WITH}.")
 
 
 def check_written(cache: Cache | None, index: int) -> None:

@@ -45,7 +45,7 @@ def check_marks(marks: object) -> torch.Tensor:
             f"{marks.dtype} of shape {tuple(marks.shape)}" if isinstance(marks, torch.Tensor) else type(marks).__name__
         )
         raise PromptError(f"visual_mask is {kind}; give a bool tensor of shape (batch, tokens).")
-    return marks.cpu()
+    return marks.to("cpu", copy=True)  # what the caller does to theirs later changes nothing here
 
 
 def marked_rows(marks: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsight.compat import named
+from sparsight.compat import check_argument, named
 from sparsight.errors import UnsupportedError
 from sparsight.families import Family
 from sparsight.grid import scaled_cells
@@ -42,7 +42,8 @@ class ImageScaler:
         name = type(method).__name__
         if family.encoder is None or family.projector is None:
             raise UnsupportedError(f"{name} cannot scale the images of {family.name}; use Pool or Uniform instead.")
-        self.encoder, self.projector = base.get_submodule(family.encoder), base.get_submodule(family.projector)
+        self.encoder, self.projector = family.part(base, family.encoder), family.part(base, family.projector)
+        check_argument(self.encoder, "pixel_values")
         # an encoder that has no such switch but can interpolate does it always, as DINOv2 does
         self.switch = SWITCH in inspect.signature(type(self.encoder).forward).parameters
         if not self.switch and not any(hasattr(part, SWITCH) for part in self.encoder.modules()):

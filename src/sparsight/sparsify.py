@@ -16,6 +16,7 @@ from sparsight.errors import AttachError, SettingError, UnsupportedError
 from sparsight.families import Family, family_of, text_family
 from sparsight.guard import guard_generate
 from sparsight.host import check_host
+from sparsight.ledger import check_cache_classes
 from sparsight.method import Method
 from sparsight.picture import Finished, Shown, Words, name_of, picture_of
 from sparsight.probe import probe
@@ -191,6 +192,9 @@ def sparsify(
     family = family_of(model) if visual_mask is None else text_family(model)
     check_pair(family, method)
     engine = Engine(model, family, method, None if visual_mask is None else check_marks(visual_mask))
+    if visual_mask is None:
+        family.check_placeholders(vars(engine.base)["config"])
+    check_cache_classes()
     check_signatures(engine.base, engine.decoder, engine.layers, () if visual_mask is not None else family.features)
     check_host(model, engine.decoder, method.positions)
     check_distances(family, method, engine.beside.frequencies())

@@ -9,6 +9,8 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from sparsight.budget import DecoderShape
+from sparsight.compat import TESTED_WITH
+from sparsight.errors import UnsupportedError
 from sparsight.layout import Layout
 
 IMAGE_IDS = ("image_token_id", "image_token_index")
@@ -65,6 +67,26 @@ class Family:
     def base_model(self, model: nn.Module) -> nn.Module:
         """Return the module that merges image features into the text; `model` itself if it has no head."""
         return model.get_submodule(self.base) if hasattr(model, self.base) else model
+
+    def part(self, base: nn.Module, path: str) -> nn.Module:
+        """Return a part of the base model.
+
+        Raises: UnsupportedError: this release of transformers keeps it elsewhere.
+        """
+        try:
+            return base.get_submodule(path)
+        except AttributeError:
+            raise UnsupportedError(f"{type(base).__name__} has no part {path!r}; {TESTED_WITH}.") from None
+
+    def check_placeholders(self, config: PretrainedConfig) -> None:
+        """Check that the config names visual placeholders; without them no image would be noticed.
+
+        Raises: UnsupportedError: it has none of the fields that are known.
+        """
+        if not any(hasattr(config, field) for field in self.visual_ids):
+            raise UnsupportedError(
+                f"{type(config).__name__} names no visual placeholder as {' or '.join(self.visual_ids)}; {TESTED_WITH}."
+            )
 
     def placeholder_ids(self, config: PretrainedConfig) -> tuple[int, ...]:
         """Return the token ids that stand for visual tokens."""
