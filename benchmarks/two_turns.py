@@ -34,7 +34,6 @@ from sparsight.scenes import SPLIT, Question, load_images, load_suite
 from sparsight.sparsify import Run
 
 WAYS = ("first", "image", "cache")
-GRID = (24, 24)  # visual tokens of the embedded model
 
 
 class Answer(NamedTuple):
@@ -68,7 +67,10 @@ def ask(model: Any, processor: Any, question: Question, images: list[Image], way
 
 def evidence_left(run: Run, question: Question, images: list[Image]) -> float:
     """Return the share of the second answer's evidence that is there behind the last site."""
-    evidence = evidence_tokens(question.turns[1].boxes, [image.size for image in images], GRID)
+    layout = run.trace.layouts[0]
+    if layout is None:
+        raise ValueError("this model's visual tokens lie nobody knows where")
+    evidence = evidence_tokens(question.turns[1].boxes, [image.size for image in images], layout)
     recall, _ = recalls(run.trace.samples[0], evidence)
     if recall is None:
         raise ValueError(f"question {question.id} rests on nothing")

@@ -6,6 +6,7 @@ import torch
 from transformers import DynamicCache
 
 from sparsight import sparsify
+from sparsight.layout import grids_layout
 from tests import tiny
 from tests.caches import cached
 
@@ -116,8 +117,10 @@ def prefill(model, method, inputs):
 
 def promise(method, count, layers):
     """The schedule of a sample, from nothing but its number of visual tokens and their layout."""
+    if not method.scales_images:
+        return method.schedule(count, layers)
     side = tiny.SIDE // tiny.PATCH
-    return method.schedule_on(((side, side),) * (count // side**2), count, layers)
+    return method.schedule_on(grids_layout([(side, side)] * (count // side**2)), count, layers)
 
 
 def positions(mask):

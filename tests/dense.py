@@ -1,4 +1,4 @@
-"""Every method in a whole model, masked instead of shortened. Imports nothing of sparsight.
+"""Every method in a whole model, masked instead of shortened. Of sparsight it imports how a layout is written down.
 
 The pass is dense: every layer computes the whole logical sequence, and a token dropped at a site is masked as a key in
 every layer from the site on. A recycled token is written into the place of its cluster's centre. One call runs several
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from sparsight.layout import grids_layout
 from tests import reference as ref
 from tests import reference_baselines as base
 
@@ -130,7 +131,7 @@ class Reference:
 
     def _plan(self, part):
         count = len(part.slots)
-        return self.method.schedule_on(self._grids(count // self.side**2), count, len(self.layers))
+        return self.method.schedule_on(grids_layout(self._grids(count // self.side**2)), count, len(self.layers))
 
     def _positions(self, order, length):
         position = list(range(length))

@@ -14,6 +14,7 @@ from sparsight import SparseVLM, passes, sparsify
 from sparsight.cli import app
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.families import LLAVA
+from sparsight.layout import grids_layout
 from sparsight.methods import Downscale, Pool, Random, Uniform
 from sparsight.view import View
 from tests import contract, tiny, tiny_processor
@@ -30,7 +31,7 @@ def view(sizes, count, site=0, width=3, seed=0):
     hidden = torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     images = torch.cat([torch.full((h * w,), i) for i, (h, w) in enumerate(sizes)])
     where = torch.arange(tokens)
-    return View(site, count, count, hidden, images, where, where[:0], tokens, None, None, 0, tuple(sizes))
+    return View(site, count, count, hidden, images, where, where[:0], tokens, None, None, 0, grids_layout(sizes))
 
 
 def refuses(error, *words):
@@ -72,7 +73,7 @@ def test_pooled_tokens_are_means(sizes, count):
 
 
 def test_uniform_is_an_even_stride_once_the_grid_is_gone():
-    seen = dataclasses.replace(view([(2, 5)], 3, site=4), grids=((6, 6),))
+    seen = dataclasses.replace(view([(2, 5)], 3, site=4), layout=grids_layout([(6, 6)]))
     assert Uniform().select(seen).keep.tolist() == [1, 5, 8]
 
 
@@ -186,7 +187,7 @@ def test_seeds(seed):
 
 @pytest.mark.parametrize("method", [Uniform, Pool, Downscale])
 def test_unknown_grids(monkeypatch, method):
-    monkeypatch.setattr("sparsight.families.families", lambda: (dataclasses.replace(LLAVA, image_grids=None),))
+    monkeypatch.setattr("sparsight.families.families", lambda: (dataclasses.replace(LLAVA, layouts=None),))
     model, inputs = tiny_model("sdpa"), tiny.batch([["image", 5]]).inputs
     words = method.__name__, "rows and columns", "use Random instead"
     with sparsify(model, method(retain=0.5)), monkeypatch.context() as patch:
@@ -256,6 +257,6 @@ def test_the_command_line_knows_them(method, tmp_path):
 
 def test_images_smaller_than_a_patch_leave_the_grid_to_the_config():
     model = tiny.tiny_llava()
-    given = {"pixel_values": torch.zeros(1, 3, 1, 1)}
-    side = tiny.SIDE // tiny.PATCH
-    assert LLAVA.grids(model.model.config, given, [tiny.VISUAL]) == ((side, side),)
+    given, ids = {"pixel_values": torch.zeros(1, 3, 1, 1)}, torch.full((1, tiny.VISUAL), tiny.IMAGE)
+    (layout,) = LLAVA.layouts(model.model.config, ids, given)
+    assert layout.sizes == ((SIDE, SIDE),)

@@ -18,8 +18,10 @@ from sparsight.evaluate import (
     mark_hard,
     recalls,
 )
+from sparsight.evaluate.evidence import shows_whole_images
 from sparsight.evaluate.scoring import Marks, interval, marks_of, normalised
 from sparsight.evaluate.settings import choose_cases
+from sparsight.layout import Block, grids_layout, layout_of
 from sparsight.methods import Random
 from sparsight.scenes import SPLIT, Box, load_suite
 from sparsight.scenes.suite import QUESTIONS
@@ -94,12 +96,24 @@ def test_evidence_tokens_equal_a_loop(seed):
         corners = rng.integers(0, (width - 9, height - 9), size=(seed % 4, 2))
         boxes.append([Box(int(x), int(y), int(x) + int(rng.integers(2, 9)) * 3, int(y) + 9) for x, y in corners])
     want = [mark for own, size in zip(boxes, sizes, strict=True) for mark in evidence_by_loops(own, size, 6, 8)]
-    assert evidence_tokens(boxes, sizes, (6, 8)).tolist() == want
+    assert evidence_tokens(boxes, sizes, grids_layout([(6, 8)] * 3)).tolist() == want
 
 
 def test_a_quarter_of_a_patch_is_enough():
-    assert evidence_tokens([[Box(0, 0, 7, 7)]], [(28, 28)], (2, 2)).tolist() == [True, False, False, False]
-    assert not evidence_tokens([[Box(0, 0, 7, 6)]], [(28, 28)], (2, 2)).any()
+    layout = grids_layout([(2, 2)])
+    assert evidence_tokens([[Box(0, 0, 7, 7)]], [(28, 28)], layout).tolist() == [True, False, False, False]
+    assert not evidence_tokens([[Box(0, 0, 7, 6)]], [(28, 28)], layout).any()
+
+
+def test_evidence_of_an_overview_and_a_fine_grid_and_of_none():
+    layout = layout_of((Block(2, 2), Block(1, 2, row_end=1, part=1), Block(1, 1, after=1, image=1)))
+    boxes = [[Box(0, 0, 14, 28)], []]
+    assert evidence_tokens(boxes, [(28, 28)] * 2, layout).tolist() == [1, 0, 1, 0, 1, 0, 0, 0, 0]
+    assert shows_whole_images(layout, 2)
+    assert not shows_whole_images(layout, 1), "tiles"
+    assert not shows_whole_images(layout_of((Block(1, 1), Block(1, 1, frame=1))), 1)
+    assert not shows_whole_images(layout_of((Block(0, 0, before=3),)), 1)
+    assert not shows_whole_images(None, 1)
 
 
 def site(layer, present, keep, *, centres=(), pool=(), labels=()):

@@ -6,8 +6,7 @@ from transformers import DynamicCache
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.errors import AttachError, UnsupportedError
-from sparsight.families import family_of
-from sparsight.methods import Pool, Random
+from sparsight.methods import Pool, Random, Uniform
 from tests import contract, hidden, tiny
 from tests.caches import cached
 from tests.cases import DTYPES, KERNELS, Identity, same
@@ -17,6 +16,7 @@ from tests.tiny_kinds import FIRST, KINDS
 RAGGED = [["image", 5], [2, "image", 2, "image", 6]]
 LAYOUTS = {"one": [[3, "image", 5]], "ragged": RAGGED, "video": [["video", 5], ["image", 3, "video", 4]]}
 METHODS = {"sparsevlm": SparseVLM(retain=0.5), "plus": SparseVLMPlus(retain=0.5), "random": Random(retain=0.5)}
+NOWHERE = {"aria": "learned queries", "idefics2": "learned queries", "video-llama3": "are not known"}
 CASES = [(name, layout) for name, kind in KINDS.items() for layout in LAYOUTS if layout != "video" or kind.video]
 VIDEOS = [(name, "video") for name, kind in KINDS.items() if kind.video]
 
@@ -44,12 +44,13 @@ def test_contract_with_eager_attention(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_methods_that_need_grids(name):
     model, batch = make(name, "sdpa", "ragged")
-    if family_of(model).image_grids is not None:
-        contract.check_counts(model, Pool(retain=0.5), batch)
-        contract.check_alone(model, Pool(retain=0.5), batch)
+    if name in NOWHERE:
+        with sparsify(model, Pool(retain=0.5)), pytest.raises(UnsupportedError, match=NOWHERE[name]):
+            model(**batch.inputs)
         return
-    with sparsify(model, Pool(retain=0.5)), pytest.raises(UnsupportedError, match="rows and columns"):
-        model(**batch.inputs)
+    for method in (Pool(retain=0.5), Uniform(retain=0.3)):
+        contract.check_counts(model, method, batch)
+        contract.check_alone(model, method, batch)
 
 
 @pytest.mark.parametrize("positions", ["keep", "renumber"])

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsight import grid
+from sparsight.layout import grids_layout
 from tests import reference_baselines as reference
 
 
@@ -53,7 +54,7 @@ def test_shares(sizes, data):
 
 
 def test_images_without_a_cell():
-    labels, centres = grid.partition(((2, 2), (2, 2), (2, 2)), 2)
+    labels, centres = grid.partition(grids_layout([(2, 2)] * 3), 2)
     assert labels.tolist() == [0] * 4 + [1] * 4 + [-1] * 4
     assert centres.tolist() == [0, 4]
 

@@ -1,95 +1,123 @@
-"""The picture shows what the trace says, token by token."""
+"""The picture shows what the trace says, on any image, token by token, and in words."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sparsight.errors import UnsupportedError
-from sparsight.picture import DARK, FRAME, Words, draw, grid_side, paint, seen_images
+from sparsight.layout import grids_layout
+from sparsight.picture import Panel, Words, draw, sheet
+from sparsight.picture import paint as painting
+from sparsight.picture.paint import DARK, FRAME, LIGHT
+from sparsight.picture.seen import WHOLE
 from sparsight.trace import SiteTrace
 
-SIDE, CELL = 4, 10
+SIDE, CELL = 4, 12
+SIZE = (SIDE * CELL, SIDE * CELL)
 WORDS = Words("what is this?", (("dense", "a cat"), ("sparse", "a cat " * 300)))
 
 
-def site(present=range(32), keep=(0, 5, 31), centres=(6,), pool=(6, 7, 16), layer=3):
+def site(present=range(16), keep=(0, 5, 12), centres=(10,), pool=(10, 11), layer=3):
     kinds = (torch.tensor(list(kind), dtype=torch.int64) for kind in (present, keep, centres, pool))
     return SiteTrace(layer, *kinds, labels=torch.zeros(len(pool), dtype=torch.int64), score=None)
 
 
-def cell(image, token):
+def panel(image):
+    return Panel("an image", image, grids_layout([(SIDE, SIDE)]).grids, (WHOLE,))
+
+
+def cell(image, token, size=CELL):
     pixels = np.asarray(image).astype(int)
     y, x = divmod(token, SIDE)
-    return pixels[y * CELL : (y + 1) * CELL, x * CELL : (x + 1) * CELL]
+    return pixels[y * size : (y + 1) * size, x * size : (x + 1) * size]
 
 
-def seen():
-    return Image.effect_noise((SIDE * CELL, SIDE * CELL), 60).convert("RGB")
+IMAGES = {
+    "noise": Image.effect_noise(SIZE, 60).convert("RGB"),
+    "black": Image.new("RGB", SIZE),
+    "white": Image.new("RGB", SIZE, "white"),
+    "grey": Image.new("RGB", SIZE, painting.VEIL),
+    "violet": Image.new("RGB", SIZE, painting.TINT),
+}
 
 
-@pytest.mark.parametrize(("tokens", "images", "side"), [(576, 1, 24), (1152, 2, 24), (36, 1, 6), (4, 4, 1)])
-def test_finds_the_grid(tokens, images, side):
-    assert grid_side(tokens, images) == side
+# ---- on any image -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("tokens", "images"), [(575, 1), (577, 2), (0, 1), (5, 0), (1152, 1)])
-def test_refuses_what_is_no_grid(tokens, images):
-    with pytest.raises(UnsupportedError, match="no square grid"):
-        grid_side(tokens, images)
-
-
-def test_gives_back_what_the_model_saw():
-    original = Image.linear_gradient("L").convert("RGB")
-    values = torch.from_numpy(np.asarray(original).copy()).permute(2, 0, 1)[None] / 255
-    mean, std = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
-    normal = (values - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    (back,) = seen_images(normal, mean, std, size=256)
-    assert back.tobytes() == original.tobytes()
-    assert [image.size for image in seen_images(normal, mean, std, size=512)] == [(512, 512)]
-
-
-@pytest.mark.parametrize("image", [0, 1])
-def test_paints_each_token_as_the_trace_says(image):
-    source = seen()
-    panel = paint(source, site(), image, SIDE)
-    own = range(image * 16, image * 16 + 16)
-    for name in own:
-        token = name - own.start
-        before, after = cell(source, token), cell(panel, token)
-        if name in (0, 5, 31):
-            assert (after == before).all()
-        elif name == 6:
+@pytest.mark.parametrize("name", IMAGES)
+def test_each_token_is_painted_as_the_trace_says(name):
+    source = IMAGES[name]
+    places = painting.cells(panel(source), SIZE)
+    painted = painting.paint(source, site(), places, None)
+    for token in range(16):
+        before, after = cell(source, token)[3:-3, 3:-3], cell(painted, token)
+        inside = after[3:-3, 3:-3]
+        if token in (0, 5, 12):
+            assert (inside == before).all()
+            assert (after[0] == LIGHT).all()
+            assert (after[:-1, -1] == LIGHT).all()
+        elif token == 10:
             assert (after[0] == FRAME).all()
-            assert (after[:, -1] == FRAME).all()
-        elif name in (7, 16):
-            assert after[..., 2].mean() > before[..., 2].mean()  # the tint is violet
-            assert (after[0] != FRAME).any()
         else:
-            assert abs(after - np.array(DARK)).mean() < abs(before - np.array(DARK)).mean() / 4
+            veil = np.array(painting.TINT if token == 11 else painting.VEIL)
+            assert abs(inside - veil).mean() <= abs(before - veil).mean() * 0.6 + 2
+    # the outline's dark half lies outside: below token 0, right of token 12
+    assert (cell(painted, 4)[0, :CELL] == DARK).all()
+    assert (cell(painted, 13)[1:, 0] == DARK).all()
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_kept_and_dropped_differ_on_any_image(name):
+    """Two pictures that keep different tokens differ along a line around both, by a lot."""
+    places = painting.cells(panel(IMAGES[name]), SIZE)
+    one, other = (
+        np.asarray(painting.paint(IMAGES[name], site(keep=keep, centres=(), pool=()), places, None)).astype(int)
+        for keep in ((0, 1), (0, 2))
+    )
+    far = abs(one - other).max(axis=-1) > 60
+    assert far[:CELL, CELL : 3 * CELL].sum() >= 2 * CELL
+
+
+def test_the_outline_is_that_of_the_union():
+    places = painting.cells(panel(IMAGES["black"]), SIZE)
+    painted = painting.paint(IMAGES["black"], site(keep=(5, 6), centres=(), pool=()), places, None)
+    assert not cell(painted, 5)[2:-2, -1].any(), "no line between two that are kept"
 
 
 def test_does_not_touch_its_input():
-    source = seen()
-    before = source.tobytes()
-    draw([source, source], [site()], SIDE, WORDS)
-    assert source.tobytes() == before
-
-
-def test_holds_a_row_for_each_image_and_a_panel_for_each_site():
-    one = draw([seen()], [site()], SIDE, WORDS)
-    wide = draw([seen()], [site(), site(layer=7), site(layer=15)], SIDE, WORDS)
-    tall = draw([seen(), seen()], [site(), site(layer=7), site(layer=15)], SIDE, WORDS)
-    assert one.mode == "RGB"
-    assert wide.width > one.width
-    assert tall.width == wide.width
-    assert tall.height - wide.height > 360
-
-
-def test_draws_a_run_that_pruned_nothing():
-    assert draw([seen()], [], SIDE, Words("", ())).width > 1000
+    source = IMAGES["noise"].copy()
+    draw([panel(source)], [site()], WORDS)
+    assert source.tobytes() == IMAGES["noise"].tobytes()
 
 
 def test_two_drawings_agree():
-    first, second = (draw([Image.new("RGB", (40, 40), "teal")], [site()], SIDE, WORDS) for _ in range(2))
+    first, second = (draw([panel(IMAGES["noise"])], [site()], WORDS) for _ in range(2))
+    assert first.mode == "RGB"
     assert first.tobytes() == second.tobytes()
+
+
+def test_holds_a_row_for_each_panel_and_a_column_for_each_site():
+    one = draw([panel(IMAGES["grey"])], [site()], WORDS)
+    wide = draw([panel(IMAGES["grey"])], [site(), site(layer=7), site(layer=15)], WORDS)
+    tall = draw([panel(IMAGES["grey"])] * 2, [site(), site(layer=7), site(layer=15)], WORDS)
+    assert wide.width > one.width
+    assert tall.width == wide.width
+    assert tall.height - wide.height > 360
+    assert draw([panel(IMAGES["grey"])], [], Words()).width > 1000
+
+
+@pytest.mark.parametrize("size", [(40, 400), (400, 40), (3000, 2000), (7, 7)])
+def test_panels_keep_their_shape(size):
+    wide, high = sheet._size(panel(Image.new("RGB", size)), 1)
+    assert wide / high == pytest.approx(size[0] / size[1], rel=0.05)
+    assert 2e4 < wide * high < 6e5
+
+
+def test_clusters_are_parted_by_lines():
+    names, labels = torch.tensor([4, 5, 6, 7]), torch.tensor([0, 0, 0, 1])
+    trace = SiteTrace(0, torch.arange(16), names[:0], names[:1], names, labels, None)
+    painted = painting.paint(IMAGES["black"], trace, painting.cells(panel(IMAGES["black"]), SIZE), None)
+    tint = cell(painted, 5)[5, 5]
+    assert (cell(painted, 5)[5, -1] == tint).all(), "no line within a cluster"
+    for line in (cell(painted, 6)[5, -1], cell(painted, 7)[5, 0], cell(painted, 6)[0, 5]):
+        assert line.min() > tint.min() + 60

@@ -135,9 +135,8 @@ def test_encoders_that_take_images_of_any_size():
         model(**inputs)
     handle.remove()
     assert seen == [(1, tiny.VISUAL, 64)], "the projector no longer gives (images, visual tokens, width)"
-    assert LLAVA.grids(model.model.config, inputs, [tiny.VISUAL]) == ((6, 6),), (
-        "the vision config names its sizes otherwise"
-    )
+    (layout,) = LLAVA.layouts(model.model.config, inputs["input_ids"], inputs)
+    assert layout.sizes == ((6, 6),), "the vision config names its sizes otherwise"
 
 
 # ---- ledger.py ----------------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ class Engine:
         outline = self.planner.outline(input_ids, given)
         self._check_questions(input_ids, outline)
         scale = None if self.scaler is None else self.scaler.scale(outline)
-        open_pass(Pass(owner=self, opener=self.model, scale=scale, announced=(input_ids, outline.grids)))
+        open_pass(Pass(owner=self, opener=self.model, scale=scale, announced=(input_ids, outline.layouts)))
 
     def _check_questions(self, ids: torch.Tensor, outline: Outline) -> None:
         pruned = any(schedule is not None and self.method.prunes(schedule) for schedule in outline.schedules)
@@ -178,15 +178,16 @@ class Engine:
             if module.training or self.decoder.training:
                 raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
             self._check_cache(given.get(CACHE))
-            sizes = {name: state.to_host(given[name]) for name in self.family.sizes if given.get(name) is not None}
             ids, before = state.to_host(ids).clone(), current_pass(self)
-            announced = None if before is None else before.grids_of(ids)
+            announced = None if before is None else before.layouts_of(ids)
+            unread = [] if announced else [name for name in self.family.sizes if given.get(name) is not None]
+            sizes = {name: state.to_host(given[name]) for name in unread}
             state.candidates = 0 if before is None else before.drafted(ids)
             ids[:, ids.shape[1] - state.candidates :] = -1  # a drafted placeholder brings no image
-            outline = self.planner.outline(ids, {**given, **sizes}, None if sizes else announced)
+            outline = self.planner.outline(ids, {**given, **sizes}, announced)
             if announced is None:
                 self._check_questions(ids, outline)
-            state.visual, state.schedules, state.grids = outline.visual, outline.schedules, outline.grids
+            state.visual, state.schedules, state.layouts = outline.visual, outline.schedules, outline.layouts
             if self.scaler is not None:
                 state.scale = self.scaler.scale(outline)
                 self.scaler.check_features(state.scale, given, before)
@@ -214,8 +215,8 @@ class Engine:
             if cache is not None and cache.get_seq_length():
                 raise PromptError("inputs_embeds behind a cache have no marks; give later turns as input_ids.")
             self._check_cache(cache)
-            outline = self.planner.plan(marked_rows(marks, embeds), given, None)
-            state.visual, state.schedules, state.grids = outline.visual, outline.schedules, outline.grids
+            outline = self.planner.plan(marked_rows(marks, embeds), None)
+            state.visual, state.schedules, state.layouts = outline.visual, outline.schedules, outline.layouts
         open_pass(state)
         return respelled(module, args, kwargs)
 
@@ -250,7 +251,7 @@ class Engine:
         real = torch.ones_like(state.visual) if state.host_real is None else state.host_real
         prompts = read_prompts(state.visual, real, self.rating.get(), state.candidates)
         raters = choose_raters(self.method, state, prompts, embeds)
-        rows = zip(prompts, state.schedules, state.grids, raters, strict=True)
+        rows = zip(prompts, state.schedules, state.layouts, raters, strict=True)
         samples = tuple(new_sample(*row, embeds.device) for row in rows)
         return Compactor(self.method, samples, state.real, self.beside.frequencies(), state.to_host)
 

@@ -7,8 +7,7 @@ from math import isqrt
 
 import torch
 
-Grid = tuple[int, int]  # rows and columns of visual tokens in raster order
-Grids = tuple[Grid, ...]  # of one sample, in the order of the prompt
+from sparsight.layout import Grid, Layout
 
 
 def share(count: int, sizes: Sequence[int], most: int | None = None) -> tuple[int, ...]:
@@ -78,36 +77,40 @@ def cell_centres(labels: torch.Tensor, width: int) -> torch.Tensor:
 
 
 @lru_cache(maxsize=64)
-def partition(grids: Grids, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Partition the grids of a sample into `count` cells; treat the result as read-only.
+def partition(layout: Layout, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Partition the grids of a sample into `count` cells, by their sizes; treat the result as read-only.
 
-    Returns: labels (V,) int64, -1 where a grid got no cell, and centres (count,) int64 among the V tokens.
+    Tokens that are no patch lie in no cell. Where there are more cells than patches, the first of them become cells of
+    their own, behind all others.
+
+    Returns: labels (V,) int64, -1 for tokens in no cell, and centres (count,) int64 among the V tokens.
     """
-    shares = share(count, [height * width for height, width in grids])
-    cells = [grid_cells(*grid, part) if part else None for grid, part in zip(grids, shares, strict=True)]
-    return _join(grids, cells)
+    patches = min(count, len(layout) - len(layout.others))
+    shares = share(patches, [rows * columns for rows, columns in layout.sizes])
+    cells = [grid_cells(*size, part) if part else None for size, part in zip(layout.sizes, shares, strict=True)]
+    labels, centres = _join(layout, cells)
+    rest = layout.others[: count - patches]
+    labels[rest] = torch.arange(patches, count)
+    return labels, torch.cat([centres, rest])
 
 
 @lru_cache(maxsize=64)
-def scaled_partition(grids: Grids, small: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+def scaled_partition(layout: Layout, small: Grid) -> tuple[torch.Tensor, torch.Tensor]:
     """Partition every grid of a sample by one smaller grid; treat the result as read-only.
 
     Returns: labels (V,) int64 and centres (C,) int64 among the V tokens.
     """
-    return _join(grids, [scaled_cells(grid, small) for grid in grids])
+    return _join(layout, [scaled_cells(size, small) for size in layout.sizes])
 
 
-def _join(grids: Grids, cells: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
-    labels, centres, tokens, first = [], [], 0, 0
-    for (height, width), own in zip(grids, cells, strict=True):
-        if own is None:
-            labels.append(torch.full((height * width,), -1))
-        else:
-            labels.append(own + first)
-            centres.append(cell_centres(own, width) + tokens)
+def _join(layout: Layout, cells: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
+    labels, centres, first = torch.full((len(layout),), -1), [torch.arange(0)], 0
+    for grid, own in zip(layout.grids, cells, strict=True):
+        if own is not None:
+            labels[grid.tokens] = own + first
+            centres.append(grid.tokens[cell_centres(own, grid.size[1])])
             first += len(centres[-1])
-        tokens += height * width
-    return torch.cat(labels), torch.cat(centres)
+    return labels, torch.cat(centres)
 
 
 def downscaled(grid: Grid, most: int) -> Grid:

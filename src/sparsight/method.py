@@ -14,7 +14,7 @@ import torch
 
 from sparsight import budget
 from sparsight.errors import BudgetError, SettingError
-from sparsight.grid import Grid, Grids
+from sparsight.layout import Grid, Layout
 from sparsight.view import Selection, View
 
 Positions = Literal["renumber", "keep"]
@@ -74,12 +74,12 @@ class Method(ABC):
         """Whether images are scaled down before the image encoder sees them."""
         return False
 
-    def image_grid(self, grids: Grids) -> Grid:
+    def image_grid(self, layout: Layout) -> Grid:
         """Return the grid of visual tokens that each image of a sample is scaled down to.
 
         Only asked of a method with `scales_images`.
         """
-        return grids[0]
+        return layout.sizes[0]
 
     def sites_for(self, layers: int) -> tuple[int, ...]:
         """Return every site that a sample may have in a decoder of `layers` layers.
@@ -110,12 +110,12 @@ class Method(ABC):
         counts = budget.solve_counts(wanted, visual_tokens, sites, layers)
         return budget.Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
 
-    def schedule_on(self, grids: Grids | None, visual_tokens: int, layers: int) -> budget.Schedule:
-        """Plan the counts of a sample whose grids of visual tokens are known; None where the family does not know.
+    def schedule_on(self, layout: Layout | None, visual_tokens: int, layers: int) -> budget.Schedule:
+        """Plan the counts of a sample whose layout is known; None where the family does not know.
 
         Raises: BudgetError: the budget cannot be met by this many tokens and layers.
         """
-        del grids
+        del layout
         return self.schedule(visual_tokens, layers)
 
     def prunes(self, schedule: budget.Schedule) -> bool:

@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from sparsight.attention import AttentionCall
 from sparsight.budget import Schedule
-from sparsight.grid import Grid, Grids
+from sparsight.layout import Grid, Layout
 from sparsight.ledger import LedgerLayer, Owner, Record, extend, stored_length
 from sparsight.prefill import Batch, Compactor
 
@@ -32,9 +32,9 @@ class Pass:
         opener: the module that opened the pass, and closes it.
         visual: (B, L) bool on the host, None if the pass brings no image.
         schedules: (B,) planned counts, None for samples without visual tokens.
-        grids: (B,) grids of visual tokens, None where they are not known.
+        layouts: (B,) where visual tokens lie, None where it is not known.
         scale: grid of each image and the one it is scaled down to; None if images stay as they are.
-        announced: (b, L) ids on the host and (b,) grids of a generate() call, which may copy its samples.
+        announced: (b, L) ids on the host and (b,) layouts of a generate() call, which may copy its samples.
         candidates: last tokens of each row that are no part of the prompt.
         encoded: the scale at which images have been encoded in this pass.
         length: L.
@@ -54,9 +54,9 @@ class Pass:
     opener: nn.Module
     visual: torch.Tensor | None = None
     schedules: tuple[Schedule | None, ...] = ()
-    grids: tuple[Grids | None, ...] = ()
+    layouts: tuple[Layout | None, ...] = ()
     scale: tuple[Grid, Grid] | None = None
-    announced: tuple[torch.Tensor, tuple[Grids | None, ...]] | None = None
+    announced: tuple[torch.Tensor, tuple[Layout | None, ...]] | None = None
     candidates: int = 0
     encoded: tuple[Grid, Grid] | None = None
     length: int = 0
@@ -91,18 +91,20 @@ class Pass:
         self.host_reads += 1
         return tensor.cpu()
 
-    def grids_of(self, ids: torch.Tensor) -> tuple[Grids | None, ...] | None:
-        """Return the announced grids of a batch of ids (B, L), candidates included; None if others were announced."""
+    def layouts_of(self, ids: torch.Tensor) -> tuple[Layout | None, ...] | None:
+        """Return the announced layouts of a batch of ids (B, L), candidates included; None if others were announced."""
         if self.announced is None or len(ids) % len(self.announced[0]):
             return None
-        known, grids = self.announced
+        known, layouts = self.announced
         copies = len(ids) // len(known)
         same = torch.equal(known.repeat_interleave(copies, dim=0), ids[:, : known.shape[1]])
-        return tuple(own for own in grids for _ in range(copies)) if same else None
+        return tuple(own for own in layouts for _ in range(copies)) if same else None
 
     def drafted(self, ids: torch.Tensor) -> int:
         """Return how many of the last ids (B, L) were not announced: candidates of assisted decoding."""
-        return 0 if self.grids_of(ids) is None or self.announced is None else ids.shape[1] - self.announced[0].shape[1]
+        return (
+            0 if self.layouts_of(ids) is None or self.announced is None else ids.shape[1] - self.announced[0].shape[1]
+        )
 
     def share(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what was made for `key` in this pass, or make it."""

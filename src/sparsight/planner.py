@@ -1,4 +1,4 @@
-"""What token ids alone tell of a batch: where the visual tokens are, their grids, and how many stay. Host side."""
+"""What token ids alone tell of a batch: where the visual tokens are and lie, and how many stay. Host side."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,8 @@ import torch
 
 from sparsight.budget import Schedule
 from sparsight.families import Family
-from sparsight.grid import Grids
+from sparsight.layout import Layout
 from sparsight.method import Method
-from sparsight.prompt import run_lengths
 
 
 @dataclass(frozen=True)
@@ -19,12 +18,12 @@ class Outline:
 
     Args:
         visual: (B, L) bool.
-        grids: (B,) grids of each sample's visual tokens; None where the family does not know, or there are none.
+        layouts: (B,) where each sample's visual tokens lie; None where the family does not know, or there are none.
         schedules: (B,) planned counts; None for samples without visual tokens.
     """
 
     visual: torch.Tensor
-    grids: tuple[Grids | None, ...]
+    layouts: tuple[Layout | None, ...]
     schedules: tuple[Schedule | None, ...]
 
 
@@ -45,36 +44,32 @@ class Planner:
     layers: int
 
     def outline(
-        self, input_ids: torch.Tensor, given: Mapping[str, Any], known: Sequence[Grids | None] | None = None
+        self, input_ids: torch.Tensor, given: Mapping[str, Any], known: Sequence[Layout | None] | None = None
     ) -> Outline:
         """Plan each sample's counts from its token ids.
 
         Args:
             input_ids: (B, L) int64 on the host.
             given: arguments of the base model, its images among them.
-            known: (B,) grids that were announced, for a pass whose arguments no longer tell them.
+            known: (B,) layouts that were announced, for a pass whose arguments no longer tell them.
         Raises: BudgetError: a sample's budget cannot be met.
         """
         visual = torch.isin(input_ids, torch.tensor(self.family.placeholder_ids(self.config)))
-        if known is None and self.family.sample_grids is not None:
-            known = self.family.sample_grids(self.config, input_ids, given)
-        return self.plan(visual, given, known)
+        if known is None and self.family.layouts is not None:
+            known = self.family.layouts(self.config, input_ids, given)
+        return self.plan(visual, known)
 
-    def plan(self, visual: torch.Tensor, given: Mapping[str, Any], known: Sequence[Grids | None] | None) -> Outline:
+    def plan(self, visual: torch.Tensor, known: Sequence[Layout | None] | None) -> Outline:
         """Plan each sample's counts from where its visual tokens are, (B, L) bool on the host; for the rest see above.
 
         Raises: BudgetError: a sample's budget cannot be met.
         """
         known = known or (None,) * len(visual)
-        rows = [(run_lengths(row), grids) for row, grids in zip(visual, known, strict=True)]
-        plans = {own: self._plan(*own, given) for own in set(rows)}  # samples alike share a plan
-        return Outline(visual, tuple(plans[own][0] for own in rows), tuple(plans[own][1] for own in rows))
+        rows = [(int(row.sum()), layout) for row, layout in zip(visual, known, strict=True)]
+        plans = {own: self._plan(*own) for own in set(rows)}  # samples alike share a plan
+        return Outline(visual, tuple(layout for _, layout in rows), tuple(plans[own] for own in rows))
 
-    def _plan(
-        self, runs: tuple[int, ...], grids: Grids | None, given: Mapping[str, Any]
-    ) -> tuple[Grids | None, Schedule | None]:
-        if not runs:
-            return None, None
-        if grids is None:
-            grids = self.family.grids(self.config, given, runs)
-        return grids, self.method.schedule_on(grids, sum(runs), self.layers)
+    def _plan(self, count: int, layout: Layout | None) -> Schedule | None:
+        if layout is not None and len(layout) != count:
+            raise ValueError(f"the layout of {len(layout)} tokens is not that of {count} visual tokens")
+        return self.method.schedule_on(layout, count, self.layers) if count else None

@@ -12,7 +12,7 @@ import torch
 from sparsight.answer import check_selection
 from sparsight.attention import AttentionCall, RaterRows
 from sparsight.budget import Schedule
-from sparsight.grid import Grids
+from sparsight.layout import Layout
 from sparsight.method import Method
 from sparsight.prompt import Prompt
 from sparsight.trace import SiteTrace
@@ -31,7 +31,7 @@ class Sample:
         image_of: (L,) int64 image of each slot, -1 for other tokens.
         name_of: (L,) int64 index among the original visual tokens of each slot.
         place_of: (L,) int64 number of each slot among the real tokens.
-        grids: of the visual tokens before any was removed; None where they are not known.
+        layout: of the visual tokens before any was removed; None where it is not known.
     """
 
     prompt: Prompt
@@ -41,7 +41,7 @@ class Sample:
     image_of: torch.Tensor
     name_of: torch.Tensor
     place_of: torch.Tensor
-    grids: Grids | None = None
+    layout: Layout | None = None
     kept: list[int] = field(default_factory=list)
     recycled: list[int] = field(default_factory=list)
     sites: list[SiteTrace] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Sample:
 
 
 def new_sample(
-    prompt: Prompt, schedule: Schedule | None, grids: Grids | None, raters: torch.Tensor, device: torch.device
+    prompt: Prompt, schedule: Schedule | None, layout: Layout | None, raters: torch.Tensor, device: torch.device
 ) -> Sample:
     """Start a sample with every token in place."""
     image_of = torch.full((prompt.length,), -1, dtype=torch.int64)
@@ -81,7 +81,7 @@ def new_sample(
     name_of[prompt.visual] = torch.arange(len(prompt.visual))
     order = torch.arange(prompt.length, device=device)
     raters, image_of, name_of, places = (part.to(device) for part in (raters, image_of, name_of, prompt.places))
-    return Sample(prompt, schedule, order, raters, image_of, name_of, places, grids)
+    return Sample(prompt, schedule, order, raters, image_of, name_of, places, layout)
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity
@@ -212,7 +212,7 @@ class Compactor:
             inverse_frequencies=None if frequencies is None else frequencies.to(own.device),
             attention=attention,
             index=index,
-            grids=sample.grids,
+            layout=sample.layout,
         )
 
     def _stack(self, rows: list[torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:

@@ -65,14 +65,6 @@ def marked_rows(marks: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
     return marks.repeat_interleave(rows // len(marks), dim=0)
 
 
-def run_lengths(visual: torch.Tensor) -> tuple[int, ...]:
-    """Return the lengths of the contiguous runs of visual tokens.
-
-    Args: visual: (L,) bool on the host.
-    """
-    return tuple(torch.bincount(_runs(visual.nonzero().flatten())).tolist())
-
-
 def _runs(slots: torch.Tensor) -> torch.Tensor:
     """Number the contiguous runs of ascending slots from 0."""
     return torch.cat([torch.zeros_like(slots[:1]), (slots.diff() != 1).long().cumsum(0)])

@@ -15,7 +15,8 @@ from torch import nn
 from sparsight.compat import check_argument, named
 from sparsight.errors import UnsupportedError
 from sparsight.families import Family
-from sparsight.grid import Grid, scaled_cells
+from sparsight.grid import scaled_cells
+from sparsight.layout import Grid, Layout
 from sparsight.ledger import Owner
 from sparsight.method import Method
 from sparsight.passes import Pass, current_pass
@@ -61,8 +62,9 @@ class ImageScaler:
 
         Raises: UnsupportedError: images that share one tensor would differ in size.
         """
-        pairs = zip(outline.grids, outline.schedules, strict=True)
-        scales = {(grids[0], self._small(grids, schedule)) for grids, schedule in pairs if grids and schedule}
+        pairs = zip(outline.layouts, outline.schedules, strict=True)
+        known = [(layout, schedule) for layout, schedule in pairs if layout is not None and layout.grids and schedule]
+        scales = {(layout.sizes[0], self._small(layout, schedule)) for layout, schedule in known}
         if len(scales) > 1:
             raise UnsupportedError(
                 "samples with different numbers of images get images of different sizes for one count, and they "
@@ -70,8 +72,8 @@ class ImageScaler:
             )
         return next((scale for scale in scales if scale[0] != scale[1]), None)
 
-    def _small(self, grids: tuple[Grid, ...], schedule: Any) -> Grid:
-        return self.method.image_grid(grids) if self.method.prunes(schedule) else grids[0]
+    def _small(self, layout: Layout, schedule: Any) -> Grid:
+        return self.method.image_grid(layout) if self.method.prunes(schedule) else layout.sizes[0]
 
     def check_features(self, scale: Scale | None, given: dict[str, Any], before: Pass | None) -> None:
         """Check that features encoded before the pass are those of images scaled in the same way.

@@ -1,12 +1,13 @@
 """sparsify(): the only way in. Run: the handle, and the other way out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
+from PIL import Image
 from torch import nn
 
 from sparsight.compat import check_signatures, warn_untested
@@ -17,6 +18,7 @@ from sparsight.guard import guard_generate
 from sparsight.host import check_host
 from sparsight.ledger import check_cache_classes
 from sparsight.method import Method
+from sparsight.picture import Finished, Shown, Words, name_of, picture_of
 from sparsight.probe import probe
 from sparsight.prompt import check_marks
 from sparsight.trace import Stats, Trace
@@ -61,6 +63,32 @@ class Run:
         if finished is None:
             raise AttachError("no prompt with an image has run yet; call generate() or the model first.")
         return finished
+
+    def picture(
+        self,
+        images: Sequence[Shown],
+        question: str = "",
+        answers: Mapping[str, str] | None = None,
+        processor: Any = None,
+        sample: int = 0,
+    ) -> Image.Image:
+        """Draw which visual tokens lived through each site of the caller's last prefill with images.
+
+        Args:
+            images: of the sample in the order of its prompt; a clip is the list of its frames.
+            question: written above.
+            answers: written above, each behind its label.
+            processor: of the model; asked what it cuts off an image and how it tiles it.
+            sample: which one of the batch.
+        Returns: an RGB image.
+
+        Raises:
+            AttachError: there was no prefill with images yet.
+            UnsupportedError: it is not known where the visual tokens lie, or they lie nowhere.
+            InputError: no such sample, or other images than the sample's.
+        """
+        finished = Finished(name_of(self._engine.model), self.method, *self._finished())
+        return picture_of(finished, images, Words(question, tuple((answers or {}).items())), processor, sample)
 
     @property
     def visual_mask(self) -> torch.Tensor | None:

@@ -40,7 +40,8 @@ def summarise(samples: tuple[Sample, ...], plan: Plan, host_reads: int) -> tuple
         host_reads=host_reads,
         windows=plan.windows,
     )
-    return stats, Trace(tuple(tuple(s.sites) for s in samples), tuple(s.raters for s in samples))
+    sites, raters = tuple(tuple(s.sites) for s in samples), tuple(s.raters for s in samples)
+    return stats, Trace(sites, raters, tuple(s.layout for s in samples))
 
 
 def _happened(sample: Sample, plan: Plan) -> Schedule:

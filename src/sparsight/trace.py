@@ -6,6 +6,7 @@ import torch
 
 from sparsight import budget
 from sparsight.budget import Accounting, DecoderShape
+from sparsight.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,12 @@ class Trace:
     Args:
         samples: per sample, its sites in order.
         raters: per sample, (R,) int64 positions of the raters in the prompt, padding included.
+        layouts: per sample, where its visual tokens lie; None where the family does not know, or there are none.
     """
 
     samples: tuple[tuple[SiteTrace, ...], ...]
     raters: tuple[torch.Tensor, ...]
+    layouts: tuple[Layout | None, ...]
 
 
 @dataclass(frozen=True)

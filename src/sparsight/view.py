@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from sparsight.grid import Grids
+from sparsight.layout import Layout
 
 
 class RaterAttention(Protocol):
@@ -37,8 +37,7 @@ class View:
         inverse_frequencies: (d/2,) float32 rotary inverse frequencies, None where the decoder has none to offer.
         attention: rater attention of layer site - 1; None for methods that need no attention.
         index: position of the sample in the batch.
-        grids: rows and columns of each image's visual tokens before any was removed, in raster order; together they
-            are all of the sample's. None where the family does not know.
+        layout: where the sample's visual tokens lie, before any was removed; None where the family does not know.
     """
 
     site: int
@@ -52,7 +51,7 @@ class View:
     inverse_frequencies: torch.Tensor | None
     attention: RaterAttention | None
     index: int
-    grids: Grids | None = None
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True)

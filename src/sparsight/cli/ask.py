@@ -1,17 +1,16 @@
 """`sparsight ask`: one question, answered dense and sparse on the same inputs, and what that cost."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import typer
+from PIL import Image
 from rich.console import Console
 
-from sparsight import picture as pictures
 from sparsight.cli.inputs import make_inputs, read_image, split_words, to_device
 from sparsight.cli.method import cli_name, read_method
 from sparsight.cli.models import EMBEDDED, load_model
@@ -21,8 +20,8 @@ from sparsight.families import family_of
 from sparsight.measure import facts, interleave, time_generation
 from sparsight.method import Method
 from sparsight.methods import methods
-from sparsight.sparsify import sparsify
-from sparsight.trace import Stats, Trace
+from sparsight.picture import check_drawable, panels
+from sparsight.sparsify import Run, sparsify
 
 METHOD_NAMES = ", ".join(cli_name(method) for method in methods())
 MOST_STEPS = 16  # decode steps that are timed
@@ -66,9 +65,10 @@ def ask(request: Request, as_json: bool) -> None:
     with progress("loading the model"):
         model, processor = load_model(request.model)
     inputs = to_device(make_inputs(processor, images, question), model.device, model.dtype)
-    side = None if request.picture is None else grid_of(model, inputs)
+    if request.picture is not None:
+        panels(check_drawable(family_of(model).layout(model.config, inputs)), images, processor)
     with progress("answering"):
-        answer, stats, trace = answer_sparse(model, processor, inputs, method, request.max_new_tokens)
+        answer, run = answer_sparse(model, processor, inputs, method, request.max_new_tokens)
         dense = answer_dense(model, processor, inputs, request.max_new_tokens)
     outcome = Outcome(
         model=request.model or EMBEDDED,
@@ -78,13 +78,13 @@ def ask(request: Request, as_json: bool) -> None:
         question=question,
         dense=dense,
         sparse=answer,
-        stats=stats,
+        stats=run.stats,
         timings=measure(model, inputs, method, request),
         facts=facts(model.device, model.dtype),
         picture=None if request.picture is None else str(request.picture),
     )
-    if request.picture is not None and side is not None:
-        draw(outcome, inputs, processor, trace, side)
+    if request.picture is not None:
+        draw(outcome, run, images, processor)
     if as_json:
         typer.echo(json.dumps(as_document(outcome), ensure_ascii=False))
     else:
@@ -102,23 +102,13 @@ def check_target(path: Path) -> None:
         raise InputError(f"--picture {path}: its folder does not exist.")
 
 
-def grid_of(model: Any, inputs: Mapping[str, Any]) -> int:
-    """Return the side of the grid of visual tokens of each image.
-
-    Raises: UnsupportedError: they are no square grid.
-    """
-    ids = torch.tensor(family_of(model).placeholder_ids(model.config), device=model.device)
-    count = int(torch.isin(inputs["input_ids"], ids).sum())
-    return pictures.grid_side(count, len(inputs["pixel_values"]) if inputs["pixel_values"].ndim == 4 else 0)
-
-
 def answer_sparse(
     model: Any, processor: Any, inputs: Mapping[str, Any], method: Method, length: int
-) -> tuple[str, Stats, Trace]:
+) -> tuple[str, Run]:
     """Answer while pruning; comes before the dense answer, as it is what can be refused."""
     with sparsify(model, method) as run:
         answer = answer_dense(model, processor, inputs, length)
-        return answer, run.stats, run.trace
+        return answer, run
 
 
 def answer_dense(model: Any, processor: Any, inputs: Mapping[str, Any], length: int) -> str:
@@ -140,20 +130,15 @@ def measure(model: Any, inputs: Mapping[str, Any], method: Method, request: Requ
         return interleave({"dense": lambda: time_generation(model, inputs, steps), "sparse": sparse}, runs=request.runs)
 
 
-def draw(outcome: Outcome, inputs: Mapping[str, Any], processor: Any, trace: Trace, side: int) -> None:
+def draw(outcome: Outcome, run: Run, images: Sequence[Image.Image], processor: Any) -> None:
     """Write the picture."""
-    looks = processor.image_processor
-    seen = pictures.seen_images(inputs["pixel_values"], looks.image_mean, looks.image_std)
     stats = outcome.stats
-    words = pictures.Words(
-        outcome.question,
-        (
-            (f"dense, {stats.visual_tokens[0]} visual tokens", outcome.dense or "(nothing)"),
-            (f"sparse, {stats.mean_visual_tokens:.4g} on average", outcome.sparse or "(nothing)"),
-        ),
-    )
+    answers = {
+        f"dense, {stats.visual_tokens[0]} visual tokens": outcome.dense,
+        f"sparse, {stats.mean_visual_tokens:.4g} on average": outcome.sparse,
+    }
     try:
-        pictures.draw(seen, trace.samples[0], side, words).save(outcome.picture or "", format="PNG")
+        run.picture(images, outcome.question, answers, processor).save(outcome.picture or "", format="PNG")
     except OSError as error:
         raise InputError(f"--picture {outcome.picture} cannot be written: {error.strerror or error}.") from error
 

@@ -12,7 +12,8 @@ PAGE = """# Model families
 Written by `sparsight families --markdown`; a test keeps this page up to date.
 
 A site is a decoder layer on whose entry the sequence gets shorter; 0, the input, is for methods that read no
-attention. Where the rows and columns of an image's visual tokens are not known, `Uniform` and `Pool` are refused.
+attention. For every family it is known where in its image a visual token lies; where visual tokens answer learned
+queries they lie nowhere, and what needs a grid (`Uniform`, `Pool`, evidence, pictures) is refused.
 
 {table}
 
@@ -52,13 +53,8 @@ def refused(family: Family) -> list[str]:
     found = list(family.refused)
     if "renumber" not in family.positions:
         found.append('positions="renumber": give positions="keep"')
-    if family.image_grids is None and family.sample_grids is None:
-        found.append("Uniform, Pool, Downscale: the rows and columns of an image's visual tokens are not known")
-        return found
     if family.encoder is None:
         found.append("Downscale: its image encoder is not known to take images of any size")
-    if family.video and family.sample_grids is None:
-        found.append("Uniform, Pool of videos: their rows and columns are not known")
     return found
 
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from math import isqrt
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from PIL import Image
 from sparsight import budget
 from sparsight.chat import Chat, model_inputs
 from sparsight.errors import InputError
-from sparsight.evaluate.evidence import evidence_tokens, recalls
+from sparsight.evaluate.evidence import evidence_tokens, recalls, shows_whole_images
 from sparsight.evaluate.record import Recall, Record
 from sparsight.evaluate.scoring import normalised
 from sparsight.evaluate.settings import Case, Configuration
@@ -92,12 +91,14 @@ class Examiner:
         question = case.question
         own_side = images[0].width if images and question.frames and self._takes(images[0].width) else None
         inputs = self._inputs(images, question.turns[0].question, own_side)
-        visual = self._visual(inputs["input_ids"])
-        side = isqrt(visual // len(images)) if images else 0
+        visual, layout = (
+            self._visual(inputs["input_ids"]),
+            self.family.layout(self.model.config, inputs) if images else None,
+        )
         evidence: tuple[torch.Tensor | None, ...] = (None,) * len(question.turns)
-        if known and side and side * side * len(images) == visual:
+        if known and layout is not None and shows_whole_images(layout, len(images)):
             sizes = [image.size for image in images]
-            evidence = tuple(evidence_tokens(turn.boxes, sizes, (side, side)) for turn in question.turns)
+            evidence = tuple(evidence_tokens(turn.boxes, sizes, layout) for turn in question.turns)
         return Prompt(question, inputs, visual, tuple(images), evidence)
 
     def ask(self, prompt: Prompt, configuration: Configuration, method: Method | None) -> Record:

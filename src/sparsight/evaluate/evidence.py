@@ -4,24 +4,33 @@ from collections.abc import Sequence
 
 import torch
 
-from sparsight.grid import Grid
+from sparsight.layout import Grid, Layout
 from sparsight.scenes import Box
 from sparsight.trace import SiteTrace
 
 SHARE = 0.25  # of a patch that one box has to cover
 
 
-def evidence_tokens(boxes: Sequence[Sequence[Box]], sizes: Sequence[tuple[int, int]], grid: Grid) -> torch.Tensor:
+def evidence_tokens(boxes: Sequence[Sequence[Box]], sizes: Sequence[tuple[int, int]], layout: Layout) -> torch.Tensor:
     """Find the visual tokens whose patch is covered by one box of evidence to a quarter or more.
 
     Args:
         boxes: for each image, boxes in px.
         sizes: for each image, width and height in px.
-        grid: rows and columns of visual tokens of every image.
-    Returns: (V,) bool in the order of the prompt.
+        layout: where the visual tokens lie; each of its grids shows one whole image.
+    Returns: (V,) bool in the order of the prompt; tokens that are no patch show nothing.
     """
-    found = [_of_image(own, size, grid) for own, size in zip(boxes, sizes, strict=True)]
-    return torch.cat([mask.flatten() for mask in found])
+    found = torch.zeros(len(layout), dtype=torch.bool)
+    for grid in layout.grids:
+        found[grid.tokens] = _of_image(boxes[grid.image], sizes[grid.image], grid.size).flatten()
+    return found
+
+
+def shows_whole_images(layout: Layout | None, images: int) -> bool:
+    """Tell whether each grid shows one of so many images as a whole, as tiles, frames and learned queries do not."""
+    if layout is None or not layout.grids or bool(layout.frame.any()):
+        return False
+    return layout.image_count == images == len({grid.image for grid in layout.grids})
 
 
 def _of_image(boxes: Sequence[Box], size: tuple[int, int], grid: Grid) -> torch.Tensor:

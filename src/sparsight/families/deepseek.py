@@ -1,7 +1,7 @@
 """DeepSeek-VL and Janus: one visual token a patch around a Llama text model."""
 
 from sparsight.families.family import IMAGE_FEATURES, IMAGE_IDS, Family
-from sparsight.families.llava import square_grids
+from sparsight.families.llava import llava_layouts
 
 DEEPSEEK_VL = Family(
     name="deepseek-vl",
@@ -10,7 +10,7 @@ DEEPSEEK_VL = Family(
     decoder="language_model",
     visual_ids=IMAGE_IDS,
     features=IMAGE_FEATURES,
-    image_grids=square_grids,
+    layouts=llava_layouts,
 )
 
 JANUS = Family(
@@ -20,5 +20,5 @@ JANUS = Family(
     decoder="language_model",
     visual_ids=IMAGE_IDS,
     features=IMAGE_FEATURES,
-    image_grids=square_grids,
+    layouts=llava_layouts,
 )

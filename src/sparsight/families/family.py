@@ -1,6 +1,6 @@
 """Family: where one kind of vision-language model keeps its parts. Module names and config fields, no maths."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from sparsight.budget import DecoderShape
 from sparsight.compat import TESTED_WITH
 from sparsight.errors import UnsupportedError
-from sparsight.grid import Grid, Grids
+from sparsight.layout import Layout
 
 IMAGE_IDS = ("image_token_id", "image_token_index")
 BOTH_IDS = (*IMAGE_IDS, "video_token_id", "video_token_index")
@@ -31,7 +31,6 @@ class Family:
         visual_ids: config fields that hold the ids of visual placeholders.
         features: arguments of the base model that carry images or their features.
         positions: position policies that can be served.
-        image_grids: reads from the config which grids an image's visual tokens may form, the likeliest first.
         encoder: path from the base model to an image encoder that takes images of any size; None if it cannot.
         projector: path from the base model to what turns its patches into visual tokens.
         probed: whether nobody registered the class, so that it is probed before it is hooked.
@@ -40,8 +39,9 @@ class Family:
         refused: in words, what of these models is refused, each with its reason behind a colon.
         causal: whether the text decoder makes causal masks of its own, less what a layer's window hides; if not, blocks
             of tokens may see each other both ways.
-        sample_grids: reads each sample's grids from config, ids (B, L) and the base model's arguments, where images
-            differ in size; None for a sample whose grids do not fit its visual tokens.
+        layouts: reads from config, ids (B, L) on the host and the base model's arguments where each sample's visual
+            tokens lie: (B,) layouts, None for a sample whose images do not fit its visual tokens. None for a family
+            that was never looked at.
         sizes: arguments of the base model that say how large its images are; they are read on the host.
         deepstack: method of the decoder that adds features to its first layers' visual tokens; None if it has none.
     """
@@ -53,7 +53,6 @@ class Family:
     visual_ids: tuple[str, ...]
     features: tuple[str, ...]
     positions: tuple[str, ...] = ("keep", "renumber")
-    image_grids: Callable[[PretrainedConfig, Mapping[str, Any]], tuple[Grid, ...]] | None = None
     encoder: str | None = None
     projector: str | None = None
     probed: bool = False
@@ -61,7 +60,7 @@ class Family:
     sites: str = "any"
     refused: tuple[str, ...] = ()
     causal: bool = True
-    sample_grids: Callable[[PretrainedConfig, torch.Tensor, Mapping[str, Any]], Sequence[Grids | None]] | None = None
+    layouts: Callable[[Any, torch.Tensor, Mapping[str, Any]], tuple[Layout | None, ...]] | None = None
     sizes: tuple[str, ...] = ()
     deepstack: str | None = None
 
@@ -94,31 +93,17 @@ class Family:
         ids = (getattr(config, field, None) for field in self.visual_ids)
         return tuple(sorted({int(i) for i in ids if i is not None}))
 
-    def grids(self, config: PretrainedConfig, given: Mapping[str, Any], runs: Sequence[int]) -> Grids | None:
-        """Return the grid of each image of a sample; None if they are not known.
+    def layout(self, config: PretrainedConfig, inputs: Mapping[str, Any]) -> Layout | None:
+        """Return where the visual tokens of a prompt's first sample lie; None if that is not known.
 
         Args:
             config: of the base model.
-            given: arguments of the base model, its images among them.
-            runs: lengths of the contiguous runs of visual tokens; images without text between them make one run.
+            inputs: of the model; ids and sizes are read on the host.
         """
-        for height, width in () if self.image_grids is None else self.image_grids(config, given):
-            if all(run % (height * width) == 0 for run in runs):
-                return ((height, width),) * (sum(runs) // (height * width))
-        return None
-
-
-def same_square(side_of: Callable[[Any], int]) -> Callable[[PretrainedConfig, Mapping[str, Any]], tuple[Grid, ...]]:
-    """Return an `image_grids` for models all of whose images are one square of visual tokens.
-
-    Args: side_of: reads its side from the config.
-    """
-
-    def image_grids(config: PretrainedConfig, given: Mapping[str, Any]) -> tuple[Grid, ...]:
-        del given
-        return ((side_of(config),) * 2,)
-
-    return image_grids
+        if self.layouts is None:
+            return None
+        on_host = {name: inputs[name].cpu() for name in ("input_ids", *self.sizes) if inputs.get(name) is not None}
+        return self.layouts(config, on_host["input_ids"], {**inputs, **on_host})[0]
 
 
 def decoder_shape(config: PretrainedConfig) -> DecoderShape:

@@ -6,19 +6,16 @@ from typing import Any
 
 import torch
 
-from sparsight.families.qwen_vl import QWEN_VL, merged_grids
-from sparsight.grid import Grids
+from sparsight.families.qwen_vl import QWEN_VL, merged_items
+from sparsight.families.reading import Layouts, read
 
 
-def framed_grids(config: Any, input_ids: torch.Tensor, given: Mapping[str, Any]) -> tuple[Grids | None, ...]:
-    """Return each sample's grids; none where images and videos come together, whose placeholders are the same.
-
-    Args: input_ids: (B, L) int64 on the host.
-    """
+def framed_layouts(config: Any, input_ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout; none where images and videos come together, which the model itself refuses."""
     images, videos = given.get("image_grid_thw"), given.get("video_grid_thw")
     if images is not None and videos is not None:
         return (None,) * len(input_ids)
-    return merged_grids(config, input_ids, {"image_grid_thw": videos if images is None else images})
+    return read(config, input_ids, merged_items(config, videos if images is None else images))
 
 
 GLM4V = replace(
@@ -26,7 +23,7 @@ GLM4V = replace(
     name="glm4v",
     classes=("Glm4vForConditionalGeneration", "Glm4vModel"),
     visual_ids=("image_token_id",),
-    sample_grids=framed_grids,
+    layouts=framed_layouts,
     video=True,
     refused=("SparseVLMPlus: its prior knows one distance between tokens, M-RoPE has three",),
 )

@@ -1,31 +1,27 @@
-"""LLaVA-1.5: a vision tower, a projector and any Llama-like text model."""
+"""LLaVA-1.5: a vision tower, a projector and any Llama-like text model; with Pixtral's tower, images of any size."""
 
 from collections.abc import Mapping
-from math import isqrt
 from typing import Any
 
 import torch
 
 from sparsight.families.family import IMAGE_FEATURES, IMAGE_IDS, Family
-from sparsight.grid import Grid
+from sparsight.families.reading import Layouts, read, square_images
+from sparsight.layout import Block
 
 
-def square_grids(config: Any, given: Mapping[str, Any]) -> tuple[Grid, ...]:
-    """Return the grids that images may have: what they show themselves, else what vision config and processor name."""
-    pixels, features = given.get("pixel_values"), (given.get("mm_encoder_outputs") or {})
-    if given.get("pixel_values_videos") is not None or features.get("video") is not None:
-        return ()  # frames may be pooled, or hold a class token
-    patch = getattr(config.vision_config, "patch_size", None)
-    if isinstance(pixels, torch.Tensor) and isinstance(patch, int) and min(pixels.shape[-2:]) >= patch:
-        return ((pixels.shape[-2] // patch, pixels.shape[-1] // patch),)
-    images = getattr(features.get("image"), "pooler_output", None)
-    lengths = set() if images is None else {len(image) for image in images}  # (I, V, D), or a list of (V, D)
-    side = getattr(config.vision_config, "image_size", None)
-    if not lengths:
-        lengths = {(side // patch) ** 2} if isinstance(side, int) and isinstance(patch, int) else set()
-    # an encoder may be used at another size; one token says nothing, as models with images of many sizes name it
-    lengths.add(getattr(config, "image_seq_length", None) or 1)
-    return tuple((isqrt(n), isqrt(n)) for n in sorted(lengths) if n > 1 and isqrt(n) ** 2 == n)
+def llava_layouts(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout: images that are one grid of patches each, in raster order."""
+    sizes, patch = given.get("image_sizes"), config.vision_config.patch_size
+    if sizes is not None:
+        return read(config, ids, [(Block(height // patch, width // patch),) for height, width in sizes.tolist()])
+    return read(config, ids, square_images(config, ids, given, before=class_tokens(config, given)))
+
+
+def class_tokens(config: Any, given: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return how many class tokens may stand in front of an image; encoders that have none keep all they have too."""
+    strategy = given.get("vision_feature_select_strategy") or getattr(config, "vision_feature_select_strategy", None)
+    return (1, 0) if strategy == "full" else (0,)
 
 
 LLAVA = Family(
@@ -35,7 +31,8 @@ LLAVA = Family(
     decoder="language_model",
     visual_ids=IMAGE_IDS,
     features=IMAGE_FEATURES,
-    image_grids=square_grids,
+    layouts=llava_layouts,
+    sizes=("image_sizes",),
     encoder="vision_tower",
     projector="multi_modal_projector",
 )

@@ -1,7 +1,7 @@
 """VipLLaVA: LLaVA-1.5 with features of several encoder layers; users point by drawing on the image."""
 
 from sparsight.families.family import IMAGE_FEATURES, IMAGE_IDS, Family
-from sparsight.families.llava import square_grids
+from sparsight.families.llava import llava_layouts
 
 VIPLLAVA = Family(
     name="vipllava",
@@ -10,5 +10,5 @@ VIPLLAVA = Family(
     decoder="language_model",
     visual_ids=IMAGE_IDS,
     features=IMAGE_FEATURES,
-    image_grids=square_grids,
+    layouts=llava_layouts,
 )

@@ -9,7 +9,7 @@ import torch
 
 from sparsight import budget, grid, recycling, selection
 from sparsight.errors import SettingError, UnsupportedError
-from sparsight.grid import Grids
+from sparsight.layout import Layout
 from sparsight.method import Method
 from sparsight.view import Recycled, Selection, View
 
@@ -68,14 +68,14 @@ class Random(Baseline):
 class Gridded(Baseline):
     """A baseline that needs to know where in its image a visual token lies."""
 
-    def schedule_on(self, grids: Grids | None, visual_tokens: int, layers: int) -> budget.Schedule:
-        """Plan the counts of a sample whose grids are known.
+    def schedule_on(self, layout: Layout | None, visual_tokens: int, layers: int) -> budget.Schedule:
+        """Plan the counts of a sample whose layout is known.
 
-        Raises: UnsupportedError: they are not, and tokens are to be pruned.
+        Raises: UnsupportedError: it is not, or shows no grid, and tokens are to be pruned.
         """
         plan = self.schedule(visual_tokens, layers)
         if self.prunes(plan):
-            known_grids(self, grids)
+            gridded(self, layout)
         return plan
 
 
@@ -83,15 +83,17 @@ class Gridded(Baseline):
 class Uniform(Gridded):
     """Uniform: visual tokens spread evenly over each image.
 
-    The first site keeps the token nearest to the centre of each of `count` compact cells of the image's grid. What is
-    present at a later site is no grid any more: there it is every V / count-th token in raster order.
+    The first site keeps the token nearest to the centre of each of `count` compact cells; grids, such as tiles, frames
+    and the two of a LLaVA-NeXT image, share the cells by their sizes. Row ends, class tokens and other tokens that are
+    no patch are kept only where the count is higher than there are patches. What is present at a later site is no grid
+    any more: there it is every V / count-th token in raster order.
     """
 
     def select(self, view: View) -> Selection:
         """Keep evenly spread tokens."""
-        grids, present, count = known_grids(self, view.grids), len(view.hidden), view.keep_count
-        if present == sum(height * width for height, width in grids):
-            return Selection(grid.partition(grids, count)[1].to(view.hidden.device))
+        layout, present, count = gridded(self, view.layout), len(view.hidden), view.keep_count
+        if present == len(layout):
+            return Selection(grid.partition(layout, count)[1].sort().values.to(view.hidden.device))
         steps = torch.arange(count, device=view.hidden.device)
         spread = view.hidden.new_zeros(present, dtype=torch.float32)
         spread[(2 * steps + 1) * present // (2 * count)] = 1.0  # the middle of each of `count` equal stretches
@@ -103,7 +105,8 @@ class Pool(Gridded):
     """Pool: average pooling of visual tokens over compact cells of each image.
 
     Differs: cells may differ in size by a row or column, so that any count can be met. Each mean takes the place of its
-    cell's middle token.
+    cell's middle token. Row ends, class tokens and other tokens that are no patch are dropped and enter no mean, unless
+    there are more cells than patches.
     """
 
     def __post_init__(self) -> None:
@@ -123,21 +126,27 @@ class Pool(Gridded):
 
     def select(self, view: View) -> Selection:
         """Fold each cell into its mean."""
-        labels, centres = grid.partition(known_grids(self, view.grids), view.count)
-        pool = (labels >= 0).nonzero().flatten()  # all, unless there are fewer cells than images
+        labels, centres = grid.partition(gridded(self, view.layout), view.count)
+        pool = (labels >= 0).nonzero().flatten()  # all patches, unless there are fewer cells than grids
         labels, centres, pool = (part.to(view.hidden.device) for part in (labels[pool], centres, pool))
         values = recycling.merge(view.hidden[pool], labels, view.count, "mean")
         return Selection(pool[:0], Recycled(values, centres, pool, labels))
 
 
-def known_grids(method: Method, grids: Grids | None) -> Grids:
-    """Return the grids of a sample.
+def gridded(method: Method, layout: Layout | None) -> Layout:
+    """Return the layout of a sample, known to show where its visual tokens lie.
 
-    Raises: UnsupportedError: they are not known.
+    Raises: UnsupportedError: it is not known, or no token is a patch.
     """
-    if grids is None:
+    name = type(method).__name__
+    if layout is None:
         raise UnsupportedError(
-            f"{type(method).__name__} needs the rows and columns of each image's visual tokens, and they are not known "
-            "for this model and prompt; use Random instead."
+            f"{name} needs the rows and columns of each image's visual tokens, and they are not known for this model "
+            "and prompt; use Random instead."
         )
-    return grids
+    if not layout.grids:
+        raise UnsupportedError(
+            f"{name} needs the rows and columns of each image's visual tokens, and this model's are no patches: they "
+            "answer learned queries and lie nowhere in the image; use Random instead."
+        )
+    return layout

@@ -5,9 +5,9 @@ from math import isqrt
 
 from sparsight import budget, grid
 from sparsight.errors import BudgetError, UnsupportedError
-from sparsight.grid import Grid, Grids
+from sparsight.layout import Grid, Layout, grids_layout
 from sparsight.method import Positions
-from sparsight.methods.baselines import Baseline, known_grids
+from sparsight.methods.baselines import Baseline, gridded
 from sparsight.view import Selection, View
 
 
@@ -32,13 +32,14 @@ class Downscale(Baseline):
         """Whether images are scaled down before the image encoder sees them: they are."""
         return True
 
-    def image_grid(self, grids: Grids) -> Grid:
+    def image_grid(self, layout: Layout) -> Grid:
         """Return the grid of visual tokens that each image of a sample is scaled down to.
 
         Raises:
             BudgetError: less than one token for each image.
             UnsupportedError: images of different sizes.
         """
+        grids = layout.sizes
         if len(set(grids)) > 1:
             raise UnsupportedError(f"Downscale needs images of one size, these have {grids}; use Pool instead.")
         height, width = grids[0]
@@ -53,15 +54,16 @@ class Downscale(Baseline):
     def schedule(self, visual_tokens: int, layers: int) -> budget.Schedule:
         """Plan the count of one square image."""
         side = isqrt(visual_tokens)
-        return self.schedule_on(((side, side),) if side * side == visual_tokens else None, visual_tokens, layers)
+        layout = grids_layout([(side, side)]) if side * side == visual_tokens else None
+        return self.schedule_on(layout, visual_tokens, layers)
 
-    def schedule_on(self, grids: Grids | None, visual_tokens: int, layers: int) -> budget.Schedule:
-        """Plan the count of images whose grids are known."""
+    def schedule_on(self, layout: Layout | None, visual_tokens: int, layers: int) -> budget.Schedule:
+        """Plan the count of images whose layout is known."""
         count = visual_tokens
         if self._wanted(visual_tokens) < visual_tokens:
-            grids = known_grids(self, grids)
-            height, width = self.image_grid(grids)
-            count = len(grids) * height * width
+            layout = gridded(self, layout)
+            height, width = self.image_grid(layout)
+            count = len(layout.grids) * height * width
         return budget.Schedule(visual_tokens, layers, self.sites_for(layers), (count,), (0,))
 
     def _wanted(self, visual_tokens: int) -> float:
@@ -69,5 +71,5 @@ class Downscale(Baseline):
 
     def select(self, view: View) -> Selection:
         """Keep one token for each patch that was encoded; its neighbours hold copies."""
-        grids = known_grids(self, view.grids)
-        return Selection(grid.scaled_partition(grids, self.image_grid(grids))[1].to(view.hidden.device))
+        layout = gridded(self, view.layout)
+        return Selection(grid.scaled_partition(layout, self.image_grid(layout))[1].to(view.hidden.device))
