@@ -1,18 +1,13 @@
-"""The commands, and the one place where an error becomes one line on standard error and exit code 2."""
+"""The commands and their options."""
 
-import logging
 import re
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from transformers.utils import logging as transformers_logging
 from typer.core import TyperGroup
 
 import sparsight
@@ -20,30 +15,37 @@ from sparsight import embedded
 from sparsight.cli import evaluate as evaluation
 from sparsight.cli.ask import METHOD_NAMES, Request, ask
 from sparsight.cli.families import families_page, families_table, refusals
+from sparsight.cli.inputs import DEVICES
 from sparsight.cli.method import cli_name
+from sparsight.cli.streams import Quiet, any_encoding, told
 from sparsight.cli.ways import ways_page, ways_table
-from sparsight.errors import SparsightError
 from sparsight.evaluate.settings import CONTROLS, DTYPES
 from sparsight.methods import methods
 
 
 class Commands(TyperGroup):
-    """Runs a command quietly; what sparsight refuses becomes one line."""
+    """Runs a command quietly; every error becomes one line and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line."""
+        with any_encoding():
+            return super().main(*args, **kwargs)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the words in front of the command."""
+        with told():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
-        try:
-            with quiet():
-                return super().invoke(ctx)
-        except SparsightError as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from None
+        ctx.obj = Quiet()
+        with told(ctx.obj), ctx.obj:
+            return super().invoke(ctx)
 
 
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Makes vision-language models look at fewer visual tokens.",
 )
@@ -54,30 +56,24 @@ def main() -> None:
     app()
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the notices of other libraries out of what a person reads, for as long as a command runs."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    transformers_logging.set_verbosity(logging.ERROR)
-    show_bars(False)
-    hub.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        hub.setLevel(level)
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            show_bars(True)
+def let_through(context: typer.Context, wanted: bool) -> None:
+    """Let the warnings of other libraries through."""
+    if wanted and isinstance(context.find_root().obj, Quiet):
+        context.find_root().obj.let_through()
 
 
-def show_bars(shown: bool) -> None:
-    """Turn the progress bars of transformers on or off."""
-    switch: Any = transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar
-    switch()
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        callback=let_through,
+        is_eager=True,
+        help="Show warnings of other libraries, and where an unexpected error comes from.",
+    ),
+]
+
+
+Device = Annotated[str | None, typer.Option(help=f"Where to run: {DEVICES}; default: the GPU if there is one.")]
 
 
 def show_version(wanted: bool) -> None:
@@ -115,9 +111,18 @@ def ask_command(
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each kind; medians are shown.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
     picture: Annotated[Path | None, typer.Option(help="PNG to write: what was kept at each site.")] = None,
+    device: Device = None,
+    dtype: Annotated[
+        str | None, typer.Option(help=f"Number format of the weights: {', '.join(DTYPES)}; default: their own.")
+    ] = None,
+    verbose: Verbose = False,
 ) -> None:
     """Ask about images, dense and sparse: both answers, what they cost, what was kept."""
-    ask(Request(tuple(words or ()), model, method, retain, paper, max_new_tokens, runs, picture), as_json)
+    del verbose
+    request = Request(
+        tuple(words or ()), model, method, retain, paper, max_new_tokens, runs, picture, device=device, dtype=dtype
+    )
+    ask(request, as_json)
 
 
 @app.command(name="eval")
@@ -140,23 +145,28 @@ def eval_command(
         "sparsight-eval"
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    device: Device = None,
+    verbose: Verbose = False,
 ) -> None:
     """Score a suite's questions, dense and at each budget, side by side."""
+    del verbose
     evaluation.evaluate(
-        evaluation.Request(suite, methods, retain, model, families, limit, control, dtype, seed, out), as_json
+        evaluation.Request(suite, methods, retain, model, families, limit, control, dtype, seed, out, device), as_json
     )
 
 
 @app.command()
-def prepare() -> None:
+def prepare(verbose: Verbose = False) -> None:
     """Fetch and convert the parts of the embedded model, once."""
-    folder = embedded.prepare(progress=sys.stderr.isatty())
+    del verbose
+    folder = embedded.prepare(progress=sys.stderr is not None and sys.stderr.isatty())
     typer.echo(f"The embedded model is ready in {folder}.")
 
 
 @app.command(name="methods")
-def methods_command() -> None:
+def methods_command(verbose: Verbose = False) -> None:
     """Show the methods that ship."""
+    del verbose
     table = Table("name", "class", "what it does", "published budgets")
     modules = [method.__module__ for method in methods()]
     for method in methods():
@@ -173,8 +183,10 @@ def methods_command() -> None:
 @app.command(name="families")
 def families_command(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/families.md instead.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Show the model families that are supported, and what is refused for each."""
+    del verbose
     if markdown:
         typer.echo(families_page(), nl=False)
         return
@@ -185,8 +197,10 @@ def families_command(
 @app.command(name="ways")
 def ways_command(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/ways.md instead.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Show every way to generate: what works, what is refused, and why."""
+    del verbose
     if markdown:
         typer.echo(ways_page(), nl=False)
         return

@@ -1,6 +1,5 @@
 """`sparsight ask`: one question, answered dense and sparse on the same inputs, and what that cost."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import typer
 from rich.console import Console
 
 from sparsight import picture as pictures
-from sparsight.cli.inputs import make_inputs, read_image, split_words, to_device
+from sparsight.cli.inputs import read_device, read_dtype, split_words
 from sparsight.cli.method import cli_name, read_method
 from sparsight.cli.models import EMBEDDED, load_model
 from sparsight.cli.report import Outcome, as_document, show
+from sparsight.cli.streams import print_json
 from sparsight.errors import InputError
+from sparsight.evaluate.asking import cast_weights
 from sparsight.families import family_of
+from sparsight.inputs import check_question, prompt_inputs, read_image, source_name, user_message
 from sparsight.measure import facts, interleave, time_generation
 from sparsight.method import Method
 from sparsight.methods import methods
@@ -41,6 +42,8 @@ class Request:
         max_new_tokens: length of the answers, at most.
         runs: timed runs of each kind.
         picture: PNG to write, or None.
+        device: to run on, None for the GPU if there is one.
+        dtype: number format of the weights, None for the one they have.
     """
 
     words: tuple[str, ...]
@@ -51,6 +54,8 @@ class Request:
     max_new_tokens: int
     runs: int
     picture: Path | None
+    device: str | None = None
+    dtype: str | None = None
 
 
 def ask(request: Request, as_json: bool) -> None:
@@ -59,13 +64,16 @@ def ask(request: Request, as_json: bool) -> None:
     Raises: SparsightError: anything that is missing or does not fit, before the model runs where it can be known.
     """
     method = read_method(request.method, request.retain, request.paper)
-    paths, question = split_words(request.words)
-    images = [read_image(path) for path in paths]
+    device, dtype = read_device(request.device), read_dtype(request.dtype)
+    sources, question = split_words(request.words)
+    images = [read_image(source) for source in sources]
     if request.picture is not None:
         check_target(request.picture)
     with progress("loading the model"):
-        model, processor = load_model(request.model)
-    inputs = to_device(make_inputs(processor, images, question), model.device, model.dtype)
+        model, processor = load_model(request.model, device)
+        model = model if dtype is None else cast_weights(model, dtype)
+    check_question(question, processor)
+    inputs = prompt_inputs(model, processor, [user_message(question, images)])
     side = None if request.picture is None else grid_of(model, inputs)
     with progress("answering"):
         answer, stats, trace = answer_sparse(model, processor, inputs, method, request.max_new_tokens)
@@ -74,7 +82,7 @@ def ask(request: Request, as_json: bool) -> None:
         model=request.model or EMBEDDED,
         method=cli_name(type(method)),
         settings=repr(method),
-        images=tuple(map(str, paths)),
+        images=tuple(map(source_name, sources)),
         question=question,
         dense=dense,
         sparse=answer,
@@ -86,7 +94,7 @@ def ask(request: Request, as_json: bool) -> None:
     if request.picture is not None and side is not None:
         draw(outcome, inputs, processor, trace, side)
     if as_json:
-        typer.echo(json.dumps(as_document(outcome), ensure_ascii=False))
+        print_json(as_document(outcome))
     else:
         show(outcome, Console())
 

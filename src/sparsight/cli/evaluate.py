@@ -1,6 +1,5 @@
 """`sparsight eval`: a suite's questions, dense and at each budget, side by side."""
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -17,8 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sparsight.cli.ask import progress
+from sparsight.cli.inputs import read_device
 from sparsight.cli.method import cli_name, read_method, read_retain
 from sparsight.cli.models import EMBEDDED, load_model
+from sparsight.cli.streams import print_json
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, open_store, run
 from sparsight.evaluate.runner import Report
@@ -48,6 +49,7 @@ class Request:
         dtype: number format of the weights.
         seed: of everything drawn.
         out: folder.
+        device: to run on, None for the GPU if there is one.
     """
 
     suite: str
@@ -60,6 +62,7 @@ class Request:
     dtype: str
     seed: int
     out: Path
+    device: str | None = None
 
 
 def evaluate(request: Request, as_json: bool) -> None:
@@ -67,13 +70,13 @@ def evaluate(request: Request, as_json: bool) -> None:
 
     Raises: SparsightError: anything that is missing or does not fit, before the model is loaded where it can be known.
     """
-    settings = read_settings(request)
+    settings, device = read_settings(request), read_device(request.device)
     with open_store(settings) as store:
         for note in store.notes:
             typer.echo(f"note: {note}", err=True)
     try:
         with progress("loading the model"):
-            model, processor = load_model(request.model)
+            model, processor = load_model(request.model, device)
             cast_weights(model, getattr(torch, settings.dtype))
         with answering() as report:
             found = run(model, processor, settings, command=command(), report=report)
@@ -84,7 +87,7 @@ def evaluate(request: Request, as_json: bool) -> None:
         )
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        print_json(found)
     else:
         console = Console()
         show(found, console if console.is_terminal else Console(width=_PLAIN_WIDTH), settings)

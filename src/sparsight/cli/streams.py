@@ -1,0 +1,159 @@
+"""What commands print, whatever the encoding of the output; what libraries print meanwhile; and how a command ends."""
+
+import errno
+import json
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, TextIO
+
+import typer
+from transformers.utils import logging as transformers_logging
+
+from sparsight.errors import InputWarning, SparsightError
+
+UNEXPECTED, REFUSED, INTERRUPTED = 1, 2, 130
+READER_GONE = 141  # as of a program that SIGPIPE ended
+FULL = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on one line; what the output cannot encode is escaped."""
+    text = json.dumps(document, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(document)
+    typer.echo(text)
+
+
+@contextmanager
+def any_encoding() -> Iterator[None]:
+    """Have standard output and error escape what they cannot encode, instead of failing."""
+    with ExitStack() as stack:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stack.callback(_reconfigure, stream, stream.errors or "strict")
+                _reconfigure(stream, "backslashreplace")
+        yield
+
+
+def _reconfigure(stream: Any, errors: str) -> None:
+    with suppress(OSError, ValueError):  # what is left to write cannot be written, or the stream is closed
+        stream.reconfigure(errors=errors)
+
+
+class Quiet:
+    """Keeps the notices of other libraries out of what a person reads, until the block ends or `verbose` is asked for.
+
+    Warnings about what was given (`InputWarning`) become notes on standard error.
+    """
+
+    def __init__(self) -> None:
+        self.verbose = False
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Quiet":
+        """Enter the block."""
+        hub = logging.getLogger("huggingface_hub")
+        self._stack.callback(hub.setLevel, hub.level)
+        self._stack.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
+        if transformers_logging.is_progress_bar_enabled():
+            self._stack.callback(show_bars, True)
+        self._stack.enter_context(warnings.catch_warnings())
+        transformers_logging.set_verbosity(logging.ERROR)
+        show_bars(False)
+        hub.setLevel(logging.CRITICAL)
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=InputWarning)
+        warnings.filterwarnings("always", message="transformers .* is newer", category=UserWarning)
+        warnings.showwarning = _note
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave everything as it was."""
+        self._stack.close()
+
+    def let_through(self) -> None:
+        """Let through what other libraries say."""
+        self.verbose = True
+        self._stack.close()
+
+
+def _note(message: Warning | str, *_: Any, **__: Any) -> None:
+    say(f"note: {message}")
+
+
+def show_bars(shown: bool) -> None:
+    """Turn the progress bars of transformers on or off."""
+    switch: Any = transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar
+    switch()
+
+
+def say(text: str) -> None:
+    """Print one line on standard error, if anybody can read it."""
+    with suppress(OSError, ValueError):
+        typer.echo(" ".join(text.split()), err=True)
+
+
+@contextmanager
+def told(quiet: Quiet | None = None) -> Iterator[None]:
+    """Have an error end the command: one line on standard error and an exit code, as docs/command-line.md lists them.
+
+    Raises: typer.Exit: in place of any error.
+    """
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        code = _tell(error, quiet is not None and quiet.verbose)
+        if isinstance(error, OSError):
+            _leave(sys.stdout)
+        raise typer.Exit(code) from None
+
+
+def _tell(error: BaseException, verbose: bool) -> int:
+    """Say why a command ends, and return its exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        say("stopped.")
+        return INTERRUPTED
+    if isinstance(error, SparsightError):
+        say(f"error: {error}")
+        return REFUSED
+    if hasattr(error, "format_message"):  # wrong usage, told by typer
+        return _tell_usage(error)
+    if isinstance(error, BrokenPipeError):
+        return READER_GONE
+    if isinstance(error, OSError) and error.errno in FULL:
+        say(f"error: the output cannot be written: {error.strerror}.")
+        return UNEXPECTED
+    if verbose:
+        with suppress(OSError, ValueError):
+            traceback.print_exception(error, file=sys.stderr)
+    hint = "" if verbose else " Give --verbose behind the command to see where it comes from."
+    say(f"error: unexpected {type(error).__name__}: {str(error).rstrip('.')}.{hint}")
+    return UNEXPECTED
+
+
+def _tell_usage(error: Any) -> int:
+    """Say what is wrong with the words given; a bare command shows its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(error.exit_code)
+    context = getattr(error, "ctx", None)
+    hint = "" if context is None else f" ({context.command_path} --help shows what there is)"
+    say(f"error: {error.format_message().rstrip('.')}{hint}.")
+    return int(error.exit_code)
+
+
+def _leave(stream: TextIO | None) -> None:
+    """Send what a stream still holds nowhere, so that Python does not fail on it again when it ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
+        os.close(nowhere)
