@@ -17,7 +17,7 @@ from sparsight.cli.ask import METHOD_NAMES, Request, ask
 from sparsight.cli.families import families_page, families_table, refusals
 from sparsight.cli.inputs import DEVICES
 from sparsight.cli.method import cli_name
-from sparsight.cli.streams import Quiet, any_encoding, told
+from sparsight.cli.streams import Quiet, any_encoding, put, told
 from sparsight.cli.ways import ways_page, ways_table
 from sparsight.evaluate.settings import CONTROLS, DTYPES
 from sparsight.methods import methods
@@ -79,7 +79,7 @@ Device = Annotated[str | None, typer.Option(help=f"Where to run: {DEVICES}; defa
 def show_version(wanted: bool) -> None:
     """Print the version and leave."""
     if wanted:
-        typer.echo(f"sparsight {sparsight.__version__}")
+        put(f"sparsight {sparsight.__version__}\n")
         raise typer.Exit
 
 
@@ -160,7 +160,7 @@ def prepare(verbose: Verbose = False) -> None:
     """Fetch and convert the parts of the embedded model, once."""
     del verbose
     folder = embedded.prepare(progress=sys.stderr is not None and sys.stderr.isatty())
-    typer.echo(f"The embedded model is ready in {folder}.")
+    put(f"The embedded model is ready in {folder}.\n")
 
 
 @app.command(name="methods")
@@ -188,10 +188,10 @@ def families_command(
     """Show the model families that are supported, and what is refused for each."""
     del verbose
     if markdown:
-        typer.echo(families_page(), nl=False)
+        put(families_page())
         return
     Console().print(families_table())
-    typer.echo("\n".join(["refused:", *refusals()]))
+    put("\n".join(["refused:", *refusals(), ""]))
 
 
 @app.command(name="ways")
@@ -202,6 +202,6 @@ def ways_command(
     """Show every way to generate: what works, what is refused, and why."""
     del verbose
     if markdown:
-        typer.echo(ways_page(), nl=False)
+        put(ways_page())
         return
     Console().print(ways_table())

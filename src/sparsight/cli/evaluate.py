@@ -19,7 +19,7 @@ from sparsight.cli.ask import progress
 from sparsight.cli.inputs import read_device
 from sparsight.cli.method import cli_name, read_method, read_retain
 from sparsight.cli.models import EMBEDDED, load_model
-from sparsight.cli.streams import print_json
+from sparsight.cli.streams import INTERRUPTED, print_json, say
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, open_store, run
 from sparsight.evaluate.runner import Report
@@ -30,7 +30,6 @@ from sparsight.scenes import FAMILIES, SPLIT
 METHODS = "dense,random,uniform,pool,downscale,sparsevlm"
 BUDGETS = "192,128,64,32"
 SCENES = "scenes"
-INTERRUPTED = 130
 _PLAIN_WIDTH = 120  # columns where no terminal says how many there are
 
 
@@ -73,7 +72,7 @@ def evaluate(request: Request, as_json: bool) -> None:
     settings, device = read_settings(request), read_device(request.device)
     with open_store(settings) as store:
         for note in store.notes:
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}")
     try:
         with progress("loading the model"):
             model, processor = load_model(request.model, device)
@@ -82,9 +81,7 @@ def evaluate(request: Request, as_json: bool) -> None:
             found = run(model, processor, settings, command=command(), report=report)
     except KeyboardInterrupt:
         count = (settings.out / ANSWERS).read_bytes().count(b"\n")
-        typer.echo(
-            f"stopped; {count} answers are kept in {settings.out}. Run the same command again to continue.", err=True
-        )
+        say(f"stopped; {count} answers are kept in {settings.out}. Run the same command again to continue.")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(found)
@@ -172,7 +169,9 @@ def show(found: dict[str, Any], console: Console, settings: Settings) -> None:
         refused = [family for family in FAMILIES if family in row["refused"]]
         if refused:
             reason = row["refused"][refused[0]]
-            console.print(f"{row['key']} refuses {', '.join(refused)}: {reason}", style="yellow", highlight=False)
+            console.print(
+                f"{row['key']} refuses {', '.join(refused)}: {reason}", style="yellow", highlight=False, markup=False
+            )
     known = found["facts"]
     console.print(
         f"{found['suite']['questions']} questions, control {found['control']}, {found['model']} in {known['dtype']}; "

@@ -28,7 +28,14 @@ def print_json(document: Any) -> None:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(document)
-    typer.echo(text)
+    put(text + "\n")
+
+
+def put(text: str) -> None:
+    """Print a result on standard output, in its own encoding; typer would write UTF-8 into some that are not."""
+    if sys.stdout is not None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 @contextmanager
@@ -96,8 +103,12 @@ def show_bars(shown: bool) -> None:
 
 def say(text: str) -> None:
     """Print one line on standard error, if anybody can read it."""
-    with suppress(OSError, ValueError):
-        typer.echo(" ".join(text.split()), err=True)
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(" ".join(text.split()) + "\n")
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        _leave(sys.stderr)
 
 
 @contextmanager
@@ -109,6 +120,10 @@ def told(quiet: Quiet | None = None) -> Iterator[None]:
     try:
         yield
     except (typer.Exit, typer.Abort):
+        raise
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich ends a program whose reader is gone with 1
+            raise typer.Exit(READER_GONE) from None
         raise
     except (Exception, KeyboardInterrupt) as error:
         code = _tell(error, quiet is not None and quiet.verbose)
@@ -146,7 +161,7 @@ def _tell_usage(error: Any) -> int:
         error.show()
         return int(error.exit_code)
     context = getattr(error, "ctx", None)
-    hint = "" if context is None else f" ({context.command_path} --help shows what there is)"
+    hint = "" if context is None else f"; {context.command_path} --help shows what there is"
     say(f"error: {error.format_message().rstrip('.')}{hint}.")
     return int(error.exit_code)
 
