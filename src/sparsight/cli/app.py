@@ -1,26 +1,24 @@
-"""The commands and their options."""
+"""The commands and their options.
 
-import re
+What a command runs is imported when it runs: torch and transformers take seconds, for which help and completion of the
+shell need not wait.
+"""
+# ruff: noqa: PLC0415
+
+import functools
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
 import sparsight
-from sparsight import embedded
-from sparsight.cli import evaluate as evaluation
-from sparsight.cli.ask import METHOD_NAMES, Request, ask
-from sparsight.cli.families import families_page, families_table, refusals
-from sparsight.cli.inputs import DEVICES
-from sparsight.cli.method import cli_name
-from sparsight.cli.streams import Quiet, any_encoding, put, told
-from sparsight.cli.ways import ways_page, ways_table
-from sparsight.evaluate.settings import CONTROLS, DTYPES
-from sparsight.methods import methods
+from sparsight.cli.streams import any_encoding, put, quiet, told
+from sparsight.cli.words import BUDGETS, CONTROLS, DEVICES, DTYPES, METHOD_NAMES, METHODS, SCENES
 
 
 class Commands(TyperGroup):
@@ -38,8 +36,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
-        ctx.obj = Quiet()
-        with told(ctx.obj), ctx.obj:
+        with told():
             return super().invoke(ctx)
 
 
@@ -56,23 +53,22 @@ def main() -> None:
     app()
 
 
-def let_through(context: typer.Context, wanted: bool) -> None:
-    """Let the warnings of other libraries through."""
-    if wanted and isinstance(context.find_root().obj, Quiet):
-        context.find_root().obj.let_through()
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Have a command keep other libraries quiet, and end as docs/command-line.md says, unless `verbose` is given."""
+
+    @functools.wraps(function)
+    def run(**given: Any) -> None:
+        verbose = bool(given["verbose"])
+        with told(verbose), nullcontext() if verbose else quiet():
+            function(**given)
+
+    return run
 
 
 Verbose = Annotated[
     bool,
-    typer.Option(
-        "--verbose",
-        callback=let_through,
-        is_eager=True,
-        help="Show warnings of other libraries, and where an unexpected error comes from.",
-    ),
+    typer.Option("--verbose", help="Show warnings of other libraries, and where an unexpected error comes from."),
 ]
-
-
 Device = Annotated[str | None, typer.Option(help=f"Where to run: {DEVICES}; default: the GPU if there is one.")]
 
 
@@ -94,6 +90,7 @@ def root(
 
 
 @app.command(name="ask")
+@command
 def ask_command(
     words: Annotated[
         list[str] | None, typer.Argument(metavar='IMAGE... "QUESTION"', help="One or more images, then the question.")
@@ -113,11 +110,13 @@ def ask_command(
     picture: Annotated[Path | None, typer.Option(help="PNG to write: what was kept at each site.")] = None,
     device: Device = None,
     dtype: Annotated[
-        str | None, typer.Option(help=f"Number format of the weights: {', '.join(DTYPES)}; default: their own.")
+        str | None, typer.Option(help=f"Number format of the weights: {DTYPES}; default: their own.")
     ] = None,
     verbose: Verbose = False,
 ) -> None:
     """Ask about images, dense and sparse: both answers, what they cost, what was kept."""
+    from sparsight.cli.ask import Request, ask
+
     del verbose
     request = Request(
         tuple(words or ()), model, method, retain, paper, max_new_tokens, runs, picture, device=device, dtype=dtype
@@ -126,20 +125,21 @@ def ask_command(
 
 
 @app.command(name="eval")
+@command
 def eval_command(
     *,
-    suite: Annotated[str, typer.Option(help="scenes, or the folder of a suite.")] = evaluation.SCENES,
-    methods: Annotated[str | None, typer.Option(help=f"Separated by commas; default: {evaluation.METHODS}.")] = None,
+    suite: Annotated[str, typer.Option(help="scenes, or the folder of a suite.")] = SCENES,
+    methods: Annotated[str | None, typer.Option(help=f"Separated by commas; default: {METHODS}.")] = None,
     retain: Annotated[
         str, typer.Option(help="Budgets, separated by commas: counts for one image, or fractions.")
-    ] = evaluation.BUDGETS,
+    ] = BUDGETS,
     model: Annotated[
         str | None, typer.Option(help="Folder or hub id of a LLaVA-type model; default: the embedded model.")
     ] = None,
     families: Annotated[str | None, typer.Option(help="Of questions, separated by commas; default: all.")] = None,
     limit: Annotated[int | None, typer.Option(help="Questions of each part; default: all.")] = None,
-    control: Annotated[str, typer.Option(help=f"What is shown: {', '.join(CONTROLS)}.")] = "none",
-    dtype: Annotated[str, typer.Option(help=f"Number format of the weights: {', '.join(DTYPES)}.")] = "float32",
+    control: Annotated[str, typer.Option(help=f"What is shown: {CONTROLS}.")] = "none",
+    dtype: Annotated[str, typer.Option(help=f"Number format of the weights: {DTYPES}.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of random dropping and of resampling.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of answers and results; the same folder continues.")] = Path(
         "sparsight-eval"
@@ -149,43 +149,42 @@ def eval_command(
     verbose: Verbose = False,
 ) -> None:
     """Score a suite's questions, dense and at each budget, side by side."""
+    from sparsight.cli.evaluate import Request, evaluate
+
     del verbose
-    evaluation.evaluate(
-        evaluation.Request(suite, methods, retain, model, families, limit, control, dtype, seed, out, device), as_json
-    )
+    evaluate(Request(suite, methods, retain, model, families, limit, control, dtype, seed, out, device), as_json)
 
 
 @app.command()
+@command
 def prepare(verbose: Verbose = False) -> None:
     """Fetch and convert the parts of the embedded model, once."""
+    from sparsight import embedded
+
     del verbose
     folder = embedded.prepare(progress=sys.stderr is not None and sys.stderr.isatty())
     put(f"The embedded model is ready in {folder}.\n")
 
 
 @app.command(name="methods")
+@command
 def methods_command(verbose: Verbose = False) -> None:
     """Show the methods that ship."""
+    from sparsight.cli.method import methods_table
+
     del verbose
-    table = Table("name", "class", "what it does", "published budgets")
-    modules = [method.__module__ for method in methods()]
-    for method in methods():
-        module = sys.modules[method.__module__]
-        # a module of several methods says what they share, so each class speaks for itself
-        speaker = module if modules.count(method.__module__) == 1 else method
-        about = (speaker.__doc__ or "").split("\n", maxsplit=1)[0]
-        about = re.sub(r"^[^:]*: ", "", about).rstrip(".")
-        budgets = ", ".join(map(str, getattr(module, "PAPER_KEPT", {}))) or "-"
-        table.add_row(cli_name(method), method.__name__, about, budgets)
-    Console().print(table)
+    Console().print(methods_table())
 
 
 @app.command(name="families")
+@command
 def families_command(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/families.md instead.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Show the model families that are supported, and what is refused for each."""
+    from sparsight.cli.families import families_page, families_table, refusals
+
     del verbose
     if markdown:
         put(families_page())
@@ -195,11 +194,14 @@ def families_command(
 
 
 @app.command(name="ways")
+@command
 def ways_command(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/ways.md instead.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Show every way to generate: what works, what is refused, and why."""
+    from sparsight.cli.ways import ways_page, ways_table
+
     del verbose
     if markdown:
         put(ways_page())

@@ -21,11 +21,9 @@ from sparsight.families import family_of
 from sparsight.inputs import check_question, prompt_inputs, read_image, source_name, user_message
 from sparsight.measure import facts, interleave, time_generation
 from sparsight.method import Method
-from sparsight.methods import methods
 from sparsight.sparsify import sparsify
 from sparsight.trace import Stats, Trace
 
-METHOD_NAMES = ", ".join(cli_name(method) for method in methods())
 MOST_STEPS = 16  # decode steps that are timed
 
 

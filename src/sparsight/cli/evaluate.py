@@ -20,6 +20,7 @@ from sparsight.cli.inputs import read_device
 from sparsight.cli.method import cli_name, read_method, read_retain
 from sparsight.cli.models import EMBEDDED, load_model
 from sparsight.cli.streams import INTERRUPTED, print_json, say
+from sparsight.cli.words import METHODS, SCENES
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, open_store, run
 from sparsight.evaluate.runner import Report
@@ -27,9 +28,6 @@ from sparsight.evaluate.settings import Control, check_once
 from sparsight.evaluate.store import ANSWERS
 from sparsight.scenes import FAMILIES, SPLIT
 
-METHODS = "dense,random,uniform,pool,downscale,sparsevlm"
-BUDGETS = "192,128,64,32"
-SCENES = "scenes"
 _PLAIN_WIDTH = 120  # columns where no terminal says how many there are
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 
+from sparsight.cli.words import DEVICES
 from sparsight.errors import InputError, SettingError
 from sparsight.evaluate.settings import DTYPES
-
-DEVICES = "cpu, cuda, cuda:N or mps"
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], str]:

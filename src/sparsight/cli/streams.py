@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TextIO
 
 import typer
-from transformers.utils import logging as transformers_logging
 
 from sparsight.errors import InputWarning, SparsightError
 
@@ -54,51 +53,34 @@ def _reconfigure(stream: Any, errors: str) -> None:
         stream.reconfigure(errors=errors)
 
 
-class Quiet:
-    """Keeps the notices of other libraries out of what a person reads, until the block ends or `verbose` is asked for.
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the notices of other libraries out of what a person reads, for as long as a command runs.
 
     Warnings about what was given (`InputWarning`) become notes on standard error.
     """
+    from transformers.utils import logging as transformers_logging  # noqa: PLC0415 - takes seconds
 
-    def __init__(self) -> None:
-        self.verbose = False
-        self._stack = ExitStack()
-
-    def __enter__(self) -> "Quiet":
-        """Enter the block."""
-        hub = logging.getLogger("huggingface_hub")
-        self._stack.callback(hub.setLevel, hub.level)
-        self._stack.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
-        if transformers_logging.is_progress_bar_enabled():
-            self._stack.callback(show_bars, True)
-        self._stack.enter_context(warnings.catch_warnings())
-        transformers_logging.set_verbosity(logging.ERROR)
-        show_bars(False)
+    switch: Any = transformers_logging
+    hub = logging.getLogger("huggingface_hub")
+    with ExitStack() as stack:
+        stack.callback(hub.setLevel, hub.level)
+        stack.callback(switch.set_verbosity, switch.get_verbosity())
+        if switch.is_progress_bar_enabled():
+            stack.callback(switch.enable_progress_bar)
+        stack.enter_context(warnings.catch_warnings())
+        switch.set_verbosity(logging.ERROR)
+        switch.disable_progress_bar()
         hub.setLevel(logging.CRITICAL)
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=InputWarning)
         warnings.filterwarnings("always", message="transformers .* is newer", category=UserWarning)
         warnings.showwarning = _note
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave everything as it was."""
-        self._stack.close()
-
-    def let_through(self) -> None:
-        """Let through what other libraries say."""
-        self.verbose = True
-        self._stack.close()
+        yield
 
 
 def _note(message: Warning | str, *_: Any, **__: Any) -> None:
     say(f"note: {message}")
-
-
-def show_bars(shown: bool) -> None:
-    """Turn the progress bars of transformers on or off."""
-    switch: Any = transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar
-    switch()
 
 
 def say(text: str) -> None:
@@ -112,7 +94,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def told(quiet: Quiet | None = None) -> Iterator[None]:
+def told(verbose: bool = False) -> Iterator[None]:
     """Have an error end the command: one line on standard error and an exit code, as docs/command-line.md lists them.
 
     Raises: typer.Exit: in place of any error.
@@ -126,7 +108,7 @@ def told(quiet: Quiet | None = None) -> Iterator[None]:
             raise typer.Exit(READER_GONE) from None
         raise
     except (Exception, KeyboardInterrupt) as error:
-        code = _tell(error, quiet is not None and quiet.verbose)
+        code = _tell(error, verbose)
         if isinstance(error, OSError):
             _leave(sys.stdout)
         raise typer.Exit(code) from None
