@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sparsight.evaluate import (
     mark_hard,
     recalls,
 )
+from sparsight.evaluate.results import _evidence
 from sparsight.evaluate.scoring import Marks, interval, marks_of, normalised
 from sparsight.evaluate.settings import choose_cases
 from sparsight.methods import Random
@@ -155,3 +157,17 @@ def test_budgets_of_several_images_are_fractions():
         for seed in (0, 1)
     }
     assert len(seeds) == 6
+
+
+def test_evidence_of_samples_with_unlike_sites():
+    """A budget near the number of visual tokens leaves sites out where nothing is dropped."""
+    rows = [
+        SimpleNamespace(sites=sites, recall=(recall,), recall_merged=(recall,))
+        for sites, recall in (((3, 7), (0.5, 0.25)), ((7,), (0.75,)), ((), ()))
+    ]
+    found = _evidence(rows, -1)
+    assert [(site["layer"], site["recall"]) for site in found["sites"]] == [
+        (3, pytest.approx((0.5 + 1 + 1) / 3)),
+        (7, pytest.approx((0.25 + 0.75 + 1) / 3)),
+    ]
+    assert found["recall"] == pytest.approx(2 / 3)
