@@ -3,23 +3,18 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import sparsight
 from sparsight import __version__, embedded
-from sparsight.cli import app, words
-from sparsight.cli.method import cli_name, read_method
+from sparsight.cli import app
+from sparsight.cli.method import read_method
 from sparsight.cli.report import compact
 from sparsight.errors import EmbeddedModelError, SettingError
-from sparsight.evaluate import DENSE
-from sparsight.evaluate.settings import CONTROLS, DTYPES
 from sparsight.inputs import MOST_PIXELS
-from sparsight.methods import Random, SparseVLM, SparseVLMPlus, methods
+from sparsight.methods import Random, SparseVLM, SparseVLMPlus
 from tests import tiny, tiny_processor
 
 QUESTION = "what color is the shape ?"
@@ -282,30 +277,3 @@ def test_settings_that_do_not_exist_are_named(name):
 def test_published_settings_leave_nothing_to_choose():
     with pytest.raises(SettingError, match="leave recycle=false out"):
         read_method("sparsevlm:recycle=false", "192", paper=True)
-
-
-def test_help_names_what_there_is():
-    assert [name.strip() for name in words.METHOD_NAMES.split(",")] == [cli_name(method) for method in methods()]
-    assert set(words.METHODS.split(",")) <= {DENSE.name, *words.METHOD_NAMES.split(", ")}
-    assert ", ".join(DTYPES) == words.DTYPES
-    assert ", ".join(CONTROLS) == words.CONTROLS
-
-
-@pytest.mark.parametrize("words", [["--help"], ["ask", "--help"], ["--version"]], ids=" ".join)
-def test_help_waits_for_no_library(words):
-    code = (
-        f"import sys; sys.argv[1:] = {words}\nfrom sparsight.cli import main\ntry: main()\nfinally: print(*sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"torch", "transformers"} & set(done.stdout.splitlines()[-1].split())
-
-
-def test_the_package_has_its_names_however_it_is_imported():
-    code = "import sparsight.sparsify, sparsight; from sparsight import *; sparsify.__call__, sparsight.methods.Random"
-    code += (
-        "; assert sparsight.sparsify is sparsify and sparsify.__module__ == 'sparsight.sparsify'; print(dir(sparsight))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "Chat" in done.stdout
-    with pytest.raises(AttributeError, match="'nothing'"):
-        sparsight.nothing  # noqa: B018
