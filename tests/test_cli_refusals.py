@@ -128,7 +128,7 @@ LATER = [
     ([HERE, QUESTION, "--model", HERE], "is a file"),
     ([HERE, QUESTION, "--model", "odd"], "BertModel is not supported"),
     ([HERE, QUESTION, "--model", "broken"], "cannot be loaded"),
-    ([HERE, QUESTION, "--model", "blind"], "no prompt of this"),
+    ([HERE, QUESTION, "--model", "blind"], "image"),
     ([HERE, "what is <image> ?", "--model", "model"], "'<image>'"),
     ([HERE, QUESTION, "--model", "model", "--retain", str(tiny.VISUAL + 1)], "36 visual tokens"),
     ([HERE, QUESTION, "--model", "model", "--retain", "1"], "a layer mean of 1"),

@@ -163,11 +163,11 @@ def test_evidence_of_samples_with_unlike_sites():
     """A budget near the number of visual tokens leaves sites out where nothing is dropped."""
     rows = [
         SimpleNamespace(sites=sites, recall=(recall,), recall_merged=(recall,))
-        for sites, recall in (((3, 7), (0.5, 0.25)), ((7,), (0.75,)), ((), ()))
+        for sites, recall in (((3, 7), (0.5, 0.25)), ((7,), (0.75,)), ((3,), (0.1,)), ((), ()))
     ]
     found = _evidence(rows, -1)
     assert [(site["layer"], site["recall"]) for site in found["sites"]] == [
-        (3, pytest.approx((0.5 + 1 + 1) / 3)),
-        (7, pytest.approx((0.25 + 0.75 + 1) / 3)),
+        (3, pytest.approx((0.5 + 1 + 0.1 + 1) / 4)),
+        (7, pytest.approx((0.25 + 0.75 + 0.1 + 1) / 4)),
     ]
-    assert found["recall"] == pytest.approx(2 / 3)
+    assert found["recall"] == pytest.approx(2.1 / 4)

@@ -174,7 +174,9 @@ def test_palettes():
 )
 def test_transparent_colours_of_png(depth, colour, data, key, expected):
     image = png(2, depth, colour, data, *([] if key is None else [(b"tRNS", key)]))
+    before = dict(image.info)
     assert pixels(image) == expected
+    assert image.info == before
 
 
 def test_cmyk_jpeg_is_not_inverted():
