@@ -117,8 +117,11 @@ def test_refuses_a_budget_that_says_nothing(photo, retain, part):
     refused(run("ask", photo, QUESTION, "--retain", retain), part)
 
 
-def test_refuses_a_budget_above_the_visual_tokens(photo, folder):
-    refused(run("ask", photo, QUESTION, "--model", folder, "--retain", tiny.VISUAL + 1), "36 visual tokens")
+def test_says_when_nothing_is_pruned(photo, folder):
+    words = ("ask", photo, QUESTION, "--model", folder, "--runs", 1, "--max-new-tokens", 1)
+    said = "nothing was pruned: the prompt has 36 visual tokens"
+    assert said in " ".join(run(*words, "--retain", tiny.VISUAL + 1).output.split())
+    assert said not in " ".join(run(*words, "--retain", tiny.VISUAL - 1).output.split())
 
 
 def test_refuses_a_budget_that_was_not_published(photo):

@@ -1,6 +1,8 @@
 """Reading images: paths, URLs of files and of data, and what a caller hands over."""
 
 import base64
+import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from sparsight.errors import InputError
 from sparsight.inputs import MOST_PIXELS, read_image, rgb_images
+from sparsight.pixels import to_rgb
 from tests import tiny
 
 QUESTION = "what color is the shape ?"
@@ -126,3 +129,14 @@ def test_images_of_a_caller(red):
 def test_what_is_no_image_is_refused(given, part):
     with pytest.raises(InputError, match=part):
         rgb_images(given)
+
+
+def test_broken_images_are_refused():
+    file = io.BytesIO()
+    Image.effect_noise((60, 60), 90).save(file, "PNG")
+    with pytest.raises(InputError, match="photo cannot be read as an image"):
+        to_rgb(Image.open(io.BytesIO(file.getvalue()[:900])), "photo")
+    closed = Image.open(io.BytesIO(file.getvalue()))
+    closed.close()
+    with warnings.catch_warnings(), pytest.raises(InputError, match="cannot be read"):
+        to_rgb(closed)
