@@ -134,5 +134,5 @@ def sparsevlm_settings(draw, sites):
         found |= draw(st.sampled_from([{}, {"retain": None}]))
     if sites and draw(st.integers(0, 3)) == 0:
         kept = st.lists(st.integers(1, 30), min_size=len(sites), max_size=len(sites))
-        found |= {"kept": tuple(draw(kept)), **draw(st.sampled_from([{}, {"retain": 1.0}]))}
+        found |= {"kept": tuple(sorted(draw(kept), reverse=True)), **draw(st.sampled_from([{}, {"retain": 1.0}]))}
     return found

@@ -102,9 +102,14 @@ def check_reason(case, error, method, counts, model):
     raise AssertionError(f"refused for no known reason: {text}")
 
 
+def retained(method, count):
+    """Tokens that a sample of so many may keep, as a layer mean."""
+    return method.retain * count if isinstance(method.retain, float) else min(method.retain, count)
+
+
 def unmet(case, method, counts, model):
     """Some sample cannot be cut down to its budget."""
-    wanted = [method.retain * count if isinstance(method.retain, float) else method.retain for count in counts]
+    wanted = [retained(method, count) for count in counts]
     least = [least_mean(case, count, layers_of(model)) for count in counts]
     return any(count and want < low for want, low, count in zip(wanted, least, counts, strict=True))
 
@@ -131,7 +136,9 @@ def gridless(case, method, counts, model):
 
 REASONS = {
     r"keeps nothing meaningful": lambda case, *_: case.budget.raw and case.budget.share == 0.0,
-    r"is more than the sample's": lambda case, method, counts, model: method.retain > min(c for c in counts if c),
+    r"is made for more than the sample's": lambda case, method, counts, model: any(
+        case.settings["kept"][0] > count > 0 for count in counts
+    ),
     r"cannot be met": unmet,
     r"leaves less than one token": thin,
     r"do not fit; give ascending layers": misplaced,
@@ -140,7 +147,9 @@ REASONS = {
     r"they cannot share a batch": lambda case, method, counts, model: len(set(counts) - {0}) > 1,
     r"positions='renumber' is not defined": lambda case, *_: case.kind in odd_models.KEEPS_ONLY,
     r"prior of one rotary distance": lambda case, *_: case.kind in odd_models.MROPE,
-    r"no text follows": lambda case, method, *_: method.needs_attention and any(row[-1:] > [] for row in case.rows),
+    r"no text follows|no words follow": lambda case, method, *_: (
+        method.needs_attention and any(row[-1:] > [] for row in case.rows)
+    ),
     r"use_cache=False": lambda case, *_: case.mode == "generate without cache",
 }
 
@@ -165,7 +174,7 @@ def check_counts(case, method, stats, counts):
     for count, schedule in zip(counts, stats.schedules, strict=True):
         if not count or method.retain is None or case.settings.get("kept"):
             continue
-        wanted = method.retain * count if isinstance(method.retain, float) else method.retain
+        wanted = retained(method, count)
         mean = schedule.mean(accounting)
         assert mean <= wanted + 1e-9, f"a mean of {mean} for a budget of {wanted}"
         assert mean > wanted - 1 or method.adaptive or isinstance(method, Downscale), f"{mean} kept of {wanted}"

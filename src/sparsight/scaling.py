@@ -43,7 +43,6 @@ class ImageScaler:
         if family.encoder is None or family.projector is None:
             raise UnsupportedError(f"{name} cannot scale the images of {family.name}; use Pool or Uniform instead.")
         self.encoder, self.projector = family.part(base, family.encoder), family.part(base, family.projector)
-        check_argument(self.encoder, "pixel_values")
         # an encoder that has no such switch but can interpolate does it always, as DINOv2 does
         self.switch = SWITCH in inspect.signature(type(self.encoder).forward).parameters
         if not self.switch and not any(hasattr(part, SWITCH) for part in self.encoder.modules()):
@@ -51,6 +50,7 @@ class ImageScaler:
                 f"the image encoder {type(self.encoder).__name__} takes images of one size only, which {name} cannot "
                 "scale; use Pool or Uniform instead."
             )
+        check_argument(self.encoder, "pixel_values")
 
     def attach(self) -> list[Callable[[], None]]:
         """Put the hooks on encoder and projector, and return what removes them."""
