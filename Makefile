@@ -1,16 +1,16 @@
-# make demo   set up, prepare the embedded model, answer one question dense and sparse, draw what was kept
+# make demo   set up, prepare the embedded model, ask about a photograph dense and sparse, draw what was kept
 # make test   set up, check style and types, run the tests
 # make oldest run the tests of what touches transformers on the oldest release that is supported
 # make newest run the same on the newest release in the registry, also beyond the bound in pyproject.toml
 
 PYTHON ?= python3
 OLDEST ?= 5.17.0
-QUESTION ?= what color is the shape?
-IMAGE ?= examples/triangle.png
+QUESTION ?= What color is the fish?
+IMAGE ?= examples/scene.png
 
 # all tests but those of commands, documents, scenes and tables, which see no release of transformers
 HOSTING = $(filter-out $(addprefix tests/test_,cli.py docs.py evaluate.py evaluate_marks.py scenes.py scenes_table.py \
-	structure.py benchmark.py picture.py grid.py budget.py measure.py ways_page.py),$(wildcard tests/test_*.py))
+	structure.py benchmark.py picture.py grid.py examples.py budget.py measure.py ways_page.py),$(wildcard tests/test_*.py))
 
 .PHONY: demo test oldest newest lint table clean
 

@@ -121,7 +121,7 @@ class Layout:
         return int(self.image.max()) + 1 if len(self) else 0
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def layout_of(blocks: tuple[Block, ...]) -> Layout:
     """Return the layout of blocks that follow each other; the same object for the same blocks."""
     fields_of = [torch.cat(part) for part in zip(*map(_places, blocks), strict=True)]
