@@ -26,10 +26,10 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sparsight import SparseVLM, sparsify
-from sparsight.budget import decoder_macs
-from sparsight.compat import output_cache
-from sparsight.measure import Timing, facts, interleave, time_generation
-from sparsight.trace import Stats
+from sparsight.bench.timing import Timing, facts, interleave, time_generation
+from sparsight.counts.cost import decoder_macs
+from sparsight.engine.compat import output_cache
+from sparsight.sequence.trace import Stats
 
 Timings = Mapping[str, Mapping[str, Timing]]
 

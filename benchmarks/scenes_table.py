@@ -12,8 +12,8 @@ from typing import Any
 
 from sparsight.errors import InputError
 from sparsight.evaluate import hard_for_downscaling, mark_hard, read_records
+from sparsight.evaluate.scenes import FAMILIES, load_suite
 from sparsight.evaluate.store import RESULTS, RUN, suite_hash
-from sparsight.scenes import FAMILIES, load_suite
 
 
 def table(found: Mapping[str, Any]) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from scenes_table import label, table
 
-from sparsight.embedded.adapter import read_manifest
 from sparsight.evaluate.scoring import Marks, interval
+from sparsight.models.embedded.adapter import read_manifest
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

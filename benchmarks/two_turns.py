@@ -25,12 +25,12 @@ from PIL.Image import Image
 from rich.progress import track
 
 from sparsight import Chat, SparseVLM, sparsify
-from sparsight.embedded import load, prepare
+from sparsight.bench.timing import facts
 from sparsight.evaluate import cast_weights
 from sparsight.evaluate.evidence import evidence_tokens, recalls
+from sparsight.evaluate.scenes import SPLIT, Question, load_images, load_suite
 from sparsight.evaluate.scoring import normalised
-from sparsight.measure import facts
-from sparsight.scenes import SPLIT, Question, load_images, load_suite
+from sparsight.models.embedded import load, prepare
 from sparsight.sparsify import Run
 
 WAYS = ("first", "image", "cache")

@@ -18,11 +18,11 @@ import torch
 from rich.progress import track
 
 from sparsight import SparseVLM
-from sparsight.embedded import load, prepare
+from sparsight.bench.timing import facts
 from sparsight.evaluate.asking import Examiner, Prompt
+from sparsight.evaluate.scenes import SPLIT, load_images, load_suite
 from sparsight.evaluate.settings import Case
-from sparsight.measure import facts
-from sparsight.scenes import SPLIT, load_images, load_suite
+from sparsight.models.embedded import load, prepare
 
 FAMILIES = ("existence", "attribute", "relation", "place")
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from sparsight.ledger import LedgerLayer
-from sparsight.prefill import Compactor
+from sparsight.engine.cache import LedgerLayer
+from sparsight.sequence.compactor import Compactor
 
 
 def sees_fillers(monkeypatch):

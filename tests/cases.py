@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from sparsight.methods import Downscale, Pool, Random, SparseVLM, SparseVLMPlus, Uniform
-from sparsight.view import Selection
+from sparsight.methods.view import Selection
 from tests import tiny
 
 LAYOUTS = {

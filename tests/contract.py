@@ -6,7 +6,7 @@ import torch
 from transformers import DynamicCache
 
 from sparsight import sparsify
-from sparsight.layout import grids_layout
+from sparsight.counts.layout import grids_layout
 from tests import tiny
 from tests.caches import cached
 

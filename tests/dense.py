@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sparsight.layout import grids_layout
+from sparsight.counts.layout import grids_layout
 from tests import reference as ref
 from tests import reference_baselines as base
 

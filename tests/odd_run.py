@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache
 
-from sparsight.compat import output_cache
+from sparsight.engine.compat import output_cache
 from tests import contract, odd_models
 from tests.caches import cached
 

@@ -10,13 +10,14 @@ from PIL import Image
 from transformers import AutoModel, Dinov2Config
 from typer.testing import CliRunner
 
-from sparsight import SparseVLM, passes, sparsify
+from sparsight import SparseVLM, sparsify
 from sparsight.cli import app
+from sparsight.counts.layout import grids_layout
+from sparsight.engine import passes
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.families import LLAVA
-from sparsight.layout import grids_layout
 from sparsight.methods import Downscale, Pool, Random, Uniform
-from sparsight.view import View
+from sparsight.methods.view import View
 from tests import contract, tiny, tiny_processor
 from tests import reference_baselines as reference
 from tests.cases import KERNELS, tiny_model

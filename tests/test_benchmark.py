@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sparsight import SparseVLM, sparsify
-from sparsight.compat import output_cache
-from sparsight.measure import Timing
+from sparsight.bench.timing import Timing
+from sparsight.engine.compat import output_cache
 from tests.caches import cached
 
 FOLDER = str(Path(__file__).parent.parent / "benchmarks")

@@ -8,8 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsight import SparseVLM, SparseVLMPlus, budget
-from sparsight.budget import DecoderShape, Schedule
+from sparsight import SparseVLM, SparseVLMPlus
+from sparsight.counts.cost import DecoderShape, decoder_macs, kv_bytes
+from sparsight.counts.schedule import (
+    Schedule,
+    affordable_sites,
+    check_sites,
+    recycled_count,
+    scaled_sites,
+    solve_counts,
+    split_count,
+)
 from sparsight.errors import BudgetError, SettingError
 from sparsight.methods import Random
 
@@ -46,27 +55,27 @@ def test_published_recycling_in_detail():
     steps = [(276, 83, 9), (109, 33, 4), (94, 29, 3), (273, 82, 9), (202, 61, 7), (81, 25, 3), (338, 102, 11)]
     steps += [(201, 61, 7), (29, 9, 1), (510, 154, 16), (52, 16, 2), (15, 5, 1)]
     for dropped, pool, clusters in steps:
-        assert budget.recycled_count(dropped, 0.3, 0.1) == (pool, clusters)
-    assert budget.recycled_count(0, 0.3, 0.1) == (0, 0)
-    assert budget.recycled_count(1, 0.3, 0.1) == (1, 1)
-    assert budget.recycled_count(10, 1.0, 1.0) == (10, 10)
+        assert recycled_count(dropped, 0.3, 0.1) == (pool, clusters)
+    assert recycled_count(0, 0.3, 0.1) == (0, 0)
+    assert recycled_count(1, 0.3, 0.1) == (1, 1)
+    assert recycled_count(10, 1.0, 1.0) == (10, 10)
 
 
 @pytest.mark.parametrize("retain", MACS)
 def test_published_cost(retain):
     rows = (576,) * 32 if retain == 576 else SparseVLM.paper(retain).schedule(576, 32).entering
-    assert round(budget.decoder_macs(LLAVA_7B, [118 + count for count in rows]) / 1e12, 2) == MACS[retain]
+    assert round(decoder_macs(LLAVA_7B, [118 + count for count in rows]) / 1e12, 2) == MACS[retain]
 
 
 def test_key_value_bytes():
-    assert budget.kv_bytes(LLAVA_7B, [576] * 32, 2) == 576 * 2**19  # half a MiB a token
+    assert kv_bytes(LLAVA_7B, [576] * 32, 2) == 576 * 2**19  # half a MiB a token
     visual = SparseVLM.paper(192).schedule(576, 32).entering
-    assert round(budget.kv_bytes(LLAVA_7B, visual, 2) / 1e6, 1) == 108.3
+    assert round(kv_bytes(LLAVA_7B, visual, 2) / 1e6, 1) == 108.3
 
 
 def test_grouped_queries_cost_less():
     grouped = DecoderShape(layers=1, width=64, heads=4, kv_heads=2, head_dim=16, ffn_width=96)
-    assert budget.decoder_macs(grouped, [10]) == 10 * 64 * (2 * 64 + 2 * 32 + 3 * 96) + 2 * 100 * 64
+    assert decoder_macs(grouped, [10]) == 10 * 64 * (2 * 64 + 2 * 32 + 3 * 96) + 2 * 100 * 64
 
 
 def test_unpublished_budget_names_the_published_ones():
@@ -97,7 +106,7 @@ def test_solved_counts(place, visual, share, accounting):
     first = sites[0] - (accounting == "authors")
     least = (first * visual + layers - first) / layers
     wanted = least + share * (visual - least)
-    counts = budget.solve_counts(wanted, visual, sites, layers, accounting)
+    counts = solve_counts(wanted, visual, sites, layers, accounting)
     got = Schedule(visual, layers, sites, counts, (0,) * len(sites)).mean(accounting)
     assert list(counts) == sorted(counts, reverse=True)
     assert 1 <= counts[-1] <= counts[0] <= visual
@@ -123,7 +132,7 @@ def test_too_small_a_budget_names_the_least(place, visual, share):
     least = (sites[0] * visual + layers - sites[0]) / layers
     wanted = share * (least - 1e-6)
     with pytest.raises(BudgetError, match=re.escape(f"the least is {least:.4g}")) as caught:
-        budget.solve_counts(wanted, visual, sites, layers)
+        solve_counts(wanted, visual, sites, layers)
     assert f"{wanted:g}" in str(caught.value)
     assert "earlier site" in str(caught.value)
 
@@ -132,7 +141,7 @@ def test_too_small_a_budget_names_the_least(place, visual, share):
 @given(data=st.data(), entering=tokens, tau=st.floats(0.01, 1), theta=st.floats(0.01, 1))
 def test_split_counts_add_up(data, entering, tau, theta):
     count = data.draw(st.integers(1, entering))
-    kept, recycled = budget.split_count(count, entering, tau, theta)
+    kept, recycled = split_count(count, entering, tau, theta)
     assert kept + recycled == count
     assert kept >= 1
     assert recycled >= 0
@@ -144,7 +153,7 @@ def test_split_counts_add_up(data, entering, tau, theta):
 @settings(max_examples=200, deadline=None)
 @given(dropped=st.integers(0, 5000), tau=st.floats(0.001, 1), theta=st.floats(0.001, 1))
 def test_recycled_counts_fit(dropped, tau, theta):
-    pool, clusters = budget.recycled_count(dropped, tau, theta)
+    pool, clusters = recycled_count(dropped, tau, theta)
     assert clusters <= pool <= dropped
     assert (clusters >= 1) == (dropped >= 1)
 
@@ -191,7 +200,7 @@ def test_the_published_cost_can_be_asked_for():
     [(576, (3, 7, 15)), (116, (3, 7, 15)), (115, (2, 7, 15)), (77, (2, 7, 15)), (76, (1, 7, 15)), (32, (1, 7, 15))],
 )
 def test_small_budgets_move_the_first_site_forward(wanted, sites):
-    assert budget.affordable_sites(wanted, 576, 30) == sites
+    assert affordable_sites(wanted, 576, 30) == sites
     method = SparseVLM(retain=wanted)
     assert method.schedule(576, 30).sites == sites
     assert set(sites) <= set(method.sites_for(30)) == {1, 2, 3, 7, 15}
@@ -199,24 +208,24 @@ def test_small_budgets_move_the_first_site_forward(wanted, sites):
 
 
 def test_scaled_sites():
-    assert budget.scaled_sites(32) == (3, 7, 16)
-    assert budget.scaled_sites(40) == (4, 9, 20)
-    assert budget.scaled_sites(28) == (3, 6, 14)
-    assert budget.scaled_sites(24) == (2, 5, 12)
-    assert budget.scaled_sites(8) == (1, 2, 4)
-    assert budget.scaled_sites(2) == (1,)
+    assert scaled_sites(32) == (3, 7, 16)
+    assert scaled_sites(40) == (4, 9, 20)
+    assert scaled_sites(28) == (3, 6, 14)
+    assert scaled_sites(24) == (2, 5, 12)
+    assert scaled_sites(8) == (1, 2, 4)
+    assert scaled_sites(2) == (1,)
     for layers in range(2, 200):
-        sites = budget.scaled_sites(layers)
-        assert budget.check_sites(sites, layers) == sites
+        sites = scaled_sites(layers)
+        assert check_sites(sites, layers) == sites
         assert len(sites) == 3 or layers < 8
     with pytest.raises(BudgetError, match="at least 2 layers"):
-        budget.scaled_sites(1)
+        scaled_sites(1)
 
 
 @pytest.mark.parametrize("sites", [(), (0,), (8,), (3, 3), (5, 2), (-1, 4), (1, 9)])
 def test_sites_out_of_range(sites):
     with pytest.raises(SettingError, match=r"ascending layers within 1\.\.7"):
-        budget.check_sites(sites, 8)
+        check_sites(sites, 8)
 
 
 @pytest.mark.parametrize("retain", [0, -1, True, False, 1.5, 0.0, -0.1, math.nan, math.inf, "192", None, [64], 64 + 0j])

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from sparsight import Chat, SparseVLM, SparseVLMPlus, sparsify
+from sparsight.engine.image_memory import remembered_images
 from sparsight.errors import BudgetError, InputError, PromptError, SettingError, UnsupportedError
-from sparsight.memory import remembered_images
-from sparsight.prompt import read_prompts
+from sparsight.sequence.prompt import read_prompts
 from tests import tiny, tiny_processor
 from tests.test_evaluate import TURNS
 

@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from sparsight import __version__, embedded
+from sparsight import __version__
 from sparsight.cli import app
 from sparsight.cli.method import read_method
 from sparsight.cli.report import compact
 from sparsight.errors import EmbeddedModelError, SettingError
 from sparsight.inputs import MOST_PIXELS
 from sparsight.methods import Random, SparseVLM, SparseVLMPlus
+from sparsight.models import embedded
 from tests import tiny, tiny_processor
 
 QUESTION = "what color is the shape ?"

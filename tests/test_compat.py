@@ -11,11 +11,11 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.models.llama import modeling_llama
 from transformers.models.llava import modeling_llava
 
-from sparsight import SparseVLM, compat, sparsify
-from sparsight import beside as beside_module
+from sparsight import SparseVLM, sparsify
+from sparsight.engine import compat, layer_inputs
+from sparsight.engine.cache import CACHE_PARTS, check_cache_classes
 from sparsight.errors import PromptError, UnsupportedError
 from sparsight.families import LLAVA, QWEN3_VL
-from sparsight.ledger import CACHE_PARTS, check_cache_classes
 from sparsight.methods import Downscale, Uniform
 from tests import tiny, tiny_rotary
 from tests.caches import NAME, cached
@@ -120,7 +120,7 @@ def test_images_by_a_name_that_nobody_knows_are_refused(model):
 
 
 def test_a_cache_that_reaches_layers_unseen_is_refused(model, monkeypatch):
-    monkeypatch.setattr(beside_module, "take_cache", lambda _: None)
+    monkeypatch.setattr(layer_inputs, "take_cache", lambda _: None)
     with sparsify(model, Uniform(retain=0.5)), pytest.raises(UnsupportedError, match="not handed under a known name"):
         model(**inputs(), use_cache=True)
 
@@ -131,7 +131,7 @@ def test_an_option_of_generate_that_is_gone_is_refused(model, monkeypatch):
             super().__init__()
             del self.penalty_alpha
 
-    monkeypatch.setattr("sparsight.guard.GenerationConfig", Config)
+    monkeypatch.setattr("sparsight.engine.generate_guard.GenerationConfig", Config)
     with pytest.raises(UnsupportedError, match="knows no penalty_alpha for generate"):
         sparsify(model, Uniform(retain=0.5))
 
@@ -212,7 +212,7 @@ def test_a_cache_that_counts_by_another_name_is_refused(model, monkeypatch):
             super().__init__(sliding_window)
             del self.cumulative_length
 
-    monkeypatch.setattr("sparsight.ledger.DynamicSlidingWindowLayer", Layer)
+    monkeypatch.setattr("sparsight.engine.cache.DynamicSlidingWindowLayer", Layer)
     monkeypatch.setitem(CACHE_PARTS, Layer, CACHE_PARTS[DynamicSlidingWindowLayer])
     check_cache_classes.cache_clear()
     with pytest.raises(UnsupportedError, match=r"transformers' cache has no Layer\.cumulative_length"):

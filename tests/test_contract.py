@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
-from sparsight.compat import output_cache
+from sparsight.engine.compat import output_cache
 from sparsight.errors import AttachError, PromptError
 from sparsight.methods import methods
 from tests import contract, dense, tiny

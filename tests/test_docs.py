@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from sparsight.cli import app
 from sparsight.cli.families import families_page
-from sparsight.embedded import is_prepared
 from sparsight.families import families
+from sparsight.models.embedded import is_prepared
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent

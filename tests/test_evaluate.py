@@ -11,20 +11,11 @@ from typer.testing import CliRunner
 from sparsight import SparseVLM
 from sparsight.cli import app
 from sparsight.errors import BudgetError, InputError, SettingError
-from sparsight.evaluate import (
-    DENSE,
-    Configuration,
-    Settings,
-    cast_weights,
-    mark_hard,
-    open_store,
-    read_records,
-    run,
-)
+from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, mark_hard, open_store, read_records, run
 from sparsight.evaluate.asking import Examiner
+from sparsight.evaluate.scenes import FAMILIES, SPLIT, compose_suite, load_images, load_suite
 from sparsight.evaluate.settings import Case
 from sparsight.methods import Random
-from sparsight.scenes import FAMILIES, SPLIT, compose_suite, load_images, load_suite
 from tests import tiny, tiny_processor
 
 SPARSE = Configuration("sparsevlm", SparseVLM(retain=14))

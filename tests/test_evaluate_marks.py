@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sparsight import SparseVLM
+from sparsight.counts.layout import Block, grids_layout, layout_of
 from sparsight.errors import InputError
 from sparsight.evaluate import (
     Configuration,
@@ -21,13 +22,12 @@ from sparsight.evaluate import (
 )
 from sparsight.evaluate.evidence import shows_whole_images
 from sparsight.evaluate.results import _evidence
+from sparsight.evaluate.scenes import SPLIT, Box, load_suite
+from sparsight.evaluate.scenes.suite import QUESTIONS
 from sparsight.evaluate.scoring import Marks, interval, marks_of, normalised
 from sparsight.evaluate.settings import choose_cases
-from sparsight.layout import Block, grids_layout, layout_of
 from sparsight.methods import Random
-from sparsight.scenes import SPLIT, Box, load_suite
-from sparsight.scenes.suite import QUESTIONS
-from sparsight.trace import SiteTrace
+from sparsight.sequence.trace import SiteTrace
 
 
 def record(key, question, right, answer="yes", expected="yes"):

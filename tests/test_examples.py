@@ -10,9 +10,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sparsight.cli import app
-from sparsight.embedded import is_prepared
-from sparsight.scenes import SPLIT
-from sparsight.scenes.compose import compose
+from sparsight.evaluate.scenes import SPLIT
+from sparsight.evaluate.scenes.compose import compose
+from sparsight.models.embedded import is_prepared
 
 FOLDER = Path(__file__).parents[1] / "examples"
 MAKEFILE = (FOLDER.parent / "Makefile").read_text(encoding="utf-8")

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsight import grid
-from sparsight.layout import grids_layout
+from sparsight.counts.layout import grids_layout
+from sparsight.methods.parts.cells import cell_centres, downscaled, grid_cells, partition, scaled_cells, share
 from tests import reference_baselines as reference
 
 
@@ -20,7 +20,7 @@ def partitions(draw):
 @given(partitions())
 def test_cells(case):
     height, width, count = case
-    labels = grid.grid_cells(height, width, count)
+    labels = grid_cells(height, width, count)
     wanted = reference.cells(height, width, count)
     assert [(labels == i).nonzero().flatten().tolist() for i in range(count)] == wanted
     assert sorted(token for cell in wanted for token in cell) == list(range(height * width))
@@ -29,24 +29,24 @@ def test_cells(case):
         assert len(cell) == len(rows) * len(columns)
         assert max(rows) - min(rows) < len(rows)
         assert max(columns) - min(columns) < len(columns)
-    centres = grid.cell_centres(labels, width).tolist()
+    centres = cell_centres(labels, width).tolist()
     assert centres == [reference.centre(cell, width) for cell in wanted] == sorted(centres)
 
 
 def test_cells_of_published_budgets_are_compact():
     for count in (192, 128, 96, 64, 32):
-        sizes = torch.bincount(grid.grid_cells(24, 24, count)).tolist()
+        sizes = torch.bincount(grid_cells(24, 24, count)).tolist()
         assert len(sizes) == count
         assert max(sizes) <= 2.5 * 576 / count
-    assert grid.grid_cells(24, 24, 64).view(24, 24)[:3, :3].unique().tolist() == [0]
-    assert torch.equal(grid.grid_cells(5, 7, 35), torch.arange(35))
+    assert grid_cells(24, 24, 64).view(24, 24)[:3, :3].unique().tolist() == [0]
+    assert torch.equal(grid_cells(5, 7, 35), torch.arange(35))
 
 
 @settings(max_examples=200)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.data())
 def test_shares(sizes, data):
     count = data.draw(st.integers(0, sum(sizes)))
-    parts = grid.share(count, sizes)
+    parts = share(count, sizes)
     assert list(parts) == reference.share(count, sizes)
     assert sum(parts) == count
     assert all(part <= size for part, size in zip(parts, sizes, strict=True))
@@ -54,7 +54,7 @@ def test_shares(sizes, data):
 
 
 def test_images_without_a_cell():
-    labels, centres = grid.partition(grids_layout([(2, 2)] * 3), 2)
+    labels, centres = partition(grids_layout([(2, 2)] * 3), 2)
     assert labels.tolist() == [0] * 4 + [1] * 4 + [-1] * 4
     assert centres.tolist() == [0, 4]
 
@@ -63,14 +63,14 @@ def test_images_without_a_cell():
     ("most", "small"), [(576, (24, 24)), (192, (13, 14)), (128, (11, 11)), (64, (8, 8)), (32, (5, 6)), (1, (1, 1))]
 )
 def test_smaller_grids_of_llava(most, small):
-    assert grid.downscaled((24, 24), most) == small == reference.small_grid([(24, 24)], most)
+    assert downscaled((24, 24), most) == small == reference.small_grid([(24, 24)], most)
 
 
 @settings(max_examples=300)
 @given(partitions())
 def test_smaller_grids(case):
     height, width, most = case
-    rows, columns = grid.downscaled((height, width), most)
+    rows, columns = downscaled((height, width), most)
     assert 1 <= rows <= height
     assert 1 <= columns <= width
     assert rows * columns <= most
@@ -79,6 +79,6 @@ def test_smaller_grids(case):
     if min(height, width) * scale >= 1:
         assert abs(rows - height * scale) < 1 + 1e-9
         assert abs(columns - width * scale) < 1 + 1e-9
-    labels = grid.scaled_cells((height, width), (rows, columns))
+    labels = scaled_cells((height, width), (rows, columns))
     assert labels.tolist() == reference.under((height, width), (rows, columns))
     assert labels.unique().tolist() == list(range(rows * columns))

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sparsight import SparseVLM, sparsify
-from sparsight.prefill import Compactor
-from sparsight.view import Selection
+from sparsight.methods.view import Selection
+from sparsight.sequence.compactor import Compactor
 from tests import breaks, contract, tiny
 from tests.cases import tiny_model
 
@@ -98,7 +98,7 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_broken_methods(monkeypatch, method, positions):
     monkeypatch.setattr(
-        "sparsight.prefill.check_selection", lambda selection, *_: selection
+        "sparsight.sequence.compactor.check_selection", lambda selection, *_: selection
     )  # the engine's own look at the counts
     assert failing(tiny_model("sdpa"), method(**SITES, positions=positions)) == METHODS[method]
 

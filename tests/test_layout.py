@@ -10,9 +10,10 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from sparsight import sparsify
+from sparsight.counts.layout import Block, Layout, grids_layout, layout_of
 from sparsight.families import families, family_of
-from sparsight.layout import Block, Layout, grids_layout, layout_of
 from sparsight.methods import Random, Uniform
+from sparsight.methods.parts.cells import partition
 from tests import bright, tiny, tiny_rotary
 from tests.bright import cell_of, deaf, encode, noticing, painted, targets
 from tests.tiny_families import family_batch, tiny_family
@@ -256,16 +257,15 @@ def test_a_grid_with_holes_is_refused():
 
 
 def test_row_ends_are_kept_only_where_the_count_is_higher_than_there_are_patches():
-    from sparsight import grid
 
     layout = layout_of((Block(2, 3, row_end=1),))
     for count in range(1, 7):
-        labels, centres = grid.partition(layout, count)
+        labels, centres = partition(layout, count)
         assert not set(centres.tolist()) & {3, 7}
         assert labels[[3, 7]].tolist() == [-1, -1]
-        plain = grid.partition(grids_layout([(2, 3)]), count)
+        plain = partition(grids_layout([(2, 3)]), count)
         assert labels[[0, 1, 2, 4, 5, 6]].tolist() == plain[0].tolist()
-    labels, centres = grid.partition(layout, 7)
+    labels, centres = partition(layout, 7)
     assert sorted(centres.tolist()) == [0, 1, 2, 3, 4, 5, 6]
     assert labels.tolist() == [0, 1, 2, 6, 3, 4, 5, -1]
 

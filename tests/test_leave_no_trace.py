@@ -9,7 +9,8 @@ import threading
 import pytest
 import torch
 
-from sparsight import SparseVLM, SparseVLMPlus, passes, sparsify
+from sparsight import SparseVLM, SparseVLMPlus, sparsify
+from sparsight.engine import passes
 from sparsight.errors import AttachError, SettingError, SparsightError, UnsupportedError
 from sparsight.methods import Downscale
 from tests import tiny
@@ -124,7 +125,7 @@ def test_a_refused_attach(model, case):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("step", ["sparsight.engine.attach_tap", "guard_generate"])
+@pytest.mark.parametrize("step", ["sparsight.engine.hooks.attach_tap", "guard_generate"])
 def test_an_attach_that_breaks_half_way(model, inputs, monkeypatch, step, error):
     before = snapshot(model)
 

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
-from sparsight.compat import output_cache
+from sparsight.engine.compat import output_cache
 from tests import contract, dense, tiny
 from tests.caches import cached
 from tests.cases import KERNELS, LAYOUTS, METHODS, tiny_model

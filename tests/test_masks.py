@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsight import masks
+from sparsight.sequence import masks
 
 
 def random(*shape, high=None):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsight import SparseVLM, sparsify
-from sparsight.measure import Timing, commit, cpu_name, facts, interleave, time_generation
+from sparsight.bench.timing import Timing, commit, cpu_name, facts, interleave, time_generation
 from tests import tiny
 
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from sparsight import SparseVLM, masks
-from sparsight.engine import Engine
+from sparsight import SparseVLM
+from sparsight.engine.hooks import Engine
 from sparsight.errors import UnsupportedError
+from sparsight.sequence import masks
 from tests import odd_models, tiny
 from tests.breaks import sees_fillers, tells_the_physical_length
 from tests.odd_cases import Budget, Case, cases

@@ -8,7 +8,7 @@ import torch
 from sparsight import Method, SparseVLM, sparsify
 from sparsight.errors import MethodError, SettingError
 from sparsight.methods import Uniform
-from sparsight.view import Recycled, Selection
+from sparsight.methods.view import Recycled, Selection
 from tests import tiny
 
 
@@ -152,7 +152,7 @@ def test_raters_that_are_none(chosen):
 
 def test_answers_of_shipped_methods_cost_no_wait_on_other_devices(monkeypatch):
     seen = []
-    monkeypatch.setattr("sparsight.answer._check_values", lambda *given: seen.append(given[-1]))
+    monkeypatch.setattr("sparsight.methods.answer._check_values", lambda *given: seen.append(given[-1]))
     answer(Uniform(retain=0.5))
     answer(First(retain=0.5))
     assert seen[0] is torch.Tensor.cpu

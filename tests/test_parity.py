@@ -8,13 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsight import recycling, selection, sparsify
-from sparsight.attention import AttentionCall, RaterRows
+from sparsight import sparsify
 from sparsight.errors import UnsupportedError
 from sparsight.methods import Downscale, Pool, Random, SparseVLM, SparseVLMPlus, Uniform
+from sparsight.methods.parts.choosers import numerical_rank, top_k
+from sparsight.methods.parts.merging import density_peaks, merge
 from sparsight.methods.sparsevlm import rater_mass
 from sparsight.methods.sparsevlm_plus import rope_prior
-from sparsight.view import View
+from sparsight.methods.view import View
+from sparsight.sequence.rater_rows import AttentionCall, RaterRows
 from tests import contract, dense, reference, tiny
 from tests.cases import KERNELS, LAYOUTS, METHODS, tiny_model
 
@@ -132,7 +134,7 @@ def full_attention(made, sample):
 @pytest.mark.parametrize("past", [0, 3])
 @pytest.mark.parametrize("chunk", [1, 10**9])
 def test_rater_rows_are_rows_of_the_full_map(monkeypatch, past, kind, softcap, chunk):
-    monkeypatch.setattr("sparsight.attention.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("sparsight.sequence.rater_rows.CHUNK_BYTES", chunk)
     mask = torch.ones(7, 7 + past).tril(past).bool().repeat(2, 1, 1, 1)
     mask[1, :, 2:, 1] = False
     made = call(3, past, mask=None if kind == "none" else mask, softcap=softcap)
@@ -197,8 +199,8 @@ def scored(draw):
 def test_top_k_breaks_ties_by_index_and_keeps_every_image(case):
     score, images, count = case
     tensor = torch.tensor(score, dtype=torch.float64)
-    assert selection.top_k(tensor, count).tolist() == reference.choose(score, count)
-    assert selection.top_k(tensor, count, torch.tensor(images)).tolist() == reference.choose(score, count, images)
+    assert top_k(tensor, count).tolist() == reference.choose(score, count)
+    assert top_k(tensor, count, torch.tensor(images)).tolist() == reference.choose(score, count, images)
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (5, 1), (4, 9), (12, 3)])
@@ -208,15 +210,15 @@ def test_numerical_rank(shape, tolerance):
     for rank in range(1, min(shape) + 1):
         parts = torch.rand(shape[0], rank, generator=random), torch.rand(rank, shape[1], generator=random)
         matrix = (parts[0] @ parts[1]).softmax(dim=-1)
-        assert selection.numerical_rank(matrix, tolerance) == reference.rank_of(matrix.tolist(), tolerance)
-    assert selection.numerical_rank(torch.ones(shape), tolerance) == 1
+        assert numerical_rank(matrix, tolerance) == reference.rank_of(matrix.tolist(), tolerance)
+    assert numerical_rank(torch.ones(shape), tolerance) == 1
 
 
 # ---- recycling ----------------------------------------------------------------------------------------------------
 
 
 def same_clusters(points, clusters):
-    centres, labels = recycling.density_peaks(points, clusters)
+    centres, labels = density_peaks(points, clusters)
     want_centres, want_labels = reference.density_peaks(points.tolist(), clusters)
     assert centres.tolist() == want_centres
     assert labels.tolist() == want_labels
@@ -231,7 +233,7 @@ def test_clusters_of_random_points(seed, count, share):
     labels = same_clusters(points, clusters)
     for aggregate in ("mean", "sum"):
         want = reference.merge(points.tolist(), labels.tolist(), clusters, aggregate)
-        got = recycling.merge(points, labels, clusters, aggregate)
+        got = merge(points, labels, clusters, aggregate)
         torch.testing.assert_close(got, torch.tensor(want, dtype=torch.float64))
 
 
@@ -249,7 +251,7 @@ def test_clusters_of_duplicated_points(seed, kinds, count, share):
     different = torch.randn(kinds, 6, generator=random, dtype=torch.float64)
     points = different[torch.randint(0, kinds, (count,), generator=random)]
     clusters = max(1, round(share * count))
-    centres, labels = recycling.density_peaks(points, clusters)
+    centres, labels = density_peaks(points, clusters)
     assert len(set(centres.tolist())) == clusters
     assert labels[centres].tolist() == list(range(clusters))
     # which of two equal points leads may hang on the last bit of a distance; where the others go may not
@@ -262,9 +264,9 @@ def test_clusters_of_duplicated_points(seed, kinds, count, share):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_narrow_points_cluster_finitely(dtype):
     points = (torch.randn(30, 64, generator=torch.Generator().manual_seed(0)) * 100 + 500).to(dtype)
-    centres, labels = recycling.density_peaks(points, 4)
+    centres, labels = density_peaks(points, 4)
     assert len(set(centres.tolist())) == 4
     assert sorted(set(labels.tolist())) == [0, 1, 2, 3]
-    merged = recycling.merge(points, labels, 4, "mean")
+    merged = merge(points, labels, 4, "mean")
     assert merged.dtype == dtype
     assert merged.isfinite().all()

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsight.layout import grids_layout
+from sparsight.counts.layout import grids_layout
 from sparsight.picture import Panel, Words, draw, sheet
 from sparsight.picture import paint as painting
 from sparsight.picture.paint import DARK, FRAME, LIGHT
 from sparsight.picture.seen import WHOLE
-from sparsight.trace import SiteTrace
+from sparsight.sequence.trace import SiteTrace
 
 SIDE, CELL = 4, 12
 SIZE = (SIDE * CELL, SIDE * CELL)

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from sparsight import sparsify
 from sparsight.cli import app
+from sparsight.counts.layout import Block, layout_of
 from sparsight.errors import AttachError, InputError, UnsupportedError
 from sparsight.families import LLAVA
-from sparsight.layout import Block, layout_of
 from sparsight.methods import Downscale, Pool, SparseVLM, Uniform
 from sparsight.picture import panels, sheet
 from sparsight.picture.finished import settings

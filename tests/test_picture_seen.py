@@ -12,8 +12,8 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from sparsight.counts.layout import grids_layout
 from sparsight.errors import InputError
-from sparsight.layout import grids_layout
 from sparsight.picture import paint as painting
 from sparsight.picture import panels
 from sparsight.picture.seen import WHOLE, seen_boxes

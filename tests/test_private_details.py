@@ -23,9 +23,10 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 from transformers.models.gemma2 import modeling_gemma2
 
-from sparsight import guard
-from sparsight.attention import TAP_NAME, AttentionCall, RaterRows, attach_tap
+from sparsight.engine import generate_guard
+from sparsight.engine.tap import TAP_NAME, attach_tap
 from sparsight.families import LLAVA, families
+from sparsight.sequence.rater_rows import AttentionCall, RaterRows
 from tests import tiny
 from tests.caches import NAME, cached
 from tests.cases import tiny_model
@@ -280,7 +281,7 @@ def test_fields_of_the_generation_config():
     generate = inspect.signature(model.generate).parameters
     assert list(generate)[:2] == ["inputs", "generation_config"], "generate() has another order of arguments"
     fields = set(vars(GenerationConfig())) | set(generate)
-    known = [name for name in guard.REFUSED if name in fields]
-    missing = set(guard.REFUSED) - set(known) - {"use_mtp"}  # younger than the oldest supported version
+    known = [name for name in generate_guard.REFUSED if name in fields]
+    missing = set(generate_guard.REFUSED) - set(known) - {"use_mtp"}  # younger than the oldest supported version
     assert not missing, f"generate() no longer knows {missing}: the guard looks for names that are gone"
     assert "use_cache" in fields, "the generation config no longer has 'use_cache'"

@@ -8,8 +8,8 @@ import transformers
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from sparsight.engine.cache import LedgerLayer, SlidingLedgerLayer
 from sparsight.families.refused import REFUSED
-from sparsight.ledger import LedgerLayer, SlidingLedgerLayer
 from tests import tiny, tiny_rotary
 from tests.caches import NAME, cached
 from tests.tiny_rotary import KINDS, MODELS, QWEN, WINDOW

@@ -8,7 +8,7 @@ import torch
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.errors import PromptError, RaterWarning
 from sparsight.methods import Uniform
-from sparsight.question import Marks, check_questions, read_marks
+from sparsight.sequence.question import Marks, check_questions, read_marks
 from tests import tiny, tiny_rotary
 
 START, END, VISION_END = 90, 91, 92  # of a turn, and of an image

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from sparsight import sparsify
-from sparsight.compat import output_cache
+from sparsight.engine.compat import output_cache
 from sparsight.methods import SparseVLM, Uniform
 from tests import contract, hidden, tiny, tiny_rotary
 from tests.caches import cached

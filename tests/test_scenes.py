@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from sparsight.errors import InputError
-from sparsight.scenes import FAMILIES, SPLIT, Box, Draft, compose_suite, load_images, load_suite
-from sparsight.scenes.ask import PLACES, cell
-from sparsight.scenes.catalogue import COLOURS, THINGS
-from sparsight.scenes.compose import FRAMES, MOST, compose, compose_clip
-from sparsight.scenes.draft import ORDINALS
-from sparsight.scenes.render import CLIP_SIZE, render, render_clip
-from sparsight.scenes.scene import SIZE, backgrounds
-from sparsight.scenes.suite import QUESTIONS, write_questions
+from sparsight.evaluate.scenes import FAMILIES, SPLIT, Box, Draft, compose_suite, load_images, load_suite
+from sparsight.evaluate.scenes.ask import PLACES, cell
+from sparsight.evaluate.scenes.catalogue import COLOURS, THINGS
+from sparsight.evaluate.scenes.compose import FRAMES, MOST, compose, compose_clip
+from sparsight.evaluate.scenes.draft import ORDINALS
+from sparsight.evaluate.scenes.render import CLIP_SIZE, render, render_clip
+from sparsight.evaluate.scenes.scene import SIZE, backgrounds
+from sparsight.evaluate.scenes.suite import QUESTIONS, write_questions
 
 SUITE = load_suite()
 NOTHING = ("no", "0")

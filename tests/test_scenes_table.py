@@ -10,7 +10,7 @@ import torch
 from sparsight import SparseVLM
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Configuration, Record, Settings, open_store, run
-from sparsight.scenes import FAMILIES, SPLIT, compose_suite, load_suite
+from sparsight.evaluate.scenes import FAMILIES, SPLIT, compose_suite, load_suite
 from tests import tiny, tiny_processor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

@@ -10,7 +10,8 @@ import torch
 from transformers import DynamicCache
 from transformers.generation.streamers import BaseStreamer
 
-from sparsight import SparseVLM, SparseVLMPlus, passes, sparsify
+from sparsight import SparseVLM, SparseVLMPlus, sparsify
+from sparsight.engine import passes
 from sparsight.errors import AttachError
 from tests import tiny
 from tests.caches import cached

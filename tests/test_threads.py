@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from sparsight import Chat, SparseVLM, run_of, sparsify
+from sparsight.engine.image_memory import remembered_images
 from sparsight.errors import AttachError
-from sparsight.memory import remembered_images
 from sparsight.methods import Uniform
 from tests import tiny, tiny_processor
 from tests.footprint import snapshot

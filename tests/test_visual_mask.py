@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaForCausalLM, MistralForCausalLM
 
 from sparsight import SparseVLM, sparsify
-from sparsight.compat import output_cache
+from sparsight.engine.compat import output_cache
 from sparsight.errors import AttachError, BudgetError, PromptError, UnsupportedError
 from sparsight.methods import Uniform
 from tests import tiny

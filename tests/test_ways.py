@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache, LlamaForCausalLM
 
 from sparsight import SparseVLM, sparsify
-from sparsight.compat import output_cache
+from sparsight.engine.compat import output_cache
 from sparsight.errors import UnsupportedError
 from tests import contract, tiny, tiny_rotary
 from tests.caches import cached

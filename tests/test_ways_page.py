@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from sparsight.cli import app
 from sparsight.cli.ways import WAYS, ways_page
-from sparsight.guard import DRAFTED, REFUSED
+from sparsight.engine.generate_guard import DRAFTED, REFUSED
 
 ROOT = Path(__file__).parent.parent
 

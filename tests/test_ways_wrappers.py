@@ -135,7 +135,7 @@ def test_autocast(model, inputs, kind, dtype):
 
 def test_scores_are_float32_under_autocast(model, inputs, monkeypatch):
     """They are those of the very queries and keys that autocast made, multiplied out in float64."""
-    from sparsight.attention import RaterRows
+    from sparsight.sequence.rater_rows import RaterRows
 
     seen, plain = [], RaterRows.mean_over_heads
 

@@ -10,8 +10,8 @@ import torch
 from features import FROZEN, Eye
 from safetensors.torch import load_file, save_file
 
-from sparsight.embedded.adapter import ADAPTER_FILES, MANIFEST_FILE
-from sparsight.embedded.parts import LANGUAGE, VISION, sha256_of
+from sparsight.models.embedded.adapter import ADAPTER_FILES, MANIFEST_FILE
+from sparsight.models.embedded.parts import LANGUAGE, VISION, sha256_of
 
 _TENSORS = "checkpoint.safetensors"
 _STATE = "checkpoint.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 from features import Pictures
 from PIL import Image
 
-from sparsight.embedded.parts import Part, check_wheel, fetch_wheel
+from sparsight.models.embedded.parts import Part, check_wheel, fetch_wheel
 
 WHEEL = Part(
     name="easy-vqa",

@@ -27,10 +27,11 @@ from checkpoint import write_manifest
 from easy_vqa import EasyVQA, Question
 from rich.progress import track
 
-from sparsight.embedded import cache_dir, load, prepare
-from sparsight.embedded.adapter import apply_adapter, read_manifest
+from sparsight import SparseVLM, sparsify
+from sparsight.bench.timing import facts
 from sparsight.inputs import prompt_inputs, user_message
-from sparsight.measure import facts
+from sparsight.models.embedded import cache_dir, load, prepare
+from sparsight.models.embedded.adapter import apply_adapter, read_manifest
 
 MAX_NEW_TOKENS = 8
 
@@ -63,8 +64,6 @@ def pruned(model: Any, retain: int | float | None) -> Iterator[None]:
     """Applies a retention budget to the model for the block; None leaves it dense."""
     context: Any = nullcontext()
     if retain is not None:
-        from sparsight import SparseVLM, sparsify  # noqa: PLC0415 - only pruned runs need it
-
         context = sparsify(model, SparseVLM(retain=retain))
     with context:
         yield

@@ -18,7 +18,7 @@ from easy_vqa import EasyVQA
 from packing import Asked, Batch, Layout, Prompt, pack
 from targets import GRID, labels
 
-from sparsight.scenes.ask import Turn
+from sparsight.evaluate.scenes.ask import Turn
 
 HELD_OUT = 32  # last scenes, rows and clips, never trained on
 _KINDS = ("scene", "several", "clip", "shapes")

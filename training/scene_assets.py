@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sparsight.scenes.catalogue import ASSETS, BACKGROUND_SIZE, THINGS
+from sparsight.evaluate.scenes.catalogue import ASSETS, BACKGROUND_SIZE, THINGS
 
 CODES = Path(__file__).with_name("scene_emoji.json")
 TEXTURES = ("brick", "grass", "gravel")

@@ -10,13 +10,13 @@ from functools import partial
 from features import Pictures
 from PIL import Image
 
-from sparsight.scenes import ask
-from sparsight.scenes.ask import Turn
-from sparsight.scenes.catalogue import THINGS
-from sparsight.scenes.compose import Clip, compose, compose_clip
-from sparsight.scenes.draft import about_clip, which_image
-from sparsight.scenes.render import CLIP_SIZE, render, render_clip
-from sparsight.scenes.scene import SIZE, Scene
+from sparsight.evaluate.scenes import ask
+from sparsight.evaluate.scenes.ask import Turn
+from sparsight.evaluate.scenes.catalogue import THINGS
+from sparsight.evaluate.scenes.compose import Clip, compose, compose_clip
+from sparsight.evaluate.scenes.draft import about_clip, which_image
+from sparsight.evaluate.scenes.render import CLIP_SIZE, render, render_clip
+from sparsight.evaluate.scenes.scene import SIZE, Scene
 
 SEED = "train-1"
 _TIMES: tuple[tuple[str, Callable[[Scene, random.Random], Turn | None], int], ...] = (

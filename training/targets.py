@@ -18,9 +18,9 @@ from easy_vqa import EasyVQA
 from features import PATCH
 from PIL import Image
 
-from sparsight.scenes.catalogue import COLOURS, THINGS, WORDS
-from sparsight.scenes.render import placed
-from sparsight.scenes.scene import SIZE, Box, Scene
+from sparsight.evaluate.scenes.catalogue import COLOURS, THINGS, WORDS
+from sparsight.evaluate.scenes.render import placed
+from sparsight.evaluate.scenes.scene import SIZE, Box, Scene
 
 GRID = SIZE // PATCH
 NOTHING = "background"

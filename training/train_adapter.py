@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from targets import GRID, Dictionary
 from torch import nn
 
-from sparsight.embedded import cache_dir, load, prepare
+from sparsight.models.embedded import cache_dir, load, prepare
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CLIP_NORM = 1.0

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparsight.chat import Chat
     from sparsight.errors import SparsightError
-    from sparsight.method import Method
     from sparsight.methods import SparseVLM, SparseVLMPlus
+    from sparsight.methods.method import Method
     from sparsight.sparsify import Run, run_of, sparsify
 
 __version__ = "0.1.0"
@@ -18,7 +18,7 @@ __all__ = ["Chat", "Method", "Run", "SparseVLM", "SparseVLMPlus", "SparsightErro
 
 _HOMES = {
     "Chat": "chat",
-    "Method": "method",
+    "Method": "methods.method",
     "Run": "sparsify",
     "SparseVLM": "methods",
     "SparseVLMPlus": "methods",

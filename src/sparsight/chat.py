@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from sparsight.compat import generate_cache_argument, output_cache
+from sparsight.engine.compat import generate_cache_argument, output_cache
+from sparsight.engine.image_memory import remembered_images
 from sparsight.errors import InputError, PromptError, SettingError
 from sparsight.inputs import Messages, check_question, prompt_inputs, rgb_images, user_message
-from sparsight.memory import remembered_images
 from sparsight.sparsify import base_of, run_of
 
 Reuse = Literal["image", "cache"]

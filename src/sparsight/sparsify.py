@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sparsight.compat import check_signatures, warn_untested
-from sparsight.engine import Engine
+from sparsight.engine.cache import check_cache_classes
+from sparsight.engine.checks import check_host
+from sparsight.engine.compat import check_signatures, warn_untested
+from sparsight.engine.generate_guard import guard_generate
+from sparsight.engine.hooks import Engine
+from sparsight.engine.probe import probe
 from sparsight.errors import AttachError, SettingError, UnsupportedError
 from sparsight.families import Family, family_of, text_family
-from sparsight.guard import guard_generate
-from sparsight.host import check_host
-from sparsight.ledger import check_cache_classes
-from sparsight.method import Method
+from sparsight.methods.method import Method
 from sparsight.picture import Finished, Shown, Words, name_of, picture_of
-from sparsight.probe import probe
-from sparsight.prompt import check_marks
-from sparsight.trace import Stats, Trace
+from sparsight.sequence.prompt import check_marks
+from sparsight.sequence.trace import Stats, Trace
 
 MARK = "_sparsight_run"
 

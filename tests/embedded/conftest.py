@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from sparsight import embedded
-from sparsight.embedded.parts import Part
+from sparsight.models import embedded
+from sparsight.models.embedded.parts import Part
 
 MEMBER = "package/model.bin"
 CONTENT = bytes(range(256)) * 40

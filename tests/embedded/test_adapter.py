@@ -7,7 +7,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sparsight.embedded.adapter import (
+from sparsight.errors import EmbeddedModelError
+from sparsight.models.embedded.adapter import (
     ADAPTER_DIR,
     ADAPTER_FILES,
     _named,
@@ -15,8 +16,7 @@ from sparsight.embedded.adapter import (
     check_adapter,
     read_manifest,
 )
-from sparsight.embedded.parts import LANGUAGE, VISION
-from sparsight.errors import EmbeddedModelError
+from sparsight.models.embedded.parts import LANGUAGE, VISION
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from sparsight import embedded
+from sparsight.models import embedded
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROMPT = "<|im_start|>user\n<image>\n{}<|im_end|>\n<|im_start|>assistant\n"

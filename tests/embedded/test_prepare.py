@@ -7,9 +7,9 @@ from collections import namedtuple
 
 import pytest
 
-from sparsight import embedded
-from sparsight.embedded import assemble
 from sparsight.errors import EmbeddedModelError
+from sparsight.models import embedded
+from sparsight.models.embedded import assemble
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ def eval_command(
 @command
 def prepare(verbose: Verbose = False) -> None:
     """Fetch and convert the parts of the embedded model, once."""
-    from sparsight import embedded
+    from sparsight.models import embedded
 
     del verbose
     folder = embedded.prepare(progress=sys.stderr is not None and sys.stderr.isatty())

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
+from sparsight.bench.timing import facts, interleave, time_generation
 from sparsight.cli.inputs import read_device, read_dtype, split_words
 from sparsight.cli.method import cli_name, read_method
 from sparsight.cli.models import EMBEDDED, load_model
@@ -18,8 +19,7 @@ from sparsight.errors import InputError
 from sparsight.evaluate.asking import cast_weights
 from sparsight.families import family_of
 from sparsight.inputs import check_question, prompt_inputs, read_image, source_name, user_message
-from sparsight.measure import facts, interleave, time_generation
-from sparsight.method import Method
+from sparsight.methods.method import Method
 from sparsight.picture import check_drawable, panels
 from sparsight.sparsify import Run, sparsify
 

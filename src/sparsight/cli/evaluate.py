@@ -24,9 +24,9 @@ from sparsight.cli.words import METHODS, SCENES
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, open_store, run
 from sparsight.evaluate.runner import Report
+from sparsight.evaluate.scenes import FAMILIES, SPLIT
 from sparsight.evaluate.settings import Control, check_once
 from sparsight.evaluate.store import ANSWERS
-from sparsight.scenes import FAMILIES, SPLIT
 
 _PLAIN_WIDTH = 120  # columns where no terminal says how many there are
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from sparsight.budget import check_retain
+from sparsight.counts.schedule import check_retain
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
-from sparsight.method import Method
 from sparsight.methods import methods
+from sparsight.methods.method import Method
 
 
 def cli_name(method: type[Method]) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from sparsight import embedded
 from sparsight.errors import ModelError, SparsightError, UnsupportedError
 from sparsight.families import families, family_of
+from sparsight.models import embedded
 
 EMBEDDED = "embedded"
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sparsight.measure import Timing
-from sparsight.trace import Stats
+from sparsight.bench.timing import Timing
+from sparsight.sequence.trace import Stats
 
 QUANTITIES = {"ttft": "ttft_ms", "prefill": "prefill_ms", "decode": "decode_ms_per_token"}
 

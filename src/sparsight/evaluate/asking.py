@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from PIL import Image
 
-from sparsight import budget
+from sparsight.bench.timing import synchronize
 from sparsight.chat import Chat
+from sparsight.counts.cost import decoder_macs
 from sparsight.errors import InputError
 from sparsight.evaluate.evidence import evidence_tokens, recalls, shows_whole_images
 from sparsight.evaluate.record import Recall, Record
+from sparsight.evaluate.scenes import Question
+from sparsight.evaluate.scenes.scene import SIZE
 from sparsight.evaluate.scoring import normalised
 from sparsight.evaluate.settings import Case, Configuration
 from sparsight.families import family_of
 from sparsight.families.family import decoder_shape
 from sparsight.inputs import prompt_inputs, user_message
-from sparsight.measure import synchronize
-from sparsight.method import Method
-from sparsight.scenes import Question
-from sparsight.scenes.scene import SIZE
+from sparsight.methods.method import Method
 from sparsight.sparsify import Run, sparsify
 
 
@@ -158,7 +158,7 @@ class Examiner:
         question = prompt.question
         expected = tuple(turn.answer for turn in question.turns)
         stats = None if run is None else run.stats
-        dense = 2 * budget.decoder_macs(self.shape, (prompt.inputs["input_ids"].shape[1],) * self.shape.layers)
+        dense = 2 * decoder_macs(self.shape, (prompt.inputs["input_ids"].shape[1],) * self.shape.layers)
         found = [_recalls(run, evidence) for evidence in prompt.evidence]
         return Record(
             configuration=configuration.key,

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from sparsight.layout import Grid, Layout
-from sparsight.scenes import Box
-from sparsight.trace import SiteTrace
+from sparsight.counts.layout import Grid, Layout
+from sparsight.evaluate.scenes import Box
+from sparsight.sequence.trace import SiteTrace
 
 SHARE = 0.25  # of a patch that one box has to cover
 

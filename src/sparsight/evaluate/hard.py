@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sparsight.errors import InputError
 from sparsight.evaluate.record import Record
+from sparsight.evaluate.scenes.suite import load_suite, write_questions
 from sparsight.evaluate.settings import DENSE
-from sparsight.scenes.suite import load_suite, write_questions
 
 DOWNSCALE = "downscale"
 

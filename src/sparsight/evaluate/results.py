@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparsight.evaluate.record import Recall, Record
+from sparsight.evaluate.scenes import Question
 from sparsight.evaluate.scoring import RESAMPLES, interval, marks_of
 from sparsight.evaluate.settings import DENSE, Configuration, Settings
-from sparsight.scenes import Question
 
 Refusals = dict[str, dict[str, str]]  # by configuration and family, the first reason
 Records = Mapping[tuple[str, str], Record]

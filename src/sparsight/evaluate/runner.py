@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from sparsight.bench.timing import facts
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.evaluate.asking import Examiner
 from sparsight.evaluate.results import Refusals, results
+from sparsight.evaluate.scenes import load_images, load_suite
 from sparsight.evaluate.settings import Case, Settings, choose_cases
 from sparsight.evaluate.store import Store, open_store, suite_hash, write_results
-from sparsight.measure import facts
-from sparsight.scenes import load_images, load_suite
 
 Report = Callable[[int, int], None]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sparsight.errors import InputError, SettingError
-from sparsight.method import Method, check_choice
-from sparsight.scenes import FAMILIES, SPLIT, Question
+from sparsight.evaluate.scenes import FAMILIES, SPLIT, Question
+from sparsight.methods.method import Method, check_choice
 
 Control = Literal["none", "question-only", "swapped"]
 CONTROLS: tuple[str, ...] = get_args(Control)

@@ -11,8 +11,8 @@ from typing import Any, Self
 import sparsight
 from sparsight.errors import InputError
 from sparsight.evaluate.record import Record, read_line
+from sparsight.evaluate.scenes import Question, load_suite
 from sparsight.evaluate.settings import Settings
-from sparsight.scenes import Question, load_suite
 
 RUN, ANSWERS, RESULTS = "run.json", "answers.jsonl", "results.json"
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from sparsight.counts.layout import Block
 from sparsight.families.family import IMAGE_FEATURES, IMAGE_IDS, Family
 from sparsight.families.reading import Layouts, alike, patches_of, read
-from sparsight.layout import Block
 
 
 def aria_layouts(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from sparsight.budget import DecoderShape
-from sparsight.compat import TESTED_WITH
-from sparsight.errors import UnsupportedError
-from sparsight.layout import Layout
+from sparsight.counts.cost import DecoderShape
+from sparsight.counts.layout import Layout
+from sparsight.errors import TESTED_WITH, UnsupportedError
 
 IMAGE_IDS = ("image_token_id", "image_token_index")
 BOTH_IDS = (*IMAGE_IDS, "video_token_id", "video_token_index")

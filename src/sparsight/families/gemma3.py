@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from sparsight.counts.layout import Block
 from sparsight.families.family import Family
 from sparsight.families.reading import Layouts, alike, read
-from sparsight.layout import Block
 
 
 def gemma3_layouts(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:

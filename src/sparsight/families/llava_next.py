@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers.image_processing_utils import select_best_resolution
 
+from sparsight.counts.layout import Block, Grid
 from sparsight.families.family import BOTH_FEATURES, BOTH_IDS, IMAGE_FEATURES, IMAGE_IDS, Family
 from sparsight.families.reading import Item, Layouts, config_patches, frames, read
-from sparsight.layout import Block, Grid
 
 
 def next_layouts(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from sparsight.counts.layout import Block, Grid
 from sparsight.families.family import BOTH_FEATURES, BOTH_IDS, Family
 from sparsight.families.llava_next import tiled_images
 from sparsight.families.reading import Item, Layouts, config_patches, frames, read
-from sparsight.layout import Block, Grid
 
 LEAST = 1.1  # grids that are larger than allowed by less are left as they are
 

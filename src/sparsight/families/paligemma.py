@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from sparsight.counts.layout import Block
 from sparsight.families.family import Family
 from sparsight.families.reading import Layouts, alike, config_patches, read
-from sparsight.layout import Block
 
 
 def paligemma_layouts(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from sparsight.counts.layout import Block
 from sparsight.families.family import Family
 from sparsight.families.reading import Item, Layouts, frames, read
-from sparsight.layout import Block
 
 SIZES = ("image_grid_thw", "video_grid_thw")
 

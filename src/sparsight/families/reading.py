@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sparsight.layout import Block, Grid, Layout, layout_of
+from sparsight.counts.layout import Block, Grid, Layout, layout_of
 
 Item = tuple[Block, ...]  # one image or video, in the order of its tokens; its number is filled in by `read`
 Layouts = tuple[Layout | None, ...]

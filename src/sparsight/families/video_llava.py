@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from sparsight.counts.layout import Block
 from sparsight.families.family import BOTH_FEATURES, BOTH_IDS, Family
 from sparsight.families.llava import class_tokens
 from sparsight.families.reading import Item, Layouts, frames, patches_of, read, square_images
-from sparsight.layout import Block
 
 
 def video_llava_layouts(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:

@@ -1,8 +1,8 @@
 """The published methods, one per file, and baselines."""
 
-from sparsight.method import Method
 from sparsight.methods.baselines import Pool, Random, Uniform
 from sparsight.methods.downscale import Downscale
+from sparsight.methods.method import Method
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
 

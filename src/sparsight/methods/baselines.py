@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sparsight import budget, grid, recycling, selection
+from sparsight.counts.layout import Layout
+from sparsight.counts.schedule import Schedule
 from sparsight.errors import SettingError, UnsupportedError
-from sparsight.layout import Layout
-from sparsight.method import Method
-from sparsight.view import Recycled, Selection, View
+from sparsight.methods.method import Method
+from sparsight.methods.parts.cells import partition
+from sparsight.methods.parts.choosers import top_k
+from sparsight.methods.parts.merging import merge
+from sparsight.methods.view import Recycled, Selection, View
 
 INPUT = (0,)
 
@@ -61,14 +64,14 @@ class Random(Baseline):
         mixed = ((self.seed * 4099 + view.site) * 1_000_003 + present) % 2**63
         order = torch.randperm(present, generator=torch.Generator().manual_seed(mixed))
         score = order.to(view.hidden.device, torch.float32)
-        return Selection(selection.top_k(score, view.keep_count, view.images), score=score)
+        return Selection(top_k(score, view.keep_count, view.images), score=score)
 
 
 @dataclass(frozen=True)
 class Gridded(Baseline):
     """A baseline that needs to know where in its image a visual token lies."""
 
-    def schedule_on(self, layout: Layout | None, visual_tokens: int, layers: int) -> budget.Schedule:
+    def schedule_on(self, layout: Layout | None, visual_tokens: int, layers: int) -> Schedule:
         """Plan the counts of a sample whose layout is known.
 
         Raises: UnsupportedError: it is not, or shows no grid, and tokens are to be pruned.
@@ -93,11 +96,11 @@ class Uniform(Gridded):
         """Keep evenly spread tokens."""
         layout, present, count = gridded(self, view.layout), len(view.hidden), view.keep_count
         if present == len(layout):
-            return Selection(grid.partition(layout, count)[1].sort().values.to(view.hidden.device))
+            return Selection(partition(layout, count)[1].sort().values.to(view.hidden.device))
         steps = torch.arange(count, device=view.hidden.device)
         spread = view.hidden.new_zeros(present, dtype=torch.float32)
         spread[(2 * steps + 1) * present // (2 * count)] = 1.0  # the middle of each of `count` equal stretches
-        return Selection(selection.top_k(spread, count, view.images))
+        return Selection(top_k(spread, count, view.images))
 
 
 @dataclass(frozen=True)
@@ -119,17 +122,17 @@ class Pool(Gridded):
         """Whether every visual token may be a recycled one: all of them are means."""
         return True
 
-    def schedule(self, visual_tokens: int, layers: int) -> budget.Schedule:
+    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         """Plan the number of cells."""
         plan = super().schedule(visual_tokens, layers)
         return plan if plan.kept == (visual_tokens,) else replace(plan, kept=plan.recycled, recycled=plan.kept)
 
     def select(self, view: View) -> Selection:
         """Fold each cell into its mean."""
-        labels, centres = grid.partition(gridded(self, view.layout), view.count)
+        labels, centres = partition(gridded(self, view.layout), view.count)
         pool = (labels >= 0).nonzero().flatten()  # all patches, unless there are fewer cells than grids
         labels, centres, pool = (part.to(view.hidden.device) for part in (labels[pool], centres, pool))
-        values = recycling.merge(view.hidden[pool], labels, view.count, "mean")
+        values = merge(view.hidden[pool], labels, view.count, "mean")
         return Selection(pool[:0], Recycled(values, centres, pool, labels))
 
 

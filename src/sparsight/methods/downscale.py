@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from math import isqrt
 
-from sparsight import budget, grid
+from sparsight.counts.layout import Grid, Layout, grids_layout
+from sparsight.counts.schedule import Schedule, resolve_retain
 from sparsight.errors import BudgetError, UnsupportedError
-from sparsight.layout import Grid, Layout, grids_layout
-from sparsight.method import Positions
 from sparsight.methods.baselines import Baseline, gridded
-from sparsight.view import Selection, View
+from sparsight.methods.method import Positions
+from sparsight.methods.parts.cells import downscaled, scaled_partition
+from sparsight.methods.view import Selection, View
 
 
 @dataclass(frozen=True)
@@ -49,27 +50,27 @@ class Downscale(Baseline):
                 f"retain={self.retain} leaves less than one token for each of {len(grids)} images; "
                 f"give a count >= {len(grids)} or a larger fraction."
             )
-        return grid.downscaled(grids[0], most)
+        return downscaled(grids[0], most)
 
-    def schedule(self, visual_tokens: int, layers: int) -> budget.Schedule:
+    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         """Plan the count of one square image."""
         side = isqrt(visual_tokens)
         layout = grids_layout([(side, side)]) if side * side == visual_tokens else None
         return self.schedule_on(layout, visual_tokens, layers)
 
-    def schedule_on(self, layout: Layout | None, visual_tokens: int, layers: int) -> budget.Schedule:
+    def schedule_on(self, layout: Layout | None, visual_tokens: int, layers: int) -> Schedule:
         """Plan the count of images whose layout is known."""
         count = visual_tokens
         if self._wanted(visual_tokens) < visual_tokens:
             layout = gridded(self, layout)
             height, width = self.image_grid(layout)
             count = len(layout.grids) * height * width
-        return budget.Schedule(visual_tokens, layers, self.sites_for(layers), (count,), (0,))
+        return Schedule(visual_tokens, layers, self.sites_for(layers), (count,), (0,))
 
     def _wanted(self, visual_tokens: int) -> float:
-        return budget.resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
+        return resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
 
     def select(self, view: View) -> Selection:
         """Keep one token for each patch that was encoded; its neighbours hold copies."""
         layout = gridded(self, view.layout)
-        return Selection(grid.scaled_partition(layout, self.image_grid(layout))[1].to(view.hidden.device))
+        return Selection(scaled_partition(layout, self.image_grid(layout))[1].to(view.hidden.device))

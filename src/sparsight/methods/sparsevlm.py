@@ -10,10 +10,20 @@ from typing import Literal, Self
 
 import torch
 
-from sparsight import budget, recycling, selection
+from sparsight.counts.schedule import (
+    PAPER_SITES,
+    Accounting,
+    Schedule,
+    recycled_count,
+    resolve_retain,
+    solve_counts,
+    split_count,
+)
 from sparsight.errors import BudgetError, SettingError
-from sparsight.method import Method, check_choice, whole_numbers
-from sparsight.view import Recycled, Selection, View
+from sparsight.methods.method import Method, check_choice, whole_numbers
+from sparsight.methods.parts.choosers import numerical_rank, top_k
+from sparsight.methods.parts.merging import Aggregate, density_peaks, merge
+from sparsight.methods.view import Recycled, Selection, View
 
 ROUNDING = 16  # units in the last place within which two shares count as equal
 
@@ -56,8 +66,8 @@ class SparseVLM(Method):
 
     level: Literal["schedule", "rank"] = "schedule"
     recycle: bool = True
-    aggregate: recycling.Aggregate = "mean"
-    accounting: budget.Accounting = "entering"
+    aggregate: Aggregate = "mean"
+    accounting: Accounting = "entering"
     tau: float = 0.3
     theta: float = 0.1
     prune_scale: float = 0.5
@@ -94,40 +104,40 @@ class SparseVLM(Method):
         """
         return cls(
             retain=retain,
-            sites=budget.PAPER_SITES,
+            sites=PAPER_SITES,
             positions="renumber",
             kept=published(cls, PAPER_KEPT, retain),
             accounting="authors",
         )
 
-    def schedule(self, visual_tokens: int, layers: int) -> budget.Schedule:
+    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         """Plan the counts at each site; with level="rank" they are upper bounds."""
-        wanted = budget.resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
+        wanted = resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
         sites = self.sites_within(wanted, visual_tokens, layers)
         counts = (visual_tokens,) * len(sites)
         if isinstance(self.retain, int) and self.retain >= visual_tokens:  # it has no more than it may keep
-            return budget.Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
+            return Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
         if self.kept is not None and self.kept[0] > visual_tokens:
             raise BudgetError(
                 f"kept={self.kept} is made for more than the sample's {visual_tokens} visual tokens; leave it out, and "
                 f"{type(self).__name__}(retain=...) solves counts for any number."
             )
         if self.kept is None:
-            counts = budget.solve_counts(wanted, visual_tokens, sites, layers, self.accounting)
+            counts = solve_counts(wanted, visual_tokens, sites, layers, self.accounting)
         kept, recycled, now = [], [], visual_tokens
         for i, count in enumerate(counts):
             keep, extra = self._split(min(count, now), now) if self.kept is None else self._given(self.kept[i], now)
             kept.append(keep)
             recycled.append(extra)
             now = keep + extra
-        return budget.Schedule(visual_tokens, layers, sites, tuple(kept), tuple(recycled))
+        return Schedule(visual_tokens, layers, sites, tuple(kept), tuple(recycled))
 
     def _split(self, count: int, now: int) -> tuple[int, int]:
-        return budget.split_count(count, now, self.tau, self.theta) if self.recycle else (count, 0)
+        return split_count(count, now, self.tau, self.theta) if self.recycle else (count, 0)
 
     def _given(self, keep: int, now: int) -> tuple[int, int]:
         keep = min(keep, now)
-        return keep, budget.recycled_count(now - keep, self.tau, self.theta)[1] if self.recycle else 0
+        return keep, recycled_count(now - keep, self.tau, self.theta)[1] if self.recycle else 0
 
     @property
     def adaptive(self) -> bool:
@@ -151,26 +161,26 @@ class SparseVLM(Method):
             raise SettingError("SparseVLM needs rater attention; a view without it cannot be rated.")
         attention = view.attention.mean_over_heads()  # (R, V)
         score = attention.mean(dim=0)
-        keep_count, recycled_count = view.keep_count, view.count - view.keep_count
+        keep_count, clusters = view.keep_count, view.count - view.keep_count
         if self.adaptive:
-            keep_count, recycled_count = self._rank_counts(attention, view)
-        keep = selection.top_k(score, keep_count, view.images)
-        recycled = self._recycle(view, score, keep, recycled_count) if recycled_count else None
+            keep_count, clusters = self._rank_counts(attention, view)
+        keep = top_k(score, keep_count, view.images)
+        recycled = self._recycle(view, score, keep, clusters) if clusters else None
         return Selection(keep, recycled, score)
 
     def _rank_counts(self, attention: torch.Tensor, view: View) -> tuple[int, int]:
         present = attention.shape[-1]
-        removed = int(self.prune_scale * (present - selection.numerical_rank(attention, self.rank_tolerance)))
+        removed = int(self.prune_scale * (present - numerical_rank(attention, self.rank_tolerance)))
         keep, extra = self._given(max(1, present - removed), present)
         return (keep, extra) if keep + extra <= view.count else (view.keep_count, view.count - view.keep_count)
 
     def _recycle(self, view: View, score: torch.Tensor, keep: torch.Tensor, clusters: int) -> Recycled:
         dropped = torch.ones_like(score, dtype=torch.bool).index_fill_(0, keep, value=False)
-        size = max(budget.recycled_count(len(score) - len(keep), self.tau, self.theta)[0], clusters)
-        pool = selection.top_k(score.masked_fill(~dropped, float("-inf")), size)
+        size = max(recycled_count(len(score) - len(keep), self.tau, self.theta)[0], clusters)
+        pool = top_k(score.masked_fill(~dropped, float("-inf")), size)
         points = view.hidden[pool]
-        centres, labels = recycling.density_peaks(points, clusters)
-        return Recycled(recycling.merge(points, labels, clusters, self.aggregate), pool[centres], pool, labels)
+        centres, labels = density_peaks(points, clusters)
+        return Recycled(merge(points, labels, clusters, self.aggregate), pool[centres], pool, labels)
 
 
 def check_kept(kept: Sequence[int], sites: Sequence[int] | None) -> None:

@@ -10,11 +10,12 @@ from typing import Self
 
 import torch
 
-from sparsight import budget, selection
+from sparsight.counts.schedule import PAPER_SITES
 from sparsight.errors import SettingError, UnsupportedError
-from sparsight.method import Positions
+from sparsight.methods.method import Positions
+from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.sparsevlm import SparseVLM, published
-from sparsight.view import Selection, View
+from sparsight.methods.view import Selection, View
 
 PAPER_KEPT: dict[int, tuple[int, ...]] = {
     192: (300, 200, 118),
@@ -62,7 +63,7 @@ class SparseVLMPlus(SparseVLM):
         Raises: BudgetError: a budget that was not published.
         """
         kept = published(cls, PAPER_KEPT, retain)
-        return cls(retain=retain, sites=budget.PAPER_SITES, kept=kept, accounting="authors", heads=14)
+        return cls(retain=retain, sites=PAPER_SITES, kept=kept, accounting="authors", heads=14)
 
     @property
     def needs_distance(self) -> bool:
@@ -78,9 +79,9 @@ class SparseVLMPlus(SparseVLM):
         per_head = view.attention.mean_over_raters(1.0 / prior)  # (H, V)
         total = per_head.shape[0]
         count = min(self.heads, total) if isinstance(self.heads, int) else max(1, int(self.heads * total))
-        chosen = selection.top_k(per_head.sum(dim=-1), count)
+        chosen = top_k(per_head.sum(dim=-1), count)
         score = per_head[chosen].mean(dim=0)
-        return Selection(selection.top_k(score, view.keep_count, view.images), score=score)
+        return Selection(top_k(score, view.keep_count, view.images), score=score)
 
 
 def rope_prior(length: int, inverse_frequencies: torch.Tensor, floor: float) -> torch.Tensor:

@@ -7,12 +7,12 @@ from typing import Any
 
 from PIL import Image
 
+from sparsight.counts.layout import Layout
 from sparsight.errors import InputError
-from sparsight.layout import Layout
-from sparsight.method import Method
+from sparsight.methods.method import Method
 from sparsight.picture.panels import Shown, check_drawable, panels
 from sparsight.picture.sheet import Words, draw
-from sparsight.trace import Stats, Trace
+from sparsight.sequence.trace import Stats, Trace
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from sparsight.layout import PatchGrid
+from sparsight.counts.layout import PatchGrid
 from sparsight.picture.panels import Panel
-from sparsight.trace import SiteTrace
+from sparsight.sequence.trace import SiteTrace
 
 VEIL, TINT, FRAME = (120, 124, 132), (140, 60, 245), (255, 232, 74)
 LIGHT, DARK, UNSEEN = (255, 255, 255), (0, 0, 0), (196, 60, 60)

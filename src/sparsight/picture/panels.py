@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
+from sparsight.counts.layout import Layout, PatchGrid
 from sparsight.errors import InputError, UnsupportedError
-from sparsight.layout import Layout, PatchGrid
 from sparsight.picture.seen import WHOLE, Box, seen_boxes
 
 Shown = Image.Image | Sequence[Image.Image]  # a still, or the frames of a clip in order

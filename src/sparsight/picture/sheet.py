@@ -6,12 +6,12 @@ from math import sqrt
 
 from PIL import Image, ImageDraw
 
-from sparsight.layout import Grid
+from sparsight.counts.layout import Grid
 from sparsight.picture import paint as painting
 from sparsight.picture.paint import FRAME, LIGHT, TINT, UNSEEN, VEIL
 from sparsight.picture.panels import Panel, seen_part
 from sparsight.picture.text import Colour, width, wrap, write
-from sparsight.trace import SiteTrace
+from sparsight.sequence.trace import SiteTrace
 
 SIDE, FEW = 360, 230  # px, about: of a square panel; of one among many
 MANY = 4  # rows, from which on panels are small

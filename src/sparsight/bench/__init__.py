@@ -1,0 +1,1 @@
+"""Times what is predicted elsewhere."""

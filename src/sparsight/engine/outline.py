@@ -1,0 +1,75 @@
+"""What token ids alone tell of a batch: where the visual tokens are and lie, and how many stay. Host side."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sparsight.counts.layout import Layout
+from sparsight.counts.schedule import Schedule
+from sparsight.families import Family
+from sparsight.methods.method import Method
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A batch before anything ran.
+
+    Args:
+        visual: (B, L) bool.
+        layouts: (B,) where each sample's visual tokens lie; None where the family does not know, or there are none.
+        schedules: (B,) planned counts; None for samples without visual tokens.
+    """
+
+    visual: torch.Tensor
+    layouts: tuple[Layout | None, ...]
+    schedules: tuple[Schedule | None, ...]
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans the batches of one model.
+
+    Args:
+        family: where its parts are.
+        config: of the base model.
+        method: what to keep.
+        layers: of its decoder.
+    """
+
+    family: Family
+    config: Any
+    method: Method
+    layers: int
+
+    def outline(
+        self, input_ids: torch.Tensor, given: Mapping[str, Any], known: Sequence[Layout | None] | None = None
+    ) -> Outline:
+        """Plan each sample's counts from its token ids.
+
+        Args:
+            input_ids: (B, L) int64 on the host.
+            given: arguments of the base model, its images among them.
+            known: (B,) layouts that were announced, for a pass whose arguments no longer tell them.
+        Raises: BudgetError: a sample's budget cannot be met.
+        """
+        visual = torch.isin(input_ids, torch.tensor(self.family.placeholder_ids(self.config)))
+        if known is None and self.family.layouts is not None:
+            known = self.family.layouts(self.config, input_ids, given)
+        return self.plan(visual, known)
+
+    def plan(self, visual: torch.Tensor, known: Sequence[Layout | None] | None) -> Outline:
+        """Plan each sample's counts from where its visual tokens are, (B, L) bool on the host; for the rest see above.
+
+        Raises: BudgetError: a sample's budget cannot be met.
+        """
+        known = known or (None,) * len(visual)
+        rows = [(int(row.sum()), layout) for row, layout in zip(visual, known, strict=True)]
+        plans = {own: self._plan(*own) for own in set(rows)}  # samples alike share a plan
+        return Outline(visual, tuple(layout for _, layout in rows), tuple(plans[own] for own in rows))
+
+    def _plan(self, count: int, layout: Layout | None) -> Schedule | None:
+        if layout is not None and len(layout) != count:
+            raise ValueError(f"the layout of {len(layout)} tokens is not that of {count} visual tokens")
+        return self.method.schedule_on(layout, count, self.layers) if count else None

@@ -1,0 +1,198 @@
+"""Composes a whole suite: how many questions of which part, about which scenes, and writes it."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from sparsight.evaluate.scenes import ask
+from sparsight.evaluate.scenes.ask import Turn
+from sparsight.evaluate.scenes.catalogue import with_article
+from sparsight.evaluate.scenes.compose import (
+    FRAMES,
+    MOST,
+    Clip,
+    compose_clip,
+    compose_counting,
+    compose_reading,
+    compose_things,
+)
+from sparsight.evaluate.scenes.render import CLIP_SIZE, render, render_clip
+from sparsight.evaluate.scenes.scene import SIZE, Box, Pool, Scene, TextSize
+from sparsight.evaluate.scenes.suite import Question, write_questions
+
+ORDINALS = ("first", "second", "third")
+_SHARED = 90  # scenes that several families ask about
+_TRIES = 400
+_QUALITY = 86  # of WebP
+
+Picture = Scene | Clip
+Asker = Callable[[Scene, random.Random], Turn | None]
+Made = tuple[dict[str, Picture], tuple[Turn, ...]]  # pictures by name, and what is asked about them
+
+
+@dataclass(frozen=True)
+class Dice:
+    """Gives every drawing its own random numbers, so that none depends on another."""
+
+    seed: int
+    pool: Pool
+
+    def of(self, *name: object) -> random.Random:
+        """Return the random numbers of one drawing."""
+        return random.Random("/".join(map(str, (self.seed, self.pool, *name))))  # noqa: S311 - not secrets
+
+    def shared(self, index: int) -> tuple[str, Scene]:
+        """Return one of the scenes that several families ask about, and its name."""
+        name = f"things-{index % _SHARED:03}"
+        return name, compose_things(self.of(name), self.pool)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A composed suite.
+
+    Args:
+        questions: in the order of the families.
+        pictures: by name, without ending.
+    """
+
+    questions: list[Question] = field(default_factory=list)
+    pictures: dict[str, Picture] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Draw the pictures and write the suite into a folder."""
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        for name, picture in self.pictures.items():
+            image = _strip(picture) if isinstance(picture, Clip) else render(picture)
+            image.save(folder / "images" / f"{name}.webp", quality=_QUALITY, method=6)
+        write_questions(self.questions, folder)
+
+
+def compose_suite(seed: int, pool: Pool, share: float = 1.0) -> Draft:
+    """Compose a suite of all families.
+
+    Args:
+        seed: of everything drawn.
+        pool: which photographs may be used.
+        share: of the full number of questions in each part, at least one.
+    """
+    draft, dice = Draft(), Dice(seed, pool)
+    for (family, split), (count, make) in _parts().items():
+        for number in range(max(1, round(count * share))):
+            name = "-".join(filter(None, (family, split, f"{number:03}")))
+            attempts = (make(dice, dice.of(name, attempt), number, attempt) for attempt in range(_TRIES))
+            pictures, turns = next(made for made in attempts if made)
+            draft.pictures.update(pictures)
+            frames = FRAMES if family == "clip" else 0
+            files = tuple(f"{picture}.webp" for picture in pictures)
+            draft.questions.append(Question(name, family, split, files, frames, turns))
+    return draft
+
+
+Maker = Callable[[Dice, random.Random, int, int], Made | None]
+
+
+def _parts() -> dict[tuple[str, str], tuple[int, Maker]]:
+    """Return how many questions of each part there are, and what makes one."""
+    sizes: tuple[TextSize, ...] = ("large", "medium", "small")
+    return {
+        **{("existence", how): (32, partial(_existence, how)) for how in ask.EXISTENCE},
+        ("attribute", "color"): (32, partial(_on_shared, ask.colour)),
+        ("attribute", "kind"): (20, partial(_on_shared, ask.kind)),
+        ("relation", "one-step"): (30, partial(_on_shared, ask.relation)),
+        ("relation", "two-step"): (24, partial(_on_shared, ask.two_steps)),
+        **{("reading", size): (24, partial(_reading, size)) for size in sizes},
+        ("counting", ""): (6 * (MOST + 1), _counting),
+        ("place", ""): (36, partial(_on_shared, ask.place)),
+        ("two-turn", ""): (30, _two_turns),
+        ("multi-image", "two"): (15, partial(_several, 2)),
+        ("multi-image", "three"): (15, partial(_several, 3)),
+        ("clip", "motion"): (20, partial(_clip, "motion")),
+        ("clip", "event"): (16, partial(_clip, "event")),
+    }
+
+
+def _on_shared(make: Asker, dice: Dice, rng: random.Random, number: int, attempt: int) -> Made | None:
+    name, scene = dice.shared(number + 7 * attempt)
+    made = make(scene, rng)
+    return ({name: scene}, (made,)) if made else None
+
+
+def _existence(how: str, dice: Dice, rng: random.Random, number: int, attempt: int) -> Made | None:
+    wanted: Asker = partial(ask.absent, how=how) if number % 2 else ask.present
+    return _on_shared(wanted, dice, rng, number, attempt)
+
+
+def _reading(size: TextSize, dice: Dice, rng: random.Random, number: int, attempt: int) -> Made | None:
+    name = f"reading-{size}-{number:03}"
+    scene = compose_reading(dice.of(name, attempt), dice.pool, size)
+    made = ask.reading(scene, rng)
+    return ({name: scene}, (made,)) if made else None
+
+
+def _counting(dice: Dice, rng: random.Random, number: int, attempt: int) -> Made | None:
+    name, count = f"counting-{number:03}", number % (MOST + 1)
+    scene = compose_counting(dice.of(name, attempt), dice.pool, count)
+    made = ask.counting(scene, rng)
+    return ({name: scene}, (made,)) if made and made.answer == str(count) else None
+
+
+def _two_turns(dice: Dice, rng: random.Random, number: int, attempt: int) -> Made | None:
+    name, scene = dice.shared(number + 7 * attempt)
+    made = [make(scene, rng) for make in rng.sample((ask.colour, ask.place, ask.relation), 2)]
+    first, second = made
+    if not first or not second or set(first.boxes[0]) & set(second.boxes[0]):
+        return None
+    return {name: scene}, (first, second)
+
+
+def _several(count: int, dice: Dice, rng: random.Random, number: int, attempt: int) -> Made | None:
+    shown = dict(dice.shared(index) for index in rng.sample(range(_SHARED), count))
+    turn = which_image(list(shown.values()), rng)
+    return (dict(shown), (turn,)) if turn else None
+
+
+def which_image(scenes: list[Scene], rng: random.Random) -> Turn | None:
+    """Ask which of several scenes shows something that only one of them does."""
+    names = [{item.thing for item in scene.items} for scene in scenes]
+    index = rng.randrange(len(scenes))
+    others = set().union(*(found for i, found in enumerate(names) if i != index))
+    free = [item for item in scenes[index].singles if item.thing not in others]
+    if not free:
+        return None
+    item = rng.choice(free)
+    boxes = tuple((item.box,) if i == index else () for i in range(len(scenes)))
+    return Turn(f"Which image shows {with_article(item.thing)}?", ORDINALS[index], boxes)
+
+
+def _clip(split: str, dice: Dice, rng: random.Random, number: int, attempt: int) -> Made | None:
+    del rng
+    name = f"clip-{split}-{number:03}"
+    clip = compose_clip("/".join(map(str, (dice.seed, dice.pool, name, attempt))), dice.pool)
+    turn = about_clip(clip)
+    return ({name: clip}, (turn,)) if (clip.event in ("appears", "disappears")) == (split == "event") else None
+
+
+def about_clip(clip: Clip) -> Turn:
+    """Ask which way the thing moves, or what appears or disappears; boxes are those of the frames as drawn."""
+    scale = CLIP_SIZE / SIZE
+    found = [[item.box for item in frame.items if item.thing == clip.subject] for frame in clip.frames]
+    boxes = tuple(tuple(_scaled(box, scale) for box in frame) for frame in found)
+    if clip.event in ("appears", "disappears"):
+        return Turn(f"What {clip.event} in the video?", clip.subject, boxes)
+    return Turn(f"Which way does the {clip.subject} move?", clip.event, boxes)
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    return Box(*(round(side * scale) for side in (box.left, box.top, box.right, box.bottom)))
+
+
+def _strip(clip: Clip) -> Image.Image:
+    strip = Image.new("RGB", (CLIP_SIZE * len(clip.frames), CLIP_SIZE))
+    for number, frame in enumerate(render_clip(clip)):
+        strip.paste(frame, (CLIP_SIZE * number, 0))
+    return strip

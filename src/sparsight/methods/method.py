@@ -1,0 +1,184 @@
+"""Method, the base of every pruning method: settings that check themselves, counts known before the run, one choice.
+
+A method is a frozen dataclass. It states only what is new: the engine finds the visual tokens, calls `raters` once
+per prompt and `select` at each site for each sample, shortens everything and clears up.
+"""
+
+import inspect
+import operator
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+
+from sparsight.counts.layout import Grid, Layout
+from sparsight.counts.schedule import (
+    Schedule,
+    affordable_sites,
+    check_retain,
+    check_sites,
+    resolve_retain,
+    scaled_sites,
+    solve_counts,
+)
+from sparsight.errors import BudgetError, SettingError
+from sparsight.methods.view import Selection, View
+
+Positions = Literal["renumber", "keep"]
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Base of every method.
+
+    Args:
+        retain: what is kept, as a layer mean of visual tokens per sample: an int is a count, a float in (0, 1] the
+            fraction. A sample with no more than the count keeps all. 1.0 keeps everything and leaves the model's
+            computation untouched. None sets no bound, for methods that adapt their counts to the sample.
+        sites: decoder layers on whose entry the sequence gets shorter; None scales SparseVLM's to the model's
+            depth, and takes an earlier first one where the budget is too small for the layers before it.
+            0 is the input, before layer 0, and only for methods that read no attention.
+        positions: "keep" gathers the original rotary positions, "renumber" counts the remaining tokens from 0.
+    """
+
+    retain: float | None = 1 / 3
+    sites: tuple[int, ...] | None = None
+    positions: Positions = "keep"
+
+    def __post_init__(self) -> None:
+        """Check the settings that need no model."""
+        check_dataclass(type(self))
+        if self.retain is not None:
+            object.__setattr__(self, "retain", check_retain(self.retain))
+        elif not self.adaptive:
+            raise BudgetError("retain=None sets no bound; give a count >= 1 or a fraction in (0, 1].")
+        check_choice("positions", self.positions, ("renumber", "keep"))
+        if self.sites is not None:
+            object.__setattr__(self, "sites", whole_numbers("sites", self.sites))
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether `select` reads rater attention."""
+        return True
+
+    @property
+    def needs_distance(self) -> bool:
+        """Whether `select` reads how far apart raters and visual tokens stand in one rotary dimension."""
+        return False
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether counts depend on what is seen; the schedule then holds upper bounds."""
+        return False
+
+    @property
+    def may_keep_none(self) -> bool:
+        """Whether every visual token may be a recycled one."""
+        return False
+
+    @property
+    def scales_images(self) -> bool:
+        """Whether images are scaled down before the image encoder sees them."""
+        return False
+
+    def image_grid(self, layout: Layout) -> Grid:
+        """Return the grid of visual tokens that each image of a sample is scaled down to.
+
+        Only asked of a method with `scales_images`.
+        """
+        return layout.sizes[0]
+
+    def sites_for(self, layers: int) -> tuple[int, ...]:
+        """Return every site that a sample may have in a decoder of `layers` layers.
+
+        Raises: SettingError: sites outside the decoder.
+        """
+        if self.sites is None:
+            first, *later = scaled_sites(layers)
+            return (*range(1, first + 1), *later)
+        return check_sites(self.sites, layers, first=1 if self.needs_attention else 0)
+
+    def sites_within(self, wanted: float, visual_tokens: int, layers: int) -> tuple[int, ...]:
+        """Return the sites of a sample of V visual tokens whose layer mean is to be `wanted`.
+
+        Raises: SettingError: sites outside the decoder.
+        """
+        if self.sites is None:
+            return affordable_sites(wanted, visual_tokens, layers)
+        return self.sites_for(layers)
+
+    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
+        """Plan the counts at each site, before anything runs.
+
+        Raises: BudgetError: the budget cannot be met by this many tokens and layers.
+        """
+        wanted = resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
+        sites = self.sites_within(wanted, visual_tokens, layers)
+        counts = solve_counts(wanted, visual_tokens, sites, layers)
+        return Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
+
+    def schedule_on(self, layout: Layout | None, visual_tokens: int, layers: int) -> Schedule:
+        """Plan the counts of a sample whose layout is known; None where the family does not know.
+
+        Raises: BudgetError: the budget cannot be met by this many tokens and layers.
+        """
+        del layout
+        return self.schedule(visual_tokens, layers)
+
+    def prunes(self, schedule: Schedule) -> bool:
+        """Whether any site may shorten a sample of this schedule; if not, its computation stays untouched."""
+        return min(schedule.counts) < schedule.visual_tokens or (self.adaptive and self.retain is None)
+
+    def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Choose the text tokens whose attention rates the visual tokens; all of them unless a method knows better.
+
+        Args:
+            visual: (V, D) input embeddings of the sample's visual tokens.
+            text: (T, D) input embeddings of the text after the last visual token.
+        Returns: (T,) bool, at least one True.
+        """
+        del visual
+        return torch.ones(len(text), dtype=torch.bool, device=text.device)
+
+    @abstractmethod
+    def select(self, view: View) -> Selection:
+        """Choose the tokens that stay at one site for one sample: exactly `view.count`, recycled ones included.
+
+        An adaptive method may answer with fewer.
+        """
+
+
+def check_dataclass(kind: type[Method]) -> None:
+    """Check that a method's fields are fields, and no class attributes that its instances would hide.
+
+    Raises: SettingError: a class sets a field's value without being a dataclass itself.
+    """
+    names = {field.name for field in fields(kind)}
+    for cls in kind.__mro__:
+        if issubclass(cls, Method) and "__dataclass_fields__" not in vars(cls):
+            hidden = sorted(names & vars(cls).keys() | {*inspect.get_annotations(cls)})
+            if hidden:
+                raise SettingError(
+                    f"{cls.__name__} sets {', '.join(hidden)}, and its instances would not see it; decorate the "
+                    "class with @dataclass(frozen=True)."
+                )
+
+
+def whole_numbers(field: str, values: object) -> tuple[int, ...]:
+    """Return a setting that is a sequence of whole numbers as a tuple of ints.
+
+    Raises: SettingError: it is no such sequence.
+    """
+    try:
+        return tuple(operator.index(value) for value in values)  # type: ignore[attr-defined]
+    except TypeError:
+        raise SettingError(
+            f"{field}={values!r} is no sequence of whole numbers; give a tuple such as (3, 7)."
+        ) from None
+
+
+def check_choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise SettingError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise SettingError(f"{field}={value!r} is not known; choose one of {', '.join(map(repr, allowed))}.")

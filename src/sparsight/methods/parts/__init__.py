@@ -1,0 +1,1 @@
+"""What methods are made of: pure functions of tensors that know no module."""

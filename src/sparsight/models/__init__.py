@@ -1,0 +1,1 @@
+"""Models that transformers and hubs do not give."""

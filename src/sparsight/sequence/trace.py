@@ -1,0 +1,139 @@
+"""What a run recorded: counts and costs of the last prefill, and which visual tokens lived through each site."""
+
+from dataclasses import dataclass
+
+import torch
+
+from sparsight.counts.cost import DecoderShape, decoder_macs, kv_bytes, selection_macs
+from sparsight.counts.layout import Layout
+from sparsight.counts.schedule import Accounting, Schedule
+
+
+@dataclass(frozen=True)
+class SiteTrace:
+    """One sample at one site; visual tokens are named by their index among the sample's original ones.
+
+    A recycled token goes by the name of its centre.
+
+    Args:
+        site: decoder layer on whose entry the sequence got shorter.
+        present: (V_i,) int64, tokens that came in.
+        keep: (K,) int64, tokens kept, recycled ones of earlier sites included.
+        centres: (C,) int64, centres of the tokens recycled here.
+        pool: (P,) int64, dropped tokens that were clustered.
+        labels: (P,) int64 in 0..C-1, the cluster of each.
+        score: (V_i,) float, higher is kept; None if the method scores nothing.
+    """
+
+    site: int
+    present: torch.Tensor
+    keep: torch.Tensor
+    centres: torch.Tensor
+    pool: torch.Tensor
+    labels: torch.Tensor
+    score: torch.Tensor | None
+
+    @property
+    def survivors(self) -> torch.Tensor:
+        """Tokens that left the site, recycled ones by their centres: (K + C,) int64."""
+        return torch.cat([self.keep, self.centres])
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Every site of every sample in the last prefill; `samples[b]` holds one SiteTrace per site that pruned.
+
+    Args:
+        samples: per sample, its sites in order.
+        raters: per sample, (R,) int64 positions of the raters in the prompt, padding included.
+        layouts: per sample, where its visual tokens lie; None where the family does not know, or there are none.
+    """
+
+    samples: tuple[tuple[SiteTrace, ...], ...]
+    raters: tuple[torch.Tensor, ...]
+    layouts: tuple[Layout | None, ...]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counts and costs of the last prefill, known on the host.
+
+    One FLOP is a multiplication or an addition; a multiply-accumulate (what the paper prints as FLOPs) is two. Decoder
+    layers only, padding not counted; the cost of choosing is included in `prefill_flops`.
+
+    Args:
+        shape: the decoder.
+        sites: every site that a sample may have.
+        visual_tokens: (B,) visual tokens before pruning.
+        text_tokens: (B,) real text tokens.
+        raters: (B,) raters, 0 where none were chosen.
+        schedules: (B,) what was kept and recycled at each site.
+        pools: (B,) how many dropped tokens each clustering took.
+        value_bytes: bytes of one number in the cache.
+        host_reads: times the engine waited for the device.
+        windows: (L,) sliding window of each layer's cache, 0 for none; () where no cache layer slides.
+    """
+
+    shape: DecoderShape
+    sites: tuple[int, ...]
+    visual_tokens: tuple[int, ...]
+    text_tokens: tuple[int, ...]
+    raters: tuple[int, ...]
+    schedules: tuple[Schedule, ...]
+    pools: tuple[tuple[int, ...], ...]
+    value_bytes: int
+    host_reads: int
+    windows: tuple[int, ...] = ()
+
+    @property
+    def visual_tokens_per_layer(self) -> tuple[tuple[int, ...], ...]:
+        """(B, L) visual tokens that entered each layer."""
+        return tuple(schedule.entering for schedule in self.schedules)
+
+    @property
+    def tokens_per_layer(self) -> tuple[tuple[int, ...], ...]:
+        """(B, L) text and visual tokens that each layer processed."""
+        rows = zip(self.text_tokens, self.visual_tokens_per_layer, strict=True)
+        return tuple(tuple(text + visual for visual in row) for text, row in rows)
+
+    def mean_visual_tokens_of(self, accounting: Accounting) -> float:
+        """Layer mean of visual tokens, averaged over the samples that have any."""
+        means = [schedule.mean(accounting) for schedule in self.schedules if schedule.visual_tokens]
+        return sum(means) / len(means) if means else 0.0
+
+    @property
+    def mean_visual_tokens(self) -> float:
+        """Layer mean of visual tokens that entered a layer: what was paid for."""
+        return self.mean_visual_tokens_of("entering")
+
+    @property
+    def mean_visual_tokens_authors(self) -> float:
+        """The same under the convention of SparseVLM's authors, for comparison with their tables."""
+        return self.mean_visual_tokens_of("authors")
+
+    @property
+    def prefill_flops(self) -> int:
+        """FLOPs of the decoder layers over the shortened sequences, and of choosing."""
+        macs = sum(decoder_macs(self.shape, row) for row in self.tokens_per_layer)
+        rows = zip(self.text_tokens, self.raters, self.schedules, self.pools, strict=True)
+        return 2 * (macs + sum(selection_macs(self.shape, *row) for row in rows if row[1]))
+
+    @property
+    def dense_prefill_flops(self) -> int:
+        """FLOPs of the decoder layers had nothing been pruned."""
+        return 2 * sum(decoder_macs(self.shape, row) for row in self._dense_rows)
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """Bytes of keys and values after the prefill."""
+        return sum(kv_bytes(self.shape, row, self.value_bytes, self.windows) for row in self.tokens_per_layer)
+
+    @property
+    def dense_kv_cache_bytes(self) -> int:
+        """Bytes of keys and values had nothing been pruned."""
+        return sum(kv_bytes(self.shape, row, self.value_bytes, self.windows) for row in self._dense_rows)
+
+    @property
+    def _dense_rows(self) -> list[tuple[int, ...]]:
+        pairs = zip(self.text_tokens, self.visual_tokens, strict=True)
+        return [(text + visual,) * self.shape.layers for text, visual in pairs]
