@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from sparsight import __version__, embedded
 from sparsight.cli import app
-from sparsight.cli.inputs import MOST_PIXELS, make_inputs, read_image
 from sparsight.cli.method import read_method
 from sparsight.cli.report import compact
 from sparsight.errors import EmbeddedModelError, SettingError
+from sparsight.inputs import MOST_PIXELS
 from sparsight.methods import Random, SparseVLM, SparseVLMPlus
 from tests import tiny, tiny_processor
 
@@ -117,8 +117,11 @@ def test_refuses_a_budget_that_says_nothing(photo, retain, part):
     refused(run("ask", photo, QUESTION, "--retain", retain), part)
 
 
-def test_refuses_a_budget_above_the_visual_tokens(photo, folder):
-    refused(run("ask", photo, QUESTION, "--model", folder, "--retain", tiny.VISUAL + 1), "36 visual tokens")
+def test_says_when_nothing_is_pruned(photo, folder):
+    words = ("ask", photo, QUESTION, "--model", folder, "--runs", 1, "--max-new-tokens", 1)
+    said = "nothing was pruned: the prompt has 36 visual tokens"
+    assert said in " ".join(run(*words, "--retain", tiny.VISUAL + 1).output.split())
+    assert said not in " ".join(run(*words, "--retain", tiny.VISUAL - 1).output.split())
 
 
 def test_refuses_a_budget_that_was_not_published(photo):
@@ -237,25 +240,6 @@ def test_reports_to_people_and_draws(photo, folder, tmp_path):
         image.load()
         assert image.format == "PNG"
         assert min(image.size) > 500
-
-
-def test_answers_without_a_chat_template(photo, tmp_path):
-    processor = tiny_processor.processor(template=None)
-    inputs = make_inputs(processor, [read_image(photo)] * 2, QUESTION)
-    words = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
-    assert words[:2] == ["USER", ":"]
-    assert words[-2:] == ["ASSISTANT", ":"]
-    assert words.count("<image>") == 2 * tiny.VISUAL
-
-
-def test_turns_images_upright(tmp_path):
-    path = tmp_path / "turned.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying on its side
-    Image.new("L", (40, 20)).save(path, exif=exif)
-    image = read_image(path)
-    assert image.size == (20, 40)
-    assert image.mode == "RGB"
 
 
 def test_reads_methods():

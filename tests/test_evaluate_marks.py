@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sparsight.evaluate import (
     recalls,
 )
 from sparsight.evaluate.evidence import shows_whole_images
+from sparsight.evaluate.results import _evidence
 from sparsight.evaluate.scoring import Marks, interval, marks_of, normalised
 from sparsight.evaluate.settings import choose_cases
 from sparsight.layout import Block, grids_layout, layout_of
@@ -169,3 +171,17 @@ def test_budgets_of_several_images_are_fractions():
         for seed in (0, 1)
     }
     assert len(seeds) == 6
+
+
+def test_evidence_of_samples_with_unlike_sites():
+    """A budget near the number of visual tokens leaves sites out where nothing is dropped."""
+    rows = [
+        SimpleNamespace(sites=sites, recall=(recall,), recall_merged=(recall,))
+        for sites, recall in (((3, 7), (0.5, 0.25)), ((7,), (0.75,)), ((3,), (0.1,)), ((), ()))
+    ]
+    found = _evidence(rows, -1)
+    assert [(site["layer"], site["recall"]) for site in found["sites"]] == [
+        (3, pytest.approx((0.5 + 1 + 0.1 + 1) / 4)),
+        (7, pytest.approx((0.25 + 0.75 + 0.1 + 1) / 4)),
+    ]
+    assert found["recall"] == pytest.approx(2.1 / 4)

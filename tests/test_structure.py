@@ -89,3 +89,18 @@ def test_transformers_is_bounded_by_the_newest_tested_release():
     major, minor = TESTED
     assert f"<{major}.{minor + 1}" in str(bound.specifier)
     assert f"transformers=={major}.{minor}." in (ROOT / "constraints.txt").read_text()
+
+
+def test_the_source_distribution_holds_all_that_is_tracked():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("no git checkout")
+    tracked = {name.split("/")[0] for name in listed.stdout.decode().split("\0") if name}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = {name.removeprefix("/") for name in project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]}
+    built_in = {"pyproject.toml", ".gitignore"}  # hatchling adds them
+    assert included == {name for name in tracked if not name.startswith(".")} - built_in
+    assert set(project["project"]["license-files"]) <= included
+    for url in project["project"]["urls"].values():
+        page = url.partition("/main/")[2]
+        assert (ROOT / page).exists()

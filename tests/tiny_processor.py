@@ -1,7 +1,7 @@
 """A tiny tokenizer and processor that fit `tiny.tiny_llava`, and a folder that holds both; nothing is downloaded."""
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -17,12 +17,17 @@ TEMPLATE = (
 )
 
 
-def tokenizer():
-    """One token a word, as many as `tiny.VOCAB`."""
+BEGINS = "{{- bos_token -}}" + TEMPLATE  # as Gemma 3 and Llama 3 write it
+
+
+def tokenizer(begins=False):
+    """One token a word, as many as `tiny.VOCAB`; `begins` puts the first token (BOS) in front of every text."""
     names = dict(SPECIAL) | {5 + i: word for i, word in enumerate(WORDS)}
     vocabulary = {names.get(i, f"w{i}"): i for i in range(tiny.VOCAB)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
     words.pre_tokenizer = pre_tokenizers.Whitespace()
+    if begins:
+        words.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token="<pad>",  # noqa: S106
@@ -33,8 +38,8 @@ def tokenizer():
     )
 
 
-def processor(template=TEMPLATE):
-    """LLaVA-1.5's processor at tiny sizes."""
+def processor(template=TEMPLATE, begins=False):
+    """LLaVA-1.5's processor at tiny sizes; `begins` has its tokenizer add the first token (BOS)."""
     images = CLIPImageProcessorPil(
         size={"shortest_edge": tiny.SIDE},
         crop_size={"height": tiny.SIDE, "width": tiny.SIDE},
@@ -43,7 +48,7 @@ def processor(template=TEMPLATE):
     )
     return LlavaProcessor(
         image_processor=images,
-        tokenizer=tokenizer(),
+        tokenizer=tokenizer(begins),
         patch_size=tiny.PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -52,9 +57,9 @@ def processor(template=TEMPLATE):
     )
 
 
-def save(folder, template=TEMPLATE, **changes):
+def save(folder, template=TEMPLATE, begins=False, **changes):
     """Save a random model and its processor, and return the folder."""
     model = tiny.tiny_llava(dtype=torch.float32, **changes)
     model.save_pretrained(folder)
-    processor(template).save_pretrained(folder)
+    processor(template, begins).save_pretrained(folder)
     return folder

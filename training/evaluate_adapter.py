@@ -27,9 +27,9 @@ from checkpoint import write_manifest
 from easy_vqa import EasyVQA, Question
 from rich.progress import track
 
-from sparsight.chat import model_inputs
 from sparsight.embedded import cache_dir, load, prepare
 from sparsight.embedded.adapter import apply_adapter, read_manifest
+from sparsight.inputs import prompt_inputs, user_message
 from sparsight.measure import facts
 
 MAX_NEW_TOKENS = 8
@@ -91,16 +91,8 @@ def swapped(drawn: list[Case]) -> list[Case]:
 
 def answers(model: Any, processor: Any, data: EasyVQA, batch: list[Case]) -> list[str]:
     """Answers a left-padded batch greedily."""
-    messages = [
-        [
-            {
-                "role": "user",
-                "content": [{"type": "image", "image": data.image(c.image)}, {"type": "text", "text": c.question.text}],
-            }
-        ]
-        for c in batch
-    ]
-    inputs = model_inputs(model, processor, messages, {"padding": True})
+    messages = [[user_message(c.question.text, [data.image(c.image)])] for c in batch]
+    inputs = prompt_inputs(model, processor, messages, {"padding": True})
     with torch.inference_mode():
         output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
     new = output[:, inputs["input_ids"].shape[1] :]

@@ -1,11 +1,56 @@
 """sparsight makes vision-language models look at fewer visual tokens."""
 
-from sparsight.chat import Chat
-from sparsight.errors import SparsightError
-from sparsight.method import Method
-from sparsight.methods import SparseVLM, SparseVLMPlus
-from sparsight.sparsify import Run, run_of, sparsify
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparsight.chat import Chat
+    from sparsight.errors import SparsightError
+    from sparsight.method import Method
+    from sparsight.methods import SparseVLM, SparseVLMPlus
+    from sparsight.sparsify import Run, run_of, sparsify
 
 __version__ = "0.1.0"
 
 __all__ = ["Chat", "Method", "Run", "SparseVLM", "SparseVLMPlus", "SparsightError", "__version__", "run_of", "sparsify"]
+
+_HOMES = {
+    "Chat": "chat",
+    "Method": "method",
+    "Run": "sparsify",
+    "SparseVLM": "methods",
+    "SparseVLMPlus": "methods",
+    "SparsightError": "errors",
+    "run_of": "sparsify",
+    "sparsify": "sparsify",
+}
+
+
+class _Package(ModuleType):
+    """Imports a name when it is asked for: torch and transformers take seconds, which `sparsight --help` need not."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _HOMES:
+            found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+            self.__dict__[name] = found
+            return found
+        if not name.startswith("_"):
+            try:
+                return import_module(f"{__name__}.{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"{__name__}.{name}":
+                    raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep the name of the function `sparsify` from the module that holds it, which Python would put here."""
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

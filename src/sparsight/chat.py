@@ -4,20 +4,18 @@ Text-guided pruning keeps what the first question needs, which is not what the s
 on: to live with that (`reuse="cache"`), or to keep the encoded images and prune them anew (`reuse="image"`).
 """
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
 import torch
-from PIL.Image import Image
 
 from sparsight.compat import generate_cache_argument, output_cache
 from sparsight.errors import InputError, PromptError, SettingError
+from sparsight.inputs import Messages, check_question, prompt_inputs, rgb_images, user_message
 from sparsight.memory import remembered_images
 from sparsight.sparsify import base_of, run_of
 
 Reuse = Literal["image", "cache"]
-Messages = list[dict[str, Any]]
 
 
 class Chat:
@@ -70,23 +68,28 @@ class Chat:
         """The conversation so far, as chat templates take it."""
         return list(self._messages)
 
-    def ask(self, question: str, images: Sequence[Image] = (), *, inputs: dict[str, torch.Tensor] | None = None) -> str:
+    def ask(self, question: str, images: Any = (), *, inputs: dict[str, torch.Tensor] | None = None) -> str:
         """Ask, and return the answer. After an error the conversation stands where it stood.
 
         Args:
             question: what is asked.
-            images: shown with it. With `reuse="image"` new images in a later turn have all of them encoded again.
+            images: shown with it, and always before it: one or several Pillow images, paths, or NumPy arrays
+                (`sparsight.pixels.to_rgb` says of which kinds). With `reuse="image"` new images in a later turn have
+                all of them encoded again.
             inputs: what the processor made of the first turn, if that was called before.
 
         Raises:
+            InputError: the question is empty, no str, or holds the processor's image placeholder; an image cannot be
+                read; or the processor can make no prompt of them.
             PromptError: new images in a later turn with `reuse="cache"`.
             BudgetError: the budget cannot be met on this prompt.
             UnsupportedError: an option of `generate()` is not supported.
         """
-        content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": question}]
-        messages = [*self._messages, {"role": "user", "content": content}]
+        check_question(question, self._processor)
+        shown = rgb_images(images)
+        messages = [*self._messages, user_message(question, shown)]
         if self._reuse == "cache" and self._messages:
-            if images:
+            if shown:
                 raise PromptError("reuse='cache' continues on the cache, which takes no new image; use reuse='image'.")
             sequence, cache, start = self._go_on(messages)
         else:
@@ -100,7 +103,7 @@ class Chat:
     def _afresh(self, messages: Messages, inputs: dict[str, torch.Tensor] | None) -> tuple[torch.Tensor, Any, int]:
         """Prefill the whole conversation; of a later turn, only its own text rates the images."""
         if inputs is None or self._messages:
-            inputs = model_inputs(self._model, self._processor, messages, self._settings)
+            inputs = prompt_inputs(self._model, self._processor, messages, self._settings)
         run = run_of(self._base)
         with ExitStack() as stack:
             if run is not None and len(messages) > 1:
@@ -140,7 +143,8 @@ class Chat:
         rest = after.removeprefix(before).lstrip()
         if after.startswith(before) and rest.startswith(said):
             return rest.removeprefix(said)
-        return self._text(messages[-1:])  # a template that writes earlier turns in its own way
+        alone = self._text(messages[-1:])  # a template that writes earlier turns in its own way
+        return alone.removeprefix(self._processor.tokenizer.bos_token or "")  # the conversation has begun already
 
     def _text(self, messages: Messages) -> str:
         return str(self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
@@ -154,29 +158,3 @@ def _as_first(messages: Messages) -> Messages:
     shown = [part for message in messages for part in message["content"] if part["type"] == "image"]
     asked = [part for part in messages[-1]["content"] if part["type"] != "image"]
     return [{"role": "user", "content": [*shown, *asked]}]
-
-
-def model_inputs(
-    model: Any, processor: Any, messages: Messages | list[Messages], settings: dict[str, Any]
-) -> dict[str, torch.Tensor]:
-    """Return what a model gets for a conversation or a batch of them, on its device and in its number format.
-
-    Args:
-        model: that answers.
-        processor: its processor.
-        messages: as chat templates take them, with the images.
-        settings: given to the processor.
-    """
-    inputs = processor.apply_chat_template(
-        messages,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs=settings,
-    )
-    device, dtype = model.device, model.dtype
-    return {
-        name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
-        for name, value in inputs.items()
-    }

@@ -34,7 +34,7 @@ class AttachError(SparsightError, RuntimeError):
 
 
 class InputError(SparsightError, ValueError):
-    """A missing, broken or oversized image, or an empty question."""
+    """An image, a question or a prompt that cannot be read, or that no prompt can be made of."""
 
 
 class ModelError(SparsightError, RuntimeError):
@@ -43,3 +43,7 @@ class ModelError(SparsightError, RuntimeError):
 
 class EmbeddedModelError(SparsightError, RuntimeError):
     """The embedded model is not prepared, cannot be fetched, or is damaged."""
+
+
+class InputWarning(UserWarning):
+    """An image that is shown otherwise than its file might be meant: one frame of several, a profile left out."""

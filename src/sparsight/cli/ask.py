@@ -1,29 +1,28 @@
 """`sparsight ask`: one question, answered dense and sparse on the same inputs, and what that cost."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
 from PIL import Image
 from rich.console import Console
 
-from sparsight.cli.inputs import make_inputs, read_image, split_words, to_device
+from sparsight.cli.inputs import read_device, read_dtype, split_words
 from sparsight.cli.method import cli_name, read_method
 from sparsight.cli.models import EMBEDDED, load_model
 from sparsight.cli.report import Outcome, as_document, show
+from sparsight.cli.streams import print_json
 from sparsight.errors import InputError
+from sparsight.evaluate.asking import cast_weights
 from sparsight.families import family_of
+from sparsight.inputs import check_question, prompt_inputs, read_image, source_name, user_message
 from sparsight.measure import facts, interleave, time_generation
 from sparsight.method import Method
-from sparsight.methods import methods
 from sparsight.picture import check_drawable, panels
 from sparsight.sparsify import Run, sparsify
 
-METHOD_NAMES = ", ".join(cli_name(method) for method in methods())
 MOST_STEPS = 16  # decode steps that are timed
 
 
@@ -40,6 +39,8 @@ class Request:
         max_new_tokens: length of the answers, at most.
         runs: timed runs of each kind.
         picture: PNG to write, or None.
+        device: to run on, None for the GPU if there is one.
+        dtype: number format of the weights, None for the one they have.
     """
 
     words: tuple[str, ...]
@@ -50,6 +51,8 @@ class Request:
     max_new_tokens: int
     runs: int
     picture: Path | None
+    device: str | None = None
+    dtype: str | None = None
 
 
 def ask(request: Request, as_json: bool) -> None:
@@ -58,13 +61,16 @@ def ask(request: Request, as_json: bool) -> None:
     Raises: SparsightError: anything that is missing or does not fit, before the model runs where it can be known.
     """
     method = read_method(request.method, request.retain, request.paper)
-    paths, question = split_words(request.words)
-    images = [read_image(path) for path in paths]
+    device, dtype = read_device(request.device), read_dtype(request.dtype)
+    sources, question = split_words(request.words)
+    images = [read_image(source) for source in sources]
     if request.picture is not None:
         check_target(request.picture)
     with progress("loading the model"):
-        model, processor = load_model(request.model)
-    inputs = to_device(make_inputs(processor, images, question), model.device, model.dtype)
+        model, processor = load_model(request.model, device)
+        model = model if dtype is None else cast_weights(model, dtype)
+    check_question(question, processor)
+    inputs = prompt_inputs(model, processor, [user_message(question, images)])
     if request.picture is not None:
         panels(check_drawable(family_of(model).layout(model.config, inputs)), images, processor)
     with progress("answering"):
@@ -74,7 +80,7 @@ def ask(request: Request, as_json: bool) -> None:
         model=request.model or EMBEDDED,
         method=cli_name(type(method)),
         settings=repr(method),
-        images=tuple(map(str, paths)),
+        images=tuple(map(source_name, sources)),
         question=question,
         dense=dense,
         sparse=answer,
@@ -83,12 +89,12 @@ def ask(request: Request, as_json: bool) -> None:
         facts=facts(model.device, model.dtype),
         picture=None if request.picture is None else str(request.picture),
     )
-    if request.picture is not None:
-        draw(outcome, run, images, processor)
     if as_json:
-        typer.echo(json.dumps(as_document(outcome), ensure_ascii=False))
+        print_json(as_document(outcome))
     else:
         show(outcome, Console())
+    if request.picture is not None:  # last: a full disk loses no answer
+        draw(outcome, run, images, processor)
 
 
 def check_target(path: Path) -> None:

@@ -1,6 +1,5 @@
 """`sparsight eval`: a suite's questions, dense and at each budget, side by side."""
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -17,8 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sparsight.cli.ask import progress
+from sparsight.cli.inputs import read_device
 from sparsight.cli.method import cli_name, read_method, read_retain
 from sparsight.cli.models import EMBEDDED, load_model
+from sparsight.cli.streams import INTERRUPTED, print_json, say
+from sparsight.cli.words import METHODS, SCENES
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, open_store, run
 from sparsight.evaluate.runner import Report
@@ -26,10 +28,6 @@ from sparsight.evaluate.settings import Control, check_once
 from sparsight.evaluate.store import ANSWERS
 from sparsight.scenes import FAMILIES, SPLIT
 
-METHODS = "dense,random,uniform,pool,downscale,sparsevlm"
-BUDGETS = "192,128,64,32"
-SCENES = "scenes"
-INTERRUPTED = 130
 _PLAIN_WIDTH = 120  # columns where no terminal says how many there are
 
 
@@ -48,6 +46,7 @@ class Request:
         dtype: number format of the weights.
         seed: of everything drawn.
         out: folder.
+        device: to run on, None for the GPU if there is one.
     """
 
     suite: str
@@ -60,6 +59,7 @@ class Request:
     dtype: str
     seed: int
     out: Path
+    device: str | None = None
 
 
 def evaluate(request: Request, as_json: bool) -> None:
@@ -67,24 +67,22 @@ def evaluate(request: Request, as_json: bool) -> None:
 
     Raises: SparsightError: anything that is missing or does not fit, before the model is loaded where it can be known.
     """
-    settings = read_settings(request)
+    settings, device = read_settings(request), read_device(request.device)
     with open_store(settings) as store:
         for note in store.notes:
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}")
     try:
         with progress("loading the model"):
-            model, processor = load_model(request.model)
+            model, processor = load_model(request.model, device)
             cast_weights(model, getattr(torch, settings.dtype))
         with answering() as report:
             found = run(model, processor, settings, command=command(), report=report)
     except KeyboardInterrupt:
         count = (settings.out / ANSWERS).read_bytes().count(b"\n")
-        typer.echo(
-            f"stopped; {count} answers are kept in {settings.out}. Run the same command again to continue.", err=True
-        )
+        say(f"stopped; {count} answers are kept in {settings.out}. Run the same command again to continue.")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        print_json(found)
     else:
         console = Console()
         show(found, console if console.is_terminal else Console(width=_PLAIN_WIDTH), settings)
@@ -169,7 +167,9 @@ def show(found: dict[str, Any], console: Console, settings: Settings) -> None:
         refused = [family for family in FAMILIES if family in row["refused"]]
         if refused:
             reason = row["refused"][refused[0]]
-            console.print(f"{row['key']} refuses {', '.join(refused)}: {reason}", style="yellow", highlight=False)
+            console.print(
+                f"{row['key']} refuses {', '.join(refused)}: {reason}", style="yellow", highlight=False, markup=False
+            )
     known = found["facts"]
     console.print(
         f"{found['suite']['questions']} questions, control {found['control']}, {found['model']} in {known['dtype']}; "

@@ -1,82 +1,83 @@
-"""From words on the command line to a prompt: images, question, chat template."""
+"""From words on the command line to images, a question, a device and a number format."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image, ImageOps
 
-from sparsight.errors import InputError
+from sparsight.cli.words import DEVICES
+from sparsight.errors import InputError, SettingError
+from sparsight.evaluate.settings import DTYPES
 
-MOST_PIXELS = 50_000_000
 
-
-def split_words(words: Sequence[str]) -> tuple[list[Path], str]:
+def split_words(words: Sequence[str]) -> tuple[list[str], str]:
     """Return the images and the question behind them.
 
-    Raises: InputError: one of them is missing or empty.
+    Raises: InputError: one of them is missing, empty or no text.
     """
     if len(words) < 2:
         raise InputError('give at least one image and then the question: sparsight ask photo.jpg "What is this?"')
     *names, question = words
-    if not question.strip():
+    question = as_text(question).strip()
+    if not question:
         raise InputError("the question is empty; its words decide what is kept.")
-    if Path(question).suffix and Path(question).is_file():
+    if Path(question).suffix and _is_file(question):
         raise InputError(f"the last argument {question!r} is a file; put the question behind the images.")
-    return [Path(name) for name in names], question.strip()
+    if not all(names):
+        raise InputError("the name of an image is empty; give an image file.")
+    return names, question
 
 
-def read_image(path: Path) -> Image.Image:
-    """Open an image upright and in RGB.
+def as_text(word: str) -> str:
+    """Return a word as text; where the locale does not know its bytes, they are read as UTF-8.
 
-    Raises: InputError: missing, no image, broken, or of more than 50 million pixels.
+    Raises: InputError: they are no text.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file.")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give an image file.")
     try:
-        with Image.open(path) as image:
-            _check_size(path, image)
-            upright: Image.Image = ImageOps.exif_transpose(image)
-            return upright.convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path} is too large: {error}") from error
-    # Pillow's readers raise all of these on broken files
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, OverflowError, MemoryError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}.") from error
+        return os.fsencode(word).decode("utf-8") if any("\ud800" <= letter <= "\udfff" for letter in word) else word
+    except UnicodeError:
+        raise InputError(f"the question {word!r} is no text in UTF-8; type it in that encoding.") from None
 
 
-def _check_size(path: Path, image: Image.Image) -> None:
-    pixels = image.width * image.height
-    if pixels > MOST_PIXELS:
-        raise InputError(
-            f"{path} is too large: {image.width} x {image.height} pixels; {MOST_PIXELS // 10**6} million are allowed."
-        )
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # longer than any name
+        return False
 
 
-def make_inputs(processor: Any, images: Sequence[Image.Image], question: str) -> dict[str, Any]:
-    """Turn images and a question into what the model takes.
+def read_device(text: str | None) -> torch.device:
+    """Return the device to run on: the one asked for, else the GPU if there is one.
 
-    Raises: InputError: the question holds the processor's image placeholder.
+    Raises: SettingError: no such device, or it is not here.
     """
-    token = getattr(processor, "image_token", "<image>")
-    if token in question:
-        raise InputError(f"the question holds {token!r}, which stands for an image; leave it out.")
-    if getattr(processor, "chat_template", None):
-        content = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
-        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    else:  # LLaVA-1.5's own words
-        places = f"{token}\n" * len(images)
-        text = f"USER: {places}{question} ASSISTANT:"
-    return dict(processor(images=list(images), text=text, return_tensors="pt"))
+    if text is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise SettingError(f"--device {text!r} is not known; give {DEVICES}.") from None
+    count = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }.get(device.type)
+    if count is None:
+        raise SettingError(f"--device {text!r} is not supported; give {DEVICES}.")
+    if (device.index or 0) >= count:
+        raise SettingError(f"--device {text!r} is not here: torch finds {count} of type {device.type}; leave it out.")
+    return device
 
 
-def to_device(inputs: dict[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Move inputs to the model; pixels take its number format."""
-    return {
-        name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
-        for name, value in inputs.items()
-        if isinstance(value, torch.Tensor)
-    }
+def read_dtype(text: str | None) -> torch.dtype | None:
+    """Return the number format asked for; None for the one that the weights have.
+
+    Raises: SettingError: no such format.
+    """
+    if text is None:
+        return None
+    if text not in DTYPES:
+        raise SettingError(f"--dtype {text!r} is not known; give one of {', '.join(DTYPES)}.")
+    found: torch.dtype = getattr(torch, text)
+    return found

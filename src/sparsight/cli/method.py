@@ -1,8 +1,11 @@
 """From words on the command line to a method."""
 
 import re
+import sys
 from dataclasses import fields
 from typing import Any
+
+from rich.table import Table
 
 from sparsight.budget import check_retain
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
@@ -83,3 +86,18 @@ def read_method(name: str, retain: str, paper: bool) -> Method:
         raise UnsupportedError(f"{cli_name(method)} has no published settings; leave --paper out.")
     found: Method = preset(budget)
     return found
+
+
+def methods_table() -> Table:
+    """Return the table of the methods that ship, for people."""
+    table = Table("name", "class", "what it does", "published budgets")
+    modules = [method.__module__ for method in methods()]
+    for method in methods():
+        module = sys.modules[method.__module__]
+        # a module of several methods says what they share, so each class speaks for itself
+        speaker = module if modules.count(method.__module__) == 1 else method
+        about = (speaker.__doc__ or "").split("\n", maxsplit=1)[0]
+        about = re.sub(r"^[^:]*: ", "", about).rstrip(".")
+        budgets = ", ".join(map(str, getattr(module, "PAPER_KEPT", {}))) or "-"
+        table.add_row(cli_name(method), method.__name__, about, budgets)
+    return table

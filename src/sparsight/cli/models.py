@@ -13,11 +13,12 @@ from sparsight.families import families, family_of
 EMBEDDED = "embedded"
 
 
-def load_model(name: str | None) -> tuple[Any, Any]:
-    """Load a model and its processor, in evaluation mode, on the GPU if there is one.
+def load_model(name: str | None, device: torch.device) -> tuple[Any, Any]:
+    """Load a model and its processor, in evaluation mode.
 
     Args:
         name: folder or hub id; None for the embedded model.
+        device: that it is put on.
 
     Raises:
         EmbeddedModelError: the embedded model is not prepared, or damaged.
@@ -26,7 +27,6 @@ def load_model(name: str | None) -> tuple[Any, Any]:
     """
     model: Any
     model, processor = embedded.load() if name is None else _load_named(name)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(device).eval(), processor
 
 

@@ -96,6 +96,9 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print("same answer" if outcome.dense == outcome.sparse else "different answers", style="dim")
     console.print()
     console.print(_costs(outcome))
+    if len(set(stats.visual_tokens_per_layer[0])) == 1 and stats.mean_visual_tokens == stats.visual_tokens[0]:
+        said = f"nothing was pruned: the prompt has {stats.visual_tokens[0]} visual tokens, which the budget keeps"
+        console.print(Text(said, "yellow"))
     console.print(Text(f"visual tokens by layer  {compact(stats.visual_tokens_per_layer[0])}"))
     console.print(
         f"mean over layers        {stats.mean_visual_tokens:.1f} entering a layer, "

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from sparsight import budget
-from sparsight.chat import Chat, model_inputs
+from sparsight.chat import Chat
 from sparsight.errors import InputError
 from sparsight.evaluate.evidence import evidence_tokens, recalls, shows_whole_images
 from sparsight.evaluate.record import Recall, Record
@@ -18,6 +18,7 @@ from sparsight.evaluate.scoring import normalised
 from sparsight.evaluate.settings import Case, Configuration
 from sparsight.families import family_of
 from sparsight.families.family import decoder_shape
+from sparsight.inputs import prompt_inputs, user_message
 from sparsight.measure import synchronize
 from sparsight.method import Method
 from sparsight.scenes import Question
@@ -130,8 +131,7 @@ class Examiner:
                 "size": {"shortest_edge": side},
                 "crop_size": {"height": side, "width": side},
             }
-        content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": question}]
-        return model_inputs(self.model, self.processor, [{"role": "user", "content": content}], settings)
+        return prompt_inputs(self.model, self.processor, [user_message(question, images)], settings)
 
     def _takes(self, side: int) -> bool:
         """Tell whether the image encoder takes images of this side; frames of a side it does not take are enlarged."""

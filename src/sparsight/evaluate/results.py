@@ -133,9 +133,9 @@ def _evidence(rows: Sequence[Record], turn: int) -> dict[str, Any] | None:
     known = [row for row in rows if row.recall[turn] is not None]
     if not known:
         return None
-    sites = max((row.sites for row in known), key=len)
-    plain = [_padded(row.recall[turn], len(sites)) for row in known]
-    merged = [_padded(row.recall_merged[turn], len(sites)) for row in known]
+    sites = sorted({site for row in known for site in row.sites})
+    plain = [_at(sites, row.sites, row.recall[turn]) for row in known]
+    merged = [_at(sites, row.sites, row.recall_merged[turn]) for row in known]
     return {
         "n": len(known),
         "sites": [
@@ -147,9 +147,10 @@ def _evidence(rows: Sequence[Record], turn: int) -> dict[str, Any] | None:
     }
 
 
-def _padded(recall: Recall | None, sites: int) -> Recall:
-    """Return the recall at each site; a sample that was not pruned lost nothing."""
-    return recall or (1.0,) * sites
+def _at(layers: Sequence[int], sites: Sequence[int], recall: Recall | None) -> Recall:
+    """Return the recall at each of several layers: that of a sample's last site so far, 1 before its first one."""
+    found = dict(zip(sites, recall or (1.0,) * len(sites), strict=True))
+    return tuple(next((found[site] for site in reversed(sites) if site <= layer), 1.0) for layer in layers)
 
 
 def _hard(one: Configuration, parts: Mapping[str, list[Question]], records: Records) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from sparsight.errors import InputError
+from sparsight.inputs import read_image
 from sparsight.scenes.ask import Turn
 from sparsight.scenes.scene import Box
 
@@ -67,10 +68,9 @@ def load_images(question: Question, folder: Path = SPLIT) -> list[Image.Image]:
     images = []
     for name in question.images:
         try:
-            with Image.open(folder / "images" / name) as opened:
-                image = opened.convert("RGB")
-        except OSError as error:
-            raise InputError(f"question {question.id}: image {name} cannot be read ({error}).") from error
+            image = read_image(folder / "images" / name)
+        except InputError as error:
+            raise InputError(f"question {question.id}: image {error}") from error
         if question.frames:
             width = image.width // question.frames
             images += [image.crop((i * width, 0, (i + 1) * width, image.height)) for i in range(question.frames)]

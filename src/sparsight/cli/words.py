@@ -1,0 +1,12 @@
+"""Names and defaults that the help shows, apart from what they stand for: importing that takes seconds.
+
+A test compares them with the real ones.
+"""
+
+METHOD_NAMES = "sparsevlm, sparsevlm-plus, random, uniform, pool, downscale"
+DTYPES = "float32, bfloat16, float16"
+CONTROLS = "none, question-only, swapped"
+DEVICES = "cpu, cuda, cuda:N or mps"
+SCENES = "scenes"
+METHODS = "dense,random,uniform,pool,downscale,sparsevlm"
+BUDGETS = "192,128,64,32"
