@@ -13,7 +13,9 @@ Written by `sparsight families --markdown`; a test keeps this page up to date.
 
 A site is a decoder layer on whose entry the sequence gets shorter; 0, the input, is for methods that read no
 attention. For every family it is known where in its image a visual token lies; where visual tokens answer learned
-queries they lie nowhere, and what needs a grid (`Uniform`, `Pool`, evidence, pictures) is refused.
+queries they lie nowhere, and what needs a grid (`Uniform`, `Pool`, evidence, pictures) is refused. A tile counts as an
+image of its own. LLaVA-NeXT and LLaVA-OneVision have two grids of an image, an overview and a fine one whose rows end
+with tokens that are no patches; such tokens, and class tokens, belong to no cell of `Uniform` and `Pool`.
 
 {table}
 

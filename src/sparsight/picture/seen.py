@@ -40,10 +40,10 @@ def seen_boxes(processor: Any, size: tuple[int, int]) -> list[Box]:
 
 def _gradients(width: int, height: int) -> Image.Image:
     """Return an image whose red says the column, whose green says the row, and whose blue says that it is the image."""
-    red = np.broadcast_to((np.arange(width) + 0.5) / width, (height, width))
-    green = np.broadcast_to(((np.arange(height) + 0.5) / height)[:, None], (height, width))
-    colours = np.stack([red, green, np.ones((height, width))], axis=-1)
-    return Image.fromarray((colours * 255).round().astype(np.uint8))
+    colours = np.full((height, width, 3), 255, dtype=np.uint8)
+    colours[..., 0] = ((np.arange(width) + 0.5) / width * 255).round()
+    colours[..., 1] = ((np.arange(height) + 0.5) / height * 255).round()[:, None]
+    return Image.fromarray(colours)
 
 
 def _processed(processor: Any, looks: Any, image: Image.Image) -> NDArray[np.float64]:
