@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 
-ALONE = ("embedded", "test_benchmark", "test_measure")  # these choose for themselves
+ALONE = ("embedded", "tests/bench")  # these choose for themselves
 
 
 # options beside a generation config: pipelines and assisted decoding of transformers itself do so

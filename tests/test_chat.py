@@ -10,8 +10,8 @@ from sparsight import Chat, SparseVLM, SparseVLMPlus, sparsify
 from sparsight.engine.image_memory import remembered_images
 from sparsight.errors import BudgetError, InputError, PromptError, SettingError, UnsupportedError
 from sparsight.sequence.prompt import read_prompts
-from tests import tiny, tiny_processor
-from tests.test_evaluate import TURNS
+from tests.evaluate.test_evaluate import TURNS
+from tests.support import tiny, tiny_processor
 
 FIRST, SECOND = "what color is the shape ?", "w30 w31 w32"
 METHOD = SparseVLM(retain=12)

@@ -11,10 +11,10 @@ from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 
 from sparsight.cli import app
-from sparsight.cli.families import families_page
+from sparsight.cli.models import models_page
 from sparsight.families import families
 from sparsight.models.embedded import is_prepared
-from tests import tiny
+from tests.support import tiny
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -98,11 +98,11 @@ def test_tables_equal_the_result_files():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_families_page_is_up_to_date():
-    page = ROOT / "docs" / "families.md"
-    assert page.read_text(encoding="utf-8") == families_page(), "run: sparsight families --markdown > docs/families.md"
+def test_models_page_is_up_to_date():
+    page = ROOT / "docs" / "models.md"
+    assert page.read_text(encoding="utf-8") == models_page(), "run: sparsight models --markdown > docs/models.md"
 
 
 def test_readme_counts_the_families():
     assert len(families()) == 20
-    assert f"[twenty families]({REPOSITORY}docs/families.md)" in README
+    assert f"[twenty families]({REPOSITORY}docs/models.md)" in README

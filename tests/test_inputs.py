@@ -13,7 +13,7 @@ from PIL import Image
 from sparsight.errors import InputError
 from sparsight.inputs import MOST_PIXELS, read_image, rgb_images
 from sparsight.pixels import to_rgb
-from tests import tiny
+from tests.support import tiny
 
 QUESTION = "what color is the shape ?"
 RED = (255, 0, 0)

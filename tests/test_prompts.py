@@ -11,7 +11,7 @@ from sparsight import Chat, SparseVLM, sparsify
 from sparsight.errors import InputError
 from sparsight.evaluate.asking import Examiner
 from sparsight.inputs import check_question, prompt_inputs, user_message
-from tests import tiny, tiny_processor
+from tests.support import tiny, tiny_processor
 
 QUESTION = "what color is the shape ?"
 RED = (255, 0, 0)

@@ -176,34 +176,34 @@ def methods_command(verbose: Verbose = False) -> None:
     Console().print(methods_table())
 
 
-@app.command(name="families")
+@app.command(name="models")
 @command
-def families_command(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/families.md instead.")] = False,
+def models_command(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/models.md instead.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Show the model families that are supported, and what is refused for each."""
-    from sparsight.cli.families import families_page, families_table, refusals
+    from sparsight.cli.models import models_page, models_table, refusals
 
     del verbose
     if markdown:
-        put(families_page())
+        put(models_page())
         return
-    Console().print(families_table())
+    Console().print(models_table())
     put("\n".join(["refused:", *refusals(), ""]))
 
 
-@app.command(name="ways")
+@app.command(name="modes")
 @command
-def ways_command(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/ways.md instead.")] = False,
+def modes_command(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/modes.md instead.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Show every way to generate: what works, what is refused, and why."""
-    from sparsight.cli.ways import ways_page, ways_table
+    from sparsight.cli.modes import modes_page, modes_table
 
     del verbose
     if markdown:
-        put(ways_page())
+        put(modes_page())
         return
-    Console().print(ways_table())
+    Console().print(modes_table())

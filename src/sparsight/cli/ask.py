@@ -11,8 +11,8 @@ from rich.console import Console
 
 from sparsight.bench.timing import facts, interleave, time_generation
 from sparsight.cli.inputs import read_device, read_dtype, split_words
+from sparsight.cli.load import EMBEDDED, load_model
 from sparsight.cli.method import cli_name, read_method
-from sparsight.cli.models import EMBEDDED, load_model
 from sparsight.cli.report import Outcome, as_document, show
 from sparsight.cli.streams import print_json
 from sparsight.errors import InputError

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from sparsight.cli.ask import progress
 from sparsight.cli.inputs import read_device
+from sparsight.cli.load import EMBEDDED, load_model
 from sparsight.cli.method import cli_name, read_method, read_retain
-from sparsight.cli.models import EMBEDDED, load_model
 from sparsight.cli.streams import INTERRUPTED, print_json, say
 from sparsight.cli.words import METHODS, SCENES
 from sparsight.errors import InputError

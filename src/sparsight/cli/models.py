@@ -1,75 +1,88 @@
-"""Loads the model that a command is about: the embedded one, a folder, or one from the model hub."""
+"""What `sparsight models` shows: a table for people, or the page docs/models.md; both from the families' fields."""
 
-from pathlib import Path
-from typing import Any
+from rich.table import Table
 
-import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from sparsight.families import Family, families
+from sparsight.families.dangers import DANGERS
+from sparsight.families.refused import REFUSED
 
-from sparsight.errors import ModelError, SparsightError, UnsupportedError
-from sparsight.families import families, family_of
-from sparsight.models import embedded
+HEADS = ("family", "model classes", "sites", "positions", "video", "refused")
+PAGE = """# Model families
 
-EMBEDDED = "embedded"
+Written by `sparsight models --markdown`; a test keeps this page up to date.
 
+A site is a decoder layer on whose entry the sequence gets shorter; 0, the input, is for methods that read no
+attention. For every family it is known where in its image a visual token lies; where visual tokens answer learned
+queries they lie nowhere, and what needs a grid (`Uniform`, `Pool`, evidence, pictures) is refused. A tile counts as an
+image of its own. LLaVA-NeXT and LLaVA-OneVision have two grids of an image, an overview and a fine one whose rows end
+with tokens that are no patches; such tokens, and class tokens, belong to no cell of `Uniform` and `Pool`.
 
-def load_model(name: str | None, device: torch.device) -> tuple[Any, Any]:
-    """Load a model and its processor, in evaluation mode.
+{table}
 
-    Args:
-        name: folder or hub id; None for the embedded model.
-        device: that it is put on.
+## Classes that are not listed
 
-    Raises:
-        EmbeddedModelError: the embedded model is not prepared, or damaged.
-        ModelError: the model cannot be found, reached or read.
-        UnsupportedError: no family knows its class.
-    """
-    model: Any
-    model, processor = embedded.load() if name is None else _load_named(name)
-    return model.to(device).eval(), processor
+A class that nobody registered is hosted if its parts follow LLaVA's pattern: a text decoder at `language_model` or
+`text_model` with layers of `self_attn` and `mlp`, a `rotary_emb`, and a placeholder id in the config. A few words are
+sent through it first, to see that its masks are causal, that its rotary tables are those of one position a token, that
+nothing unknown runs beside the hidden states, and that every layer stores its keys. Else it is refused with all reasons
+found. Known patterns that are refused by name:
 
+{dangers}
 
-def _load_named(name: str) -> tuple[Any, Any]:
-    if Path(name).is_file():
-        raise ModelError(f"{name} is a file; give the model's folder or its hub id.")
-    safe = {"trust_remote_code": False}
-    try:
-        # the config is a few kB: what is not supported is refused before its weights are fetched
-        check_architecture(AutoConfig.from_pretrained(name, **safe))
-        processor = AutoProcessor.from_pretrained(name, **safe)  # type: ignore[no-untyped-call]
-        model = AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True, dtype="auto", **safe)
-    except SparsightError:
-        raise
-    except Exception as error:  # whatever a broken folder or a missing network makes transformers raise
-        raise ModelError(explain(name, error)) from error
-    return model, processor
+## Classes that are refused
+
+{classes}
+"""
 
 
-def check_architecture(config: Any) -> None:
-    """Check by its config that a model is of a supported class, or follows the pattern of one.
-
-    Raises: UnsupportedError: it does not.
-    """
-    known = [name for family in families() for name in family.classes]
-    given = list(getattr(config, "architectures", None) or [type(config).__name__])
-    if set(given) & set(known):
-        return
-    try:
-        with torch.device("meta"):  # its parts without their weights
-            model = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
-    except Exception as error:  # a class that is no such model, or a part of it that is not installed
-        names = ", ".join(known)
-        raise UnsupportedError(f"{', '.join(given)} is not supported; supported model classes: {names}.") from error
-    family_of(model)
+def rows() -> list[tuple[str, ...]]:
+    """Return the cells of each family, under HEADS."""
+    return [
+        (
+            family.name,
+            "\n".join(family.classes),
+            family.sites,
+            ", ".join(family.positions),
+            "yes" if family.video else "no",
+            "\n".join(refused(family)) or "-",
+        )
+        for family in families()
+    ]
 
 
-def explain(name: str, error: Exception) -> str:
-    """Say in one sentence why a model could not be loaded, and what to do."""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    if Path(name).is_dir():
-        return f"the folder {name} cannot be loaded as a model: {reason.rstrip('.:')}."
-    return (
-        f"the model {name!r} is no folder here and cannot be fetched from the model hub: {reason.rstrip('.:')}. "
-        "Check its name and the network, give --model a folder, or leave --model out to use the embedded model."
-    )
+def refused(family: Family) -> list[str]:
+    """Return what is refused for a family, each with its reason."""
+    found = list(family.refused)
+    if "renumber" not in family.positions:
+        found.append('positions="renumber": give positions="keep"')
+    if family.encoder is None:
+        found.append("Downscale: its image encoder is not known to take images of any size")
+    return found
+
+
+def models_table() -> Table:
+    """Return the table for people, all but what is refused."""
+    table = Table(*HEADS[:-1], box=None, pad_edge=False, padding=(0, 1, 0, 0))  # narrow, for 80 columns
+    table.columns[0].min_width = max(len(family.name) for family in families())
+    table.columns[1].no_wrap, table.columns[3].max_width = True, 9
+    for row in rows():
+        table.add_row(*row[:-1])
+    return table
+
+
+def refusals() -> list[str]:
+    """Return a line for each thing refused, with the families that refuse it."""
+    names: dict[str, list[str]] = {}
+    for family in families():
+        for reason in refused(family):
+            names.setdefault(reason, []).append(family.name)
+    return [f"{reason} ({', '.join(own)})" for reason, own in names.items()]
+
+
+def models_page() -> str:
+    """Return the page in Markdown."""
+    lines = ["| " + " | ".join(HEADS) + " |", "| " + " | ".join(["---"] * len(HEADS)) + " |"]
+    lines += ["| " + " | ".join(cell.replace("\n", "<br>") for cell in row) + " |" for row in rows()]
+    dangers = "\n".join(f"- {reason}" for reason in dict.fromkeys(DANGERS.values()))
+    classes = "\n".join(f"- {name}: {reason}" for name, reason in REFUSED.items())
+    return PAGE.format(table="\n".join(lines), dangers=dangers, classes=classes)

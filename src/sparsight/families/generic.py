@@ -39,7 +39,7 @@ def generic_family(model: nn.Module) -> Family:
         return family
     raise UnsupportedError(
         f"{name} is not of a supported class, and has no text decoder at language_model or text_model with layers "
-        "of its own; `sparsight families` lists the supported model classes."
+        "of its own; `sparsight models` lists the supported model classes."
     )
 
 

@@ -42,7 +42,7 @@ def check_drawable(layout: Layout | None) -> Layout:
     if layout is None:
         raise UnsupportedError(
             "no picture can be drawn: where this model's visual tokens lie is not known for this prompt. "
-            "Leave the picture out; `sparsight families` lists the models whose layout is known."
+            "Leave the picture out; `sparsight models` lists the models whose layout is known."
         )
     if not layout.grids:
         raise UnsupportedError(

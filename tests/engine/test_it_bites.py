@@ -1,0 +1,182 @@
+"""The contract's checks bite: whatever is broken on purpose fails exactly the checks of what it breaks."""
+
+import itertools
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from sparsight import SparseVLM, sparsify
+from sparsight.methods.view import Selection
+from sparsight.sequence.compactor import Compactor
+from tests.support import breaks, contract, tiny
+from tests.support.cases import tiny_model
+
+BATCH = tiny.batch([["image", 5], ["image", 3, "image", 9]])
+SITES = {"sites": (2, 5), "retain": 0.6, "recycle": False}
+
+
+@dataclass(frozen=True)
+class Broken(SparseVLM):
+    """A method whose answer gets spoilt."""
+
+    def select(self, view):
+        return self.spoil(super().select(view), view)
+
+    def spoil(self, selection, view):
+        return selection
+
+
+class OneTooFew(Broken):
+    def spoil(self, selection, view):
+        return replace(selection, keep=selection.keep[:-1])
+
+
+class DropsAll(Broken):
+    def spoil(self, selection, view):
+        return replace(selection, keep=selection.keep[:0])
+
+
+class Doubles(Broken):
+    def spoil(self, selection, view):
+        return replace(selection, keep=torch.cat([selection.keep[:1], selection.keep[:1], selection.keep[2:]]))
+
+
+class NoNumbers(Broken):
+    def spoil(self, selection, view):
+        return replace(selection, score=selection.score * float("nan"))
+
+
+class ForgetsAnImage(Broken):
+    def spoil(self, selection, view):
+        return Selection(torch.arange(view.keep_count), score=selection.score)
+
+
+class Dice(Broken):
+    rolls = itertools.count()
+
+    def spoil(self, selection, view):
+        random = torch.Generator().manual_seed(next(self.rolls))
+        score = torch.rand(len(view.hidden), generator=random)
+        first = torch.tensor([(view.images == image).nonzero()[0, 0] for image in view.images.unique()])
+        keep = score.index_fill(0, first, 2.0).topk(view.keep_count).indices.sort().values
+        return Selection(keep, score=score)
+
+
+class LooksAtTheRow(Broken):
+    def spoil(self, selection, view):
+        score = selection.score.roll(view.index * 7)
+        first = torch.tensor([(view.images == image).nonzero()[0, 0] for image in view.images.unique()])
+        keep = score.index_fill(0, first, 2.0).topk(view.keep_count).indices.sort().values
+        return Selection(keep, score=score)
+
+
+def failing(model, method):
+    """Names of the checks that fail."""
+    names = set()
+    for name, check in contract.CHECKS.items():
+        try:
+            check(model, method, BATCH)
+        except (AssertionError, RuntimeError, ValueError):
+            names.add(name)
+    return names
+
+
+METHODS = {
+    Broken: set(),
+    OneTooFew: {"counts"},
+    DropsAll: {"counts", "images"},
+    Doubles: {"distinct"},
+    NoNumbers: {"finite"},
+    ForgetsAnImage: {"images"},
+    Dice: {"repeatable", "alone"},
+    LooksAtTheRow: {"alone"},
+}
+
+
+@pytest.mark.parametrize("positions", ["keep", "renumber"])
+@pytest.mark.parametrize("method", METHODS)
+def test_broken_methods(monkeypatch, method, positions):
+    monkeypatch.setattr(
+        "sparsight.sequence.compactor.check_selection", lambda selection, *_: selection
+    )  # the engine's own look at the counts
+    assert failing(tiny_model("sdpa"), method(**SITES, positions=positions)) == METHODS[method]
+
+
+@pytest.mark.parametrize("method", [OneTooFew, DropsAll])
+def test_the_engine_itself_refuses_other_counts(method):
+    with sparsify(tiny_model("sdpa"), method(**SITES)), pytest.raises(ValueError, match=r"exactly \d+ are allowed"):
+        tiny_model("sdpa")(**BATCH.inputs)
+
+
+def spoil_rows(monkeypatch, change):
+    """Have the engine change a shortened row: `change` gets its places of visual and of other tokens."""
+    plain = Compactor._shorten
+
+    def shorten(self, index, *args):
+        values, sample = plain(self, index, *args), self.samples[index]
+        where = torch.arange(len(values))
+        change(where, *sample.split())
+        sample.order = sample.order[where]
+        return values[where]
+
+    monkeypatch.setattr(Compactor, "_shorten", shorten)
+
+
+def swap_visual(where, visual, other):
+    where[visual[0]], where[visual[1]] = visual[1].item(), visual[0].item()
+
+
+def swap_text(where, visual, other):
+    where[other[-1]], where[other[-2]] = other[-2].item(), other[-1].item()
+
+
+def lose_text(where, visual, other):
+    where[other[-2]] = other[-1]
+
+
+def lose_the_middle(where, visual, other):
+    between = [i for i in other.tolist() if visual[0] < i < visual[-1]]
+    if between:
+        where[between[0]] = between[0] - 1
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (swap_visual, {"order"}),
+        (swap_text, {"order"}),
+        (lose_text, {"text", "distinct"}),
+        (lose_the_middle, {"text", "distinct"}),
+    ],
+)
+def test_broken_engines(monkeypatch, change, names):
+    spoil_rows(monkeypatch, change)
+    assert failing(tiny_model("sdpa"), SparseVLM(**SITES, positions="keep")) == names
+
+
+def test_a_ledger_that_tells_the_physical_length(monkeypatch):
+    breaks.tells_the_physical_length(monkeypatch)
+    assert failing(tiny_model("sdpa"), SparseVLM(**SITES)) == {"decode"}
+
+
+def test_fillers_that_are_seen(monkeypatch):
+    breaks.sees_fillers(monkeypatch)
+    assert failing(tiny_model("sdpa"), SparseVLM(**SITES)) == {"alone"}
+
+
+@dataclass(frozen=True)
+class DropsOneMore(SparseVLM):
+    """The authors' cap of V - 1: full retention still drops a token."""
+
+    def schedule(self, visual_tokens, layers):
+        plan = super().schedule(visual_tokens, layers)
+        return replace(plan, kept=(visual_tokens - 1,) * len(plan.sites), recycled=(0,) * len(plan.sites))
+
+
+def test_full_retention_bites():
+    model = tiny_model("sdpa")
+    with torch.no_grad():
+        plain = model(**BATCH.inputs).logits
+        with sparsify(model, DropsOneMore(retain=1.0)):
+            assert model(**BATCH.inputs).logits.shape != plain.shape

@@ -1,0 +1,159 @@
+"""Own methods: a mistake in one is named, and never shows as a wrong answer."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from sparsight import Method, SparseVLM, sparsify
+from sparsight.errors import MethodError, SettingError
+from sparsight.methods import Uniform
+from sparsight.methods.view import Recycled, Selection
+from tests.support import tiny
+
+
+@dataclass(frozen=True)
+class First(Method):
+    """Keeps the first tokens."""
+
+    sites: tuple[int, ...] | None = (2,)
+
+    def keep(self, view):
+        return torch.arange(view.count)
+
+    def select(self, view):
+        return Selection(self.keep(view))
+
+
+def answer(method):
+    model = tiny.tiny_llava()
+    with torch.no_grad(), sparsify(model, method) as run:
+        model(**tiny.batch([["image", 6]]).inputs)
+    return run
+
+
+def test_a_right_one_runs():
+    run = answer(First(retain=0.5))
+    keep = run.trace.samples[0][0].keep
+    assert keep.tolist() == list(range(len(keep)))
+    assert run.stats.host_reads == answer(Twice(retain=0.5)).stats.host_reads
+
+
+class Twice(First):
+    """A subclass that changes no field needs no decorator."""
+
+
+def test_fields_of_a_class_that_is_no_dataclass():
+    class Plain(First):
+        sites = (3,)
+
+    class Annotated(First):
+        share: float = 0.5
+
+    with pytest.raises(SettingError, match=r"Plain sets sites, and its instances.*@dataclass\(frozen=True\)"):
+        Plain(retain=0.5)
+    with pytest.raises(SettingError, match="Annotated sets share"):
+        Annotated(retain=0.5)
+    assert dataclass(frozen=True)(Annotated)(retain=0.5).share == 0.5
+
+
+def test_a_method_that_does_not_check_itself_is_checked_on_attach():
+    @dataclass(frozen=True)
+    class Careless(First):
+        def __post_init__(self):
+            pass
+
+    with pytest.raises(ValueError, match="retain=-1"):
+        sparsify(tiny.tiny_llava(), Careless(retain=-1))
+
+
+ANSWERS = {
+    "a tensor": (lambda view, keep: keep, r"answered a Tensor; return Selection\(keep\)"),
+    "nothing": (lambda view, keep: None, "answered a NoneType"),
+    "a list": (lambda view, keep: Selection(keep.tolist()), "answered keep as a list; give a one-dimensional int64"),
+    "a mask": (lambda view, keep: Selection(keep > 0), "answered keep as a tensor of torch.bool"),
+    "two dimensions": (lambda view, keep: Selection(keep[None]), r"of torch.int64 and shape \(1, "),
+    "one index again and again": (lambda view, keep: Selection(keep * 0 + 5), r"does not ascend within 0\.\.35"),
+    "unsorted": (lambda view, keep: Selection(keep.flip(0)), "does not ascend"),
+    "negative": (lambda view, keep: Selection(keep - 1), "does not ascend"),
+    "beyond": (lambda view, keep: Selection(keep + 36), "does not ascend"),
+    "one too few": (lambda view, keep: Selection(keep[1:]), r"answered \d+ of 36 visual tokens \(\d+ kept\); exactly"),
+    "none": (lambda view, keep: Selection(keep[:0]), "answered 0 of 36"),
+    "on another device": (lambda view, keep: Selection(keep.to("meta")), "answered keep on meta; give it on cpu"),
+}
+
+
+def recycled(view, keep, **changes):
+    values = view.hidden[keep[-2:]]
+    own = Recycled(values, torch.tensor([30, 31]), torch.tensor([30, 31, 32]), torch.tensor([0, 1, 1]))
+    return Selection(keep[:-2], replace(own, **changes))
+
+
+RECYCLED = {
+    "right": ({}, None),
+    "a centre that is kept": ({"centres": torch.tensor([0, 31])}, "centres that are kept too"),
+    "a centre twice": ({"centres": torch.tensor([31, 31])}, "are there twice"),
+    "a centre outside": ({"centres": torch.tensor([31, 36])}, r"lie outside 0\.\.35"),
+    "a label outside": ({"labels": torch.tensor([0, 1, 2])}, r"labels outside 0\.\.1"),
+    "labels for others": ({"labels": torch.tensor([0, 1])}, "2 labels for a pool of 3"),
+    "values for others": ({"values": torch.zeros(1, 64).double()}, r"give one row for each centre, \(2, 64\)"),
+    "values of another dtype": ({"values": torch.zeros(2, 64)}, "recycled.values as a tensor of torch.float32"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_that_is_none(name):
+    wrong, said = ANSWERS[name]
+
+    @dataclass(frozen=True)
+    class Wrong(First):
+        def select(self, view):
+            return wrong(view, self.keep(view))
+
+    with pytest.raises(MethodError, match=f"^Wrong .*{said}"):
+        answer(Wrong(retain=0.5))
+
+
+@pytest.mark.parametrize("name", RECYCLED)
+def test_recycled_tokens_that_are_none(name):
+    changes, said = RECYCLED[name]
+
+    @dataclass(frozen=True)
+    class Recycles(First):
+        def select(self, view):
+            return recycled(view, self.keep(view), **changes)
+
+    if said is None:
+        answer(Recycles(retain=0.5))
+    else:
+        with pytest.raises(MethodError, match=said):
+            answer(Recycles(retain=0.5))
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        lambda text: torch.ones(len(text)),
+        lambda text: torch.ones(len(text) + 1, dtype=torch.bool),
+        lambda text: [True] * len(text),
+        lambda text: torch.zeros(len(text), dtype=torch.bool),
+    ],
+    ids=["floats", "one more", "a list", "nobody"],
+)
+def test_raters_that_are_none(chosen):
+    @dataclass(frozen=True)
+    class Chooses(SparseVLM):
+        def raters(self, visual, text):
+            return chosen(text)
+
+    with pytest.raises(MethodError, match="Chooses chose"):
+        answer(Chooses(retain=0.5))
+
+
+def test_answers_of_shipped_methods_cost_no_wait_on_other_devices(monkeypatch):
+    seen = []
+    monkeypatch.setattr("sparsight.methods.answer._check_values", lambda *given: seen.append(given[-1]))
+    answer(Uniform(retain=0.5))
+    answer(First(retain=0.5))
+    assert seen[0] is torch.Tensor.cpu
+    assert seen[1].__name__ == "to_host"
