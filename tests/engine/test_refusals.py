@@ -187,7 +187,7 @@ def test_nothing_after_the_image(model):
     inputs = tiny.batch([[4, "image"]]).inputs
     with sparsify(model, METHOD):
         for call in (lambda: model.generate(**inputs, max_new_tokens=2), lambda: model(**inputs)):
-            with refuses(PromptError, "sample 0", "no text follows", "put the question after the image"):
+            with refuses(PromptError, "sample 0", "no text follows", "put the image before its question"):
                 call()
 
 

@@ -82,7 +82,5 @@ def _check(index: int, before: Sequence[int], text: Sequence[int], marks: Marks)
             stacklevel=2,
         )
         return
-    raise PromptError(
-        f"sample {index}: no words follow the last image, only what ends the turn, and words before an image cannot "
-        f"rate it: {advice}."
-    )
+    what = "no words follow the last image, only what ends the turn" if text else "no text follows the last image"
+    raise PromptError(f"sample {index}: {what}, and words before an image cannot rate it: {advice}.")
