@@ -47,7 +47,7 @@ def llava() -> Any:
         patch_size=PATCH,
         initializer_range=0.3,
     )
-    config = LlavaConfig(
+    config = LlavaConfig(  # type: ignore[call-arg]
         vision_config=vision,
         text_config=LlamaConfig(**TEXT),
         image_token_id=IMAGE,

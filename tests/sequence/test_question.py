@@ -56,7 +56,7 @@ def test_images_first_pass_without_a_word(row):
 )
 def test_a_question_in_front_is_refused(row):
     with pytest.raises(
-        PromptError, match=r"sample 0: no words follow the last image.*put the image before its question"
+        PromptError, match=r"sample 0: no (words|text) follows? the last image.*put the image before its question"
     ):
         look(row)
 
