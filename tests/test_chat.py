@@ -197,8 +197,9 @@ def test_refusals(model, processor):
     talk.ask(FIRST, [picture()])
     with pytest.raises(PromptError, match=r"no new image.*reuse='image'"):
         talk.ask(SECOND, [picture(1)])
-    with sparsify(model, METHOD) as run, pytest.raises(SettingError, match="rating"), run.rating(0):
-        pass
+    for last in (0, -1, 1.5, "2", None, True):
+        with sparsify(model, METHOD) as run, pytest.raises(SettingError, match="rating"), run.rating(last):
+            pass
     with sparsify(model, SparseVLM(retain=1)), pytest.raises(BudgetError):
         chat(model, processor, "image").ask(FIRST, [picture()])
 

@@ -11,6 +11,7 @@ import torch
 
 from sparsight.engine.compat import generate_cache_argument, output_cache
 from sparsight.engine.image_memory import remembered_images
+from sparsight.engine.turns import cache_lengths, cut_back, position_offset, restore_position_offset
 from sparsight.errors import InputError, PromptError, SettingError
 from sparsight.inputs import Messages, check_question, prompt_inputs, rgb_images, user_message
 from sparsight.sparsify import base_of, run_of
@@ -61,6 +62,7 @@ class Chat:
         self._messages: Messages = []
         self._sequence: torch.Tensor | None = None
         self._cache: Any = None
+        self._offset: Any = None
         self._memory: dict[str, Any] = {}
 
     @property
@@ -97,7 +99,7 @@ class Chat:
         answer = str(self._processor.decode(sequence[0, start:], skip_special_tokens=True)).strip()
         self._messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         if self._reuse == "cache":
-            self._sequence, self._cache = sequence, cache
+            self._sequence, self._cache, self._offset = sequence, cache, position_offset(self._base)
         return answer
 
     def _afresh(self, messages: Messages, inputs: dict[str, torch.Tensor] | None) -> tuple[torch.Tensor, Any, int]:
@@ -115,13 +117,22 @@ class Chat:
 
     def _go_on(self, messages: Messages) -> tuple[torch.Tensor, Any, int]:
         """Prefill the new turn alone."""
-        if self._sequence is None:
-            raise TypeError("a first turn leaves its sequence")
+        if self._sequence is None or self._cache is None:
+            raise PromptError(
+                "an error in an earlier turn left the cache of this conversation half written, and it could not be cut "
+                "back; start a new Chat, or use reuse='image', which starts each turn afresh."
+            )
         ids = self._processor.tokenizer(self._rest(messages), add_special_tokens=False, return_tensors="pt")
         before = self._without_end(self._sequence)
         sequence = torch.cat([before, ids["input_ids"].to(before.device)], dim=1)
         inputs = {"input_ids": sequence, "attention_mask": torch.ones_like(sequence)}
-        return (*self._generate(inputs, **generate_cache_argument(self._cache)), sequence.shape[1])
+        restore_position_offset(self._base, self._offset)
+        lengths = cache_lengths(self._cache)
+        try:
+            return (*self._generate(inputs, **generate_cache_argument(self._cache)), sequence.shape[1])
+        except BaseException:  # an interrupt too
+            self._cache = cut_back(self._cache, lengths)
+            raise
 
     def _generate(self, inputs: dict[str, torch.Tensor], **more: Any) -> tuple[torch.Tensor, Any]:
         options = {**self._options, **more, "return_dict_in_generate": True}
@@ -131,8 +142,9 @@ class Chat:
 
     def _without_end(self, sequence: torch.Tensor) -> torch.Tensor:
         """Leave out the end-of-turn token, which the chat template writes itself; the cache does not hold it yet."""
-        config = self._options.get("generation_config") or self._model.generation_config
-        ends = self._options.get("eos_token_id", config.eos_token_id)
+        configs = self._options.get("generation_config"), self._model.generation_config  # the second fills the first
+        given = (getattr(config, "eos_token_id", None) for config in configs)
+        ends = self._options.get("eos_token_id", next((end for end in given if end is not None), None))
         ended = int(sequence[0, -1]) in (ends if isinstance(ends, list) else [ends])
         return sequence[:, :-1] if ended else sequence
 

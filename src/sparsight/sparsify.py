@@ -1,5 +1,6 @@
 """sparsify(): the only way in. Run: the handle, and the other way out."""
 
+import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
@@ -121,10 +122,10 @@ class Run:
             last: tokens at the end of the prompt that may rate, at least 1; those behind the last image at most.
         Raises: SettingError: `last` is below 1.
         """
-        if last < 1:
-            raise SettingError(f"rating(last={last}) leaves no token that could rate; give 1 or more.")
+        if isinstance(last, bool) or not isinstance(last, numbers.Integral) or last < 1:
+            raise SettingError(f"rating(last={last!r}) leaves no token that could rate; give a whole number >= 1.")
         before = self._engine.rating.get()
-        self._engine.rating.set(last)
+        self._engine.rating.set(int(last))
         try:
             yield
         finally:

@@ -217,3 +217,13 @@ def test_a_cache_that_counts_by_another_name_is_refused(model, monkeypatch):
     check_cache_classes.cache_clear()
     with pytest.raises(UnsupportedError, match=r"transformers' cache has no Layer\.cumulative_length"):
         sparsify(model, Uniform(retain=0.5))
+
+
+def test_two_caches_under_two_names_are_refused(model):
+    both = {"cache": DynamicCache(), "past_key_values": DynamicCache()}
+    with sparsify(model, Uniform(retain=0.5)):
+        for call in (model, model.model, model.generate):
+            with pytest.raises(UnsupportedError, match="two different caches are given"):
+                call(**inputs(), **both)
+        same = DynamicCache()
+        compat.check_one_cache({"cache": same, "past_key_values": same})

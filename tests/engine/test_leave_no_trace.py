@@ -225,3 +225,10 @@ def test_nothing_happens_on_import():
         "before = look()\nimport sparsight\nassert look() == before\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_shallow_copy_made_inside_the_block_generates_plainly_after_it(model, inputs):
+    with sparsify(model, Uniform(retain=0.5)):
+        twin = copy.copy(model)
+    wanted = model.generate(**inputs, max_new_tokens=2, use_cache=False)
+    assert torch.equal(twin.generate(**inputs, max_new_tokens=2, use_cache=False), wanted)

@@ -233,7 +233,7 @@ OPTIONS = {
     "prefill_chunk_size": [16],
     "penalty_alpha": [0.6],
     "dola_layers": ["high"],
-    "use_cache": [False],
+    "use_cache": [False, 0, None],
 }
 
 

@@ -1,5 +1,6 @@
 """Threads on one model, and on two: each says what it says alone, and reads its own numbers. Nothing stays behind."""
 
+import asyncio
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -226,3 +227,43 @@ def test_attaching_at_once_leaves_one_run():
     assert run_of(model) is runs[0]
     runs[0].detach()
     assert snapshot(model) == before
+
+
+def test_tasks_after_a_warm_up_do_not_read_its_numbers():
+    model = tiny.tiny_llava()
+    inputs = [tiny.batch([["image", words]]).inputs for words in (3, 9, 15)]
+    with sparsify(model, METHOD) as run:
+
+        def generate(given):
+            model.generate(**given, max_new_tokens=2)
+            return run.stats.text_tokens
+
+        async def task(given):
+            inside = await asyncio.to_thread(generate, given)
+            return inside, run.stats.text_tokens
+
+        async def both():
+            return await asyncio.gather(task(inputs[1]), task(inputs[2]))
+
+        warm = generate(inputs[0])
+        found = asyncio.run(both())
+        assert [inside for inside, _ in found] == [(10,), (16,)]
+        assert warm not in [after for _, after in found]  # a task that handed its prompt on reads the newest
+        assert run.stats.text_tokens == warm
+
+
+def test_a_rule_for_rating_goes_along_to_a_thread_of_the_task():
+    model = tiny.tiny_llava()
+    inputs = tiny.batch([["image", 9]]).inputs
+    with sparsify(model, METHOD) as run:
+
+        def raters():
+            model.generate(**inputs, max_new_tokens=1)
+            return run.trace.raters[0].tolist()
+
+        async def ruled():
+            with run.rating(last=1):
+                return await asyncio.to_thread(raters)
+
+        assert len(asyncio.run(ruled())) == 1
+        assert raters() != asyncio.run(ruled())

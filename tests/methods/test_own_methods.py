@@ -79,6 +79,9 @@ ANSWERS = {
     "beyond": (lambda view, keep: Selection(keep + 36), "does not ascend"),
     "one too few": (lambda view, keep: Selection(keep[1:]), r"answered \d+ of 36 visual tokens \(\d+ kept\); exactly"),
     "none": (lambda view, keep: Selection(keep[:0]), "answered 0 of 36"),
+    "a list of recycled": (lambda view, keep: Selection(keep, [1]), "answered recycled as a list; give Recycled"),
+    "a score that is none": (lambda view, keep: Selection(keep, None, "best"), "answered score as a str"),
+    "a score of others": (lambda view, keep: Selection(keep, None, torch.ones(3)), "one number for each visual token"),
     "on another device": (lambda view, keep: Selection(keep.to("meta")), "answered keep on meta; give it on cpu"),
 }
 
@@ -95,6 +98,10 @@ RECYCLED = {
     "a centre twice": ({"centres": torch.tensor([31, 31])}, "are there twice"),
     "a centre outside": ({"centres": torch.tensor([31, 36])}, r"lie outside 0\.\.35"),
     "a label outside": ({"labels": torch.tensor([0, 1, 2])}, r"labels outside 0\.\.1"),
+    "a pool outside": ({"pool": torch.tensor([30, 31, 999])}, r"a pool of tokens that are kept.*outside 0\.\.35"),
+    "a pool that is kept": ({"pool": torch.tensor([0, 30, 31])}, "a pool of tokens that are kept"),
+    "values that are no tensor": ({"values": [1]}, "recycled.values as a list"),
+    "values that are no numbers": ({"values": torch.full((2, 64), torch.nan).double()}, "that are not finite"),
     "labels for others": ({"labels": torch.tensor([0, 1])}, "2 labels for a pool of 3"),
     "values for others": ({"values": torch.zeros(1, 64).double()}, r"give one row for each centre, \(2, 64\)"),
     "values of another dtype": ({"values": torch.zeros(2, 64)}, "recycled.values as a tensor of torch.float32"),

@@ -34,6 +34,10 @@ def look(row, marks=MARKS, rating=None):
         [BOS, *WORDS, *WORDS, *WORDS, *PICTURE, 14, 20, *PLAIN_TAIL],  # a long system prompt
         [BOS, *PICTURE, VISION_END, END, START, *WORDS],  # nobody closes the last turn
         [BOS, *WORDS, *CHAT_TAIL],  # no image
+        [PAD, PAD, PAD, BOS, 12, *PICTURE, *WORDS, *PLAIN_TAIL],
+        [*[77] * 20, BOS, 12, *PICTURE, 20, 21, *PLAIN_TAIL],  # padding that no config names
+        [BOS, *WORDS, END, START, 12, 13, *PICTURE, 20, *CHAT_TAIL],  # few words, but more than the turn's head
+        [BOS, START, *WORDS, *PICTURE, *CHAT_TAIL, *WORDS, *WORDS],  # an answer has begun
     ],
     ids=str,
 )
@@ -66,6 +70,20 @@ def test_a_question_in_front_of_a_template_without_ends_is_told():
         RaterWarning, match=r"5 tokens follow the last image and 10 stand before it.*put the image before"
     ):
         look([BOS, *WORDS, *PICTURE, *PLAIN_TAIL])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [BOS, START, *WORDS, *PICTURE, VISION_END, 5, *CHAT_TAIL],  # a line break behind the image
+        [BOS, START, *WORDS, *PICTURE, 88, 5, *CHAT_TAIL],  # a mark that no config names
+        [BOS, START, *WORDS, *PICTURE, *CHAT_TAIL, *WORDS[:5]],  # the answer's first words
+    ],
+    ids=str,
+)
+def test_marks_behind_an_image_are_no_question(row):
+    with pytest.warns(RaterWarning, match="put the image before its question"):
+        look(row)
 
 
 def test_only_what_may_rate_counts():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
+from torch import nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -22,6 +23,7 @@ class Owner(Protocol):
     """Whoever shortens the sequence, and must be there when the cache is used again."""
 
     attached: bool
+    base: nn.Module
 
     @property
     def running(self) -> bool:

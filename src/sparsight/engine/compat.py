@@ -45,6 +45,7 @@ def named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     forward = type(module).forward
     given = arguments(_signature(forward), (module, *args), kwargs)
     given.pop("self", None)
+    check_one_cache(given)
     found = take_cache(given, _cache_name(forward))
     rest = {name: value for name, value in given.items() if name not in CACHE_NAMES}
     return rest if found is None else {**rest, CACHE: found}
@@ -54,6 +55,15 @@ def arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mappi
     """Return a call's arguments by name, those behind **kwargs included."""
     given = dict(signature.bind_partial(*args, **kwargs).arguments)
     return {**given.pop("kwargs", {}), **given}
+
+
+def check_one_cache(given: Mapping[str, Any]) -> None:
+    """Check that a call does not give two caches under two names.
+
+    Raises: UnsupportedError: it does; releases of transformers differ in which of them counts.
+    """
+    if len({id(given[name]) for name in CACHE_NAMES if given.get(name) is not None}) > 1:
+        raise UnsupportedError(f"two different caches are given, as {' and '.join(CACHE_NAMES)}; give one.")
 
 
 def take_cache(given: Mapping[str, Any], wanted: str | None = None) -> Any:
@@ -74,7 +84,11 @@ def respelled(
 
 
 def spelled_for_generate(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the named arguments of generate() with the cache under the name that this release of transformers uses."""
+    """Return the named arguments of generate() with the cache under the name that this release of transformers uses.
+
+    Raises: UnsupportedError: two different caches are given.
+    """
+    check_one_cache(kwargs)
     found = _renamed(kwargs, _generate_name())
     return dict(kwargs) if found is None else found
 

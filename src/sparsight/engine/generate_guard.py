@@ -50,6 +50,8 @@ def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
     @wraps(plain)
     def generate(*args: Any, **kwargs: Any) -> Any:
         outer = current_pass(engine)
+        if not engine.attached:  # of a copy that was made inside the block
+            return plain(*args, **kwargs)
         kwargs = spelled_for_generate(kwargs)
         given = arguments(signature, args, kwargs)
         check_call(model, engine, {**given, CACHE: take_cache(given)})
@@ -116,7 +118,8 @@ def check_call(model: nn.Module, engine: Engine, given: dict[str, Any]) -> None:
         value = option(name)
         if value is not None and value is not False and value not in ALLOWED.get(name, ()):
             raise UnsupportedError(f"generate({name}={_short(value)}) is not supported by sparsify: {reason}.")
-    if option("use_cache") is False:
+    cached = given["use_cache"] if "use_cache" in given else option("use_cache")
+    if not cached and ("use_cache" in given or cached is not None):
         raise UnsupportedError("generate(use_cache=False) is not supported: each step would prune a longer prompt.")
     images = engine.brings_images(given)
     for name in DRAFTED:

@@ -67,10 +67,11 @@ class Engine:
         self.beside = Beside(self, family, self.decoder, method.positions)
         self.scaler = ImageScaler(self, family, self.base, method) if method.scales_images else None
         self.attached = False
-        self.finished: PerCaller[tuple[Stats, Trace] | None] = PerCaller(None, shared=True)  # of the last prefill
-        self.marks = PerCaller(marks, shared=True)
+        # of the last prefill
+        self.finished: PerCaller[tuple[Stats, Trace] | None] = PerCaller(None, shared=True, inherited=False)
+        self.marks = PerCaller(marks, shared=True, inherited=True)
         # tokens at the end of a prompt that may rate; None for all behind its images
-        self.rating: PerCaller[int | None] = PerCaller(None, shared=False)
+        self.rating: PerCaller[int | None] = PerCaller(None, shared=False, inherited=True)
         self._removers: list[Callable[[], None]] = []
 
     @property

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from sparsight.engine.passes import pass_on
 from sparsight.errors import UnsupportedError
 
 ENCODERS = ("get_image_features", "get_video_features")
@@ -42,6 +43,8 @@ class _Blocks:
 @contextmanager
 def remembered_images(base: nn.Module, memory: Memory) -> Iterator[None]:
     """Have a model answer from memory, inside the block and for its caller alone, when it encodes what it encoded last.
+
+    Images at another scale, and other weights, are encoded anew.
 
     The model's methods are wrapped while any thread has a block open; each call looks up its own caller's memory.
 
@@ -99,12 +102,21 @@ def _remembering(name: str, encode: Callable[..., Any], base: nn.Module) -> Call
         memory = _memory_of(base)
         if memory is None:
             return encode(*args, **kwargs)
-        given = (args, kwargs)
+        state = pass_on(base)
+        scale = None if state is None else state.scale
+        given = (args, kwargs, scale, _weights(base))
         if name not in memory or not _same(memory[name][0], given):
             memory[name] = given, encode(*args, **kwargs)
+        elif state is not None:
+            state.encoded = scale  # as the encoder would have noted
         return memory[name][1]
 
     return encoded
+
+
+def _weights(base: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Return what changes when a parameter is replaced or written to; values are not looked at."""
+    return tuple((id(part), 0 if part.is_inference() else part._version) for part in base.parameters())
 
 
 def _same(a: Any, b: Any) -> bool:

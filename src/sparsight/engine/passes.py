@@ -160,6 +160,14 @@ def current_pass(owner: Owner) -> Pass | None:
     return state
 
 
+def pass_on(base: nn.Module) -> Pass | None:
+    """Return the running pass of the engine that hosts a base model; None if there is none."""
+    state = _CURRENT.get()
+    while state is not None and state.owner.base is not base:
+        state = state.outer
+    return state
+
+
 def open_pass(state: Pass) -> None:
     """Make `state` the pass that runs now."""
     state.outer = outside(state.owner)

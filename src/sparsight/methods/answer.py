@@ -30,9 +30,13 @@ def check_selection(selection: object, method: Method, view: View, to_host: Read
     _check_indices(method, "keep", selection.keep, device)
     if selection.recycled is not None:
         _check_recycled(method, selection.recycled, view)
+    score = selection.score
+    if score is not None and (not isinstance(score, torch.Tensor) or score.shape != view.hidden.shape[:-1]):
+        _refuse(method, f"answered score as {_kind(score)}; give one number for each visual token, or None")
     _check_counts(method, selection, view, present)
     if not type(method).select.__module__.startswith(SHIPPED):
         _check_values(method, selection, present, to_host)
+        _check_finite(method, selection, view, to_host)
     elif device.type == "cpu":
         _check_values(method, selection, present, torch.Tensor.cpu)  # nothing to wait for
     return selection
@@ -65,11 +69,17 @@ def _check_indices(method: Method, name: str, indices: object, device: torch.dev
         _refuse(method, f"answered {name} on {indices.device}; give it on {device}, where view.hidden is")
 
 
-def _check_recycled(method: Method, recycled: Recycled, view: View) -> None:
+def _check_recycled(method: Method, recycled: object, view: View) -> None:
+    if not isinstance(recycled, Recycled):
+        _refuse(method, f"answered recycled as {_kind(recycled)}; give Recycled(values, centres, pool, labels)")
     for name in ("centres", "pool", "labels"):
         _check_indices(method, f"recycled.{name}", getattr(recycled, name), view.hidden.device)
     wanted = (len(recycled.centres), view.hidden.shape[-1])
-    if recycled.values.shape != wanted or recycled.values.dtype != view.hidden.dtype:
+    if (
+        not isinstance(recycled.values, torch.Tensor)
+        or recycled.values.shape != wanted
+        or recycled.values.dtype != view.hidden.dtype
+    ):
         row = f"one row for each centre, {wanted} of {view.hidden.dtype}"
         _refuse(method, f"answered recycled.values as {_kind(recycled.values)}; give {row}")
     if len(recycled.labels) != len(recycled.pool):
@@ -94,8 +104,18 @@ def _check_values(method: Method, selection: Selection, present: int, to_host: R
     places = [*keep.tolist(), *to_host(recycled.centres).tolist()]
     if not set(places) <= set(range(present)) or len(set(places)) < len(places):
         _refuse(method, f"answered centres that are kept too, are there twice, or lie outside 0..{present - 1}")
+    pool = to_host(recycled.pool).tolist()
+    if not set(pool) <= set(range(present)) - set(keep.tolist()) or len(set(pool)) < len(pool):
+        _refuse(method, f"answered a pool of tokens that are kept, are there twice, or lie outside 0..{present - 1}")
     if not set(to_host(recycled.labels).tolist()) <= set(range(len(recycled.centres))):
         _refuse(method, f"answered labels outside 0..{len(recycled.centres) - 1}; each names a centre")
+
+
+def _check_finite(method: Method, selection: Selection, view: View, to_host: Reader) -> None:
+    if selection.recycled is not None:
+        broken = ~selection.recycled.values.isfinite().all() & view.hidden.isfinite().all()
+        if bool(to_host(broken)):
+            _refuse(method, "answered recycled.values with numbers that are not finite")
 
 
 def _kind(value: object) -> str:

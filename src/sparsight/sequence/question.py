@@ -10,6 +10,8 @@ import torch
 from sparsight.errors import PromptError, RaterWarning
 
 TAIL = 6  # tokens at most that a template writes behind a question: "ASSISTANT:" is five and a line break
+MARKS = 2  # that it writes behind an image: the image's end, if the config does not name it, and a line break
+HEAD = 4  # that it writes in front of one: "user" and a line break, "USER:"
 
 
 @dataclass(frozen=True)
@@ -47,40 +49,49 @@ def check_questions(ids: torch.Tensor, visual: torch.Tensor, marks: Marks, ratin
     """Check that words follow the last image of every sample, so that they can rate it.
 
     Args:
-        ids: (B, L) int64 on the host; negative ones are no part of the prompt.
+        ids: (B, L) int64 on the host; negative ones are no part of the prompt. A run of equal ids at either end of a
+            row is padding.
         visual: (B, L) bool on the host.
         marks: ids that are no words.
         rating: how many tokens at the end of a prompt may rate; None for all behind its images.
 
     Raises: PromptError: nothing follows but what a template writes, such as the end of the turn and "assistant".
-    Warns: RaterWarning: so little follows that it may be the template's alone, and more words stand before the image.
+    Warns: RaterWarning: so little follows that it may be the template's alone, and more words stand before the image in
+        the same turn.
     """
-    for index, (row, where) in enumerate(zip(ids, visual, strict=True)):
+    for index, (row, where) in enumerate(zip(ids.tolist(), visual, strict=True)):
         slots = where.nonzero().flatten()
         if len(slots):
+            first, end = _padding(row)
             last = int(slots[-1])
-            text = [token for token in row[last + 1 :].tolist() if token >= 0]
-            before = [token for token in row[:last].tolist() if token >= 0 and token not in marks.special]
+            before = [token for place, token in enumerate(row[first:last], first) if not bool(where[place])]
+            text = [token for token in row[last + 1 : end] if token >= 0]
             _check(index, before, text if rating is None else text[-rating:], marks)
 
 
+def _padding(row: Sequence[int]) -> tuple[int, int]:
+    """Return where a row begins and ends without runs of equal ids at its ends; one alone is no padding."""
+    first = next((place for place, token in enumerate(row) if token != row[0]), 0)
+    behind = next((place for place, token in enumerate(reversed(row)) if token != row[-1]), 0)
+    return (first if first > 1 else 0), len(row) - (behind if behind > 1 else 0)
+
+
 def _check(index: int, before: Sequence[int], text: Sequence[int], marks: Marks) -> None:
-    words = [token for token in text if token not in marks.special]
     ends = [place for place, token in enumerate(text) if token in marks.ends]
-    if ends:
-        asked = [token for token in text[: ends[-1]] if token not in marks.special]
-        if asked or len(words) > TAIL:
-            return
-    elif len(words) > TAIL or len(before) <= len(words):
-        return
+    asked = [token for token in text[: ends[-1] if ends else None] if token not in marks.special]
+    behind = [token for token in text[ends[-1] :] if token not in marks.special] if ends else []
+    turn = max((place + 1 for place, token in enumerate(before) if token in marks.ends), default=0)
+    earlier = [token for token in before[turn:] if token not in marks.special]
     advice = "put the image before its question, or use a method that reads no question, such as Uniform"
-    if not ends and words:
+    if not asked and len(behind) <= TAIL:
+        what = "no words follow the last image, only what ends the turn" if text else "no text follows the last image"
+        raise PromptError(f"sample {index}: {what}, and words before an image cannot rate it: {advice}.")
+    # behind a plain template's words, or between an image and the end of a turn, there may be no question
+    few = len(asked) <= (MARKS if ends else TAIL) and len(earlier) > max(len(asked), HEAD)
+    if few and len(behind) <= 2 * TAIL:
         warnings.warn(
-            f"sample {index}: {len(words)} tokens follow the last image and {len(before)} stand before it. Only those "
+            f"sample {index}: {len(asked)} tokens follow the last image and {len(earlier)} stand before it. Only those "
             f"that follow can rate it: {advice}.",
             RaterWarning,
             stacklevel=2,
         )
-        return
-    what = "no words follow the last image, only what ends the turn" if text else "no text follows the last image"
-    raise PromptError(f"sample {index}: {what}, and words before an image cannot rate it: {advice}.")
