@@ -1,6 +1,7 @@
 """After the block the model is as it was, whatever happened inside; and a second engine never mixes with the first."""
 
 import contextlib
+import copy
 import functools
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.engine import passes
 from sparsight.errors import AttachError, SettingError, SparsightError, UnsupportedError
-from sparsight.methods import Downscale
+from sparsight.methods import Downscale, Uniform
 from tests.support import tiny
 from tests.support.footprint import snapshot
 

@@ -233,7 +233,7 @@ OPTIONS = {
     "prefill_chunk_size": [16],
     "penalty_alpha": [0.6],
     "dola_layers": ["high"],
-    "use_cache": [False, 0, None],
+    "use_cache": [False, 0],
 }
 
 
@@ -271,3 +271,12 @@ def test_stats_before_any_image(model):
         for ask in (lambda: run.stats, lambda: run.trace):
             with refuses(AttachError, "no prompt with an image"):
                 ask()
+
+
+def test_no_cache_asked_for_by_none(model, inputs):
+    model.generation_config.use_cache = False
+    with sparsify(model, METHOD), refuses(UnsupportedError, "use_cache=False"):
+        model.generate(**inputs, max_new_tokens=2, use_cache=None)
+    model.generation_config.use_cache = True
+    with sparsify(model, METHOD), refuses(UnsupportedError, "use_cache=False"):
+        model.generate(**inputs, max_new_tokens=2, use_cache=None)
