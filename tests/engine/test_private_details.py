@@ -223,9 +223,9 @@ def test_the_tap_reads_what_eager_attention_does(config, padded):
     assert torch.equal(got.last_hidden_state, want.last_hidden_state), "the tap changes what it reads"
     rows, columns = torch.arange(3, 11), torch.arange(11)
     for sample in (0, 1):
-        own = RaterRows(calls[0], sample, rows, columns)
-        torch.testing.assert_close(own.mean_over_heads(), want.attentions[1][sample][:, rows].mean(dim=0))
-        torch.testing.assert_close(own.mean_over_raters(), want.attentions[1][sample][:, rows].mean(dim=1))
+        own = RaterRows(calls[0], torch.tensor([sample]), rows[None], columns[None])
+        torch.testing.assert_close(own.mean_over_heads()[0], want.attentions[1][sample][:, rows].mean(dim=0))
+        torch.testing.assert_close(own.mean_over_raters()[0], want.attentions[1][sample][:, rows].mean(dim=1))
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
@@ -254,8 +254,8 @@ def test_softcap_of_a_standalone_call():
     _, weights = modeling_gemma2.eager_attention_forward(module, query, key, value, mask, **settings)
     for given in (mask, None, mask == 0):
         made = AttentionCall(query, key, given, **settings)
-        own = RaterRows(made, 0, torch.arange(6), torch.arange(6)).mean_over_raters()
-        torch.testing.assert_close(own, weights[0].mean(dim=1))
+        own = RaterRows(made, None, torch.arange(6)[None], torch.arange(6)[None]).mean_over_raters()
+        torch.testing.assert_close(own[0], weights[0].mean(dim=1))
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])

@@ -130,7 +130,7 @@ def test_memory_stays_flat(processor):
         for _ in range(4):
             in_threads(jobs)
             sizes.append(tensors())
-    assert max(sizes[1:]) - min(sizes[1:]) < 1024, sizes  # what the last caller holds may differ by a few numbers
+    assert max(sizes[1:]) - min(sizes[1:]) < 4096, sizes  # what the last caller holds may differ by a few numbers
 
 
 def test_one_thread_reads_the_newest_of_another_that_answers_for_it():

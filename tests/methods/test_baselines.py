@@ -27,12 +27,11 @@ SIDE = tiny.SIDE // tiny.PATCH
 
 
 def view(sizes, count, site=0, width=3, seed=0):
-    """A sample's images at one site."""
+    """A sample's images at one site, a group of one."""
     tokens = sum(h * w for h, w in sizes)
     hidden = torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     images = torch.cat([torch.full((h * w,), i) for i, (h, w) in enumerate(sizes)])
-    where = torch.arange(tokens)
-    return View(site, count, count, hidden, images, where, where[:0], tokens, None, None, 0, grids_layout(sizes))
+    return View(site, count, count, hidden[None], images[None], layout=grids_layout(sizes))
 
 
 def refuses(error, *words):
@@ -46,7 +45,7 @@ def refuses(error, *words):
 def test_random_draws_repeat_and_follow_their_seed():
     sizes = [(6, 6), (6, 6)]
     first, again, other, deeper = (
-        Random(retain=9, seed=seed).select(view(sizes, 9, site=site)).keep.tolist()
+        Random(retain=9, seed=seed).select(view(sizes, 9, site=site)).keep[0].tolist()
         for seed, site in ((1, 0), (1, 0), (2, 0), (1, 3))
     )
     assert first == again
@@ -56,7 +55,7 @@ def test_random_draws_repeat_and_follow_their_seed():
 def test_random_draws_are_fair():
     drawn = torch.zeros(36)
     for seed in range(2000):
-        drawn[Random(seed=seed).select(view([(6, 6)], 9)).keep] += 1
+        drawn[Random(seed=seed).select(view([(6, 6)], 9)).keep[0]] += 1
     assert abs(drawn - 500).max() < 5 * (2000 * 0.25 * 0.75) ** 0.5
 
 
@@ -66,16 +65,16 @@ def test_pooled_tokens_are_means(sizes, count):
     seen = view(sizes, count)
     answer = Pool().select(seen)
     cells, centres = reference.cells_of(sizes, count)
-    assert answer.keep.tolist() == []
-    assert answer.recycled.centres.tolist() == centres
-    for value, cell in zip(answer.recycled.values, cells, strict=True):
-        want = [sum(float(seen.hidden[t, d]) for t in cell) / len(cell) for d in range(3)]
+    assert answer.keep.tolist() == [[]]
+    assert answer.recycled.centres.tolist() == [centres]
+    for value, cell in zip(answer.recycled.values[0], cells, strict=True):
+        want = [sum(float(seen.hidden[0, t, d]) for t in cell) / len(cell) for d in range(3)]
         torch.testing.assert_close(value, torch.tensor(want, dtype=torch.float64))
 
 
 def test_uniform_is_an_even_stride_once_the_grid_is_gone():
     seen = dataclasses.replace(view([(2, 5)], 3, site=4), layout=grids_layout([(6, 6)]))
-    assert Uniform().select(seen).keep.tolist() == [1, 5, 8]
+    assert Uniform().select(seen).keep.tolist() == [[1, 5, 8]]
 
 
 @pytest.mark.parametrize("method", [Random, Uniform])

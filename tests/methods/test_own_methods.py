@@ -8,14 +8,16 @@ import torch
 from sparsight import Method, SparseVLM, sparsify
 from sparsight.errors import MethodError, SettingError
 from sparsight.methods import Uniform
+from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.view import Recycled, Selection
 from tests.support import tiny
 
 
 @dataclass(frozen=True)
 class First(Method):
-    """Keeps the first tokens."""
+    """Keeps the first tokens, of one sample at a time."""
 
+    batched = False
     sites: tuple[int, ...] | None = (2,)
 
     def keep(self, view):
@@ -70,7 +72,7 @@ def test_a_method_that_does_not_check_itself_is_checked_on_attach():
 ANSWERS = {
     "a tensor": (lambda view, keep: keep, r"answered a Tensor; return Selection\(keep\)"),
     "nothing": (lambda view, keep: None, "answered a NoneType"),
-    "a list": (lambda view, keep: Selection(keep.tolist()), "answered keep as a list; give a one-dimensional int64"),
+    "a list": (lambda view, keep: Selection(keep.tolist()), r"answered keep as a list; give int64 \(n,\)"),
     "a mask": (lambda view, keep: Selection(keep > 0), "answered keep as a tensor of torch.bool"),
     "two dimensions": (lambda view, keep: Selection(keep[None]), r"of torch.int64 and shape \(1, "),
     "one index again and again": (lambda view, keep: Selection(keep * 0 + 5), r"does not ascend within 0\.\.35"),
@@ -164,3 +166,43 @@ def test_answers_of_shipped_methods_cost_no_wait_on_other_devices(monkeypatch):
     answer(First(retain=0.5))
     assert seen[0] is torch.Tensor.cpu
     assert seen[1].__name__ == "to_host"
+
+
+@dataclass(frozen=True)
+class NormTopK(Method):
+    """A whole method, for groups of samples alike."""
+
+    sites: tuple[int, ...] | None = (2,)
+
+    def select(self, view):
+        return Selection(top_k(view.hidden.norm(dim=-1), view.keep_count, view.images))
+
+
+@dataclass(frozen=True)
+class OneByOne(NormTopK):
+    """The same for methods that cannot take groups."""
+
+    batched = False
+
+
+def test_a_method_of_groups_and_one_of_samples_choose_alike():
+    model, batch = tiny.tiny_llava(), tiny.batch([["image", 6], ["image", 9], ["image", 3, "image", 4], [5]])
+    found = []
+    for method in (NormTopK, OneByOne):
+        with torch.no_grad(), sparsify(model, method(retain=0.5)) as run:
+            logits = model(**batch.inputs).logits
+            found.append((logits, [[site.keep.tolist() for site in own] for own in run.trace.samples]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (3,), (2, 3, 1)])
+def test_rows_that_are_not_one_for_each_sample(shape):
+    @dataclass(frozen=True)
+    class Wrong(NormTopK):
+        def select(self, view):
+            return Selection(torch.zeros(shape, dtype=torch.int64))
+
+    model, batch = tiny.tiny_llava(), tiny.batch([["image", 6], ["image", 9]])
+    with torch.no_grad(), sparsify(model, Wrong(retain=0.5)), pytest.raises(MethodError, match=r"one row|one for each"):
+        model(**batch.inputs)

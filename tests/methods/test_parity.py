@@ -144,11 +144,23 @@ def test_rater_rows_are_rows_of_the_full_map(monkeypatch, past, kind, softcap, c
         added = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, torch.finfo(torch.float64).min)
         made = call(3, past, mask=added, softcap=softcap)
     weight = torch.rand(3, 3, dtype=torch.float64)
-    for sample in (0, 1):
-        own = RaterRows(made, sample, rows, columns)
-        torch.testing.assert_close(own.mean_over_heads(), want[sample].mean(dim=0))
-        torch.testing.assert_close(own.mean_over_raters(), want[sample].mean(dim=1))
-        torch.testing.assert_close(own.mean_over_raters(weight), (want[sample] * weight).mean(dim=1))
+    for samples in ([0], [1], [1, 0], None):
+        taken = None if samples is None else torch.tensor(samples)
+        group = len(samples or want)
+        own = RaterRows(made, taken, rows.expand(group, -1), columns.expand(group, -1))
+        for place, sample in enumerate(samples or (0, 1)):
+            torch.testing.assert_close(own.mean_over_heads()[place], want[sample].mean(dim=0))
+            torch.testing.assert_close(own.mean()[place], want[sample].mean(dim=(0, 1)))
+            torch.testing.assert_close(own.mean_over_raters()[place], want[sample].mean(dim=1))
+            weighed = own.mean_over_raters(weight.expand(group, -1, -1))[place]
+            torch.testing.assert_close(weighed, (want[sample] * weight).mean(dim=1))
+    # a sample with two raters beside one with three
+    present = torch.tensor([[True, True, False], [True, True, True]])
+    own = RaterRows(made, None, rows.expand(2, -1), columns.expand(2, -1), present)
+    for sample, count in ((0, 2), (1, 3)):
+        torch.testing.assert_close(own.mean()[sample], want[sample][:, :count].mean(dim=(0, 1)))
+        weighed = (want[sample] * weight)[:, :count].mean(dim=1)
+        torch.testing.assert_close(own.mean_over_raters(weight.expand(2, -1, -1))[sample], weighed)
 
 
 def test_marker_values_read_the_same_score():
@@ -157,7 +169,7 @@ def test_marker_values_read_the_same_score():
     markers = torch.zeros(7, 3, dtype=torch.float64)
     markers[columns, torch.arange(3)] = 1
     read = (full_attention(made, 0) @ markers)[:, rows].mean(dim=(0, 1))
-    torch.testing.assert_close(RaterRows(made, 0, rows, columns).mean_over_heads().mean(dim=0), read)
+    torch.testing.assert_close(RaterRows(made, torch.tensor([0]), rows[None], columns[None]).mean()[0], read)
 
 
 def test_rope_prior():
@@ -174,8 +186,8 @@ def test_rope_prior():
 
 
 def test_plus_needs_rotary_frequencies():
-    where = torch.arange(4)
-    view = View(1, 2, 2, torch.zeros(4, 6), where * 0, where, where, 8, None, RaterRows(call(1), 0, where, where), 0)
+    where = torch.arange(4)[None]
+    view = View(1, 2, 2, torch.zeros(1, 4, 6), where * 0, RaterRows(call(1), torch.tensor([0]), where, where))
     with pytest.raises(UnsupportedError, match=r"rotary positions; use SparseVLM"):
         SparseVLMPlus().select(view)
     with pytest.raises(UnsupportedError, match=r"rotary positions; use SparseVLM"):

@@ -59,7 +59,7 @@ class Identity(SparseVLM):
     level: str = "rank"
 
     def select(self, view):
-        return Selection(torch.arange(len(view.hidden)), score=view.attention.mean_over_heads().mean(dim=0))
+        return Selection(torch.arange(view.hidden.shape[1])[None], score=view.attention.mean())
 
 
 def same(own, other):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sparsight.errors import TESTED_WITH, UnsupportedError
-from sparsight.sequence.compactor import Batch
+from sparsight.sequence.slots import Batch
 
 
 def attach_deepstack(decoder: nn.Module, name: str, batch: Callable[[], Batch | None]) -> Callable[[], None]:

@@ -34,11 +34,12 @@ from sparsight.engine.tap import attach_tap
 from sparsight.errors import AttachError, PromptError, UnsupportedError
 from sparsight.families import Family, decoder_shape
 from sparsight.methods.method import Method
-from sparsight.sequence.compactor import Batch, Compactor, new_sample
+from sparsight.sequence.compactor import Compactor, Sample
 from sparsight.sequence.prompt import marked_rows, read_prompts
 from sparsight.sequence.question import check_questions, read_marks
 from sparsight.sequence.rater_rows import AttentionCall
 from sparsight.sequence.raters import choose_raters
+from sparsight.sequence.slots import Batch, read_slots
 from sparsight.sequence.summary import Plan, summarise
 from sparsight.sequence.trace import Stats, Trace
 
@@ -254,8 +255,8 @@ class Engine:
         prompts = read_prompts(state.visual, real, self.rating.get(), state.candidates)
         raters = choose_raters(self.method, state.schedules, prompts, embeds, state.to_host)
         rows = zip(prompts, state.schedules, state.layouts, raters, strict=True)
-        samples = tuple(new_sample(*row, embeds.device) for row in rows)
-        return Compactor(self.method, samples, state.real, self.beside.frequencies(), state.to_host)
+        samples, slots = tuple(Sample(*row) for row in rows), read_slots(prompts, raters, embeds.device)
+        return Compactor(self.method, samples, slots, state.real, self.beside.frequencies(), state.to_host)
 
     def _batch(self) -> Batch | None:
         state = current_pass(self)

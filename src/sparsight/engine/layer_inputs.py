@@ -20,7 +20,7 @@ from sparsight.engine.passes import Pass
 from sparsight.errors import UnsupportedError
 from sparsight.families import Family
 from sparsight.sequence import masks
-from sparsight.sequence.compactor import Batch
+from sparsight.sequence.slots import Batch
 
 
 class Beside:

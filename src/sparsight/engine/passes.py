@@ -15,8 +15,9 @@ from transformers.cache_utils import DynamicLayer
 from sparsight.counts.layout import Grid, Layout
 from sparsight.counts.schedule import Schedule
 from sparsight.engine.cache import LedgerLayer, Owner, Record, extend, stored_length
-from sparsight.sequence.compactor import Batch, Compactor
+from sparsight.sequence.compactor import Compactor
 from sparsight.sequence.rater_rows import AttentionCall
+from sparsight.sequence.slots import Batch
 
 T = TypeVar("T")
 

@@ -11,34 +11,45 @@ import torch
 
 from sparsight.errors import MethodError
 from sparsight.methods.method import Method
-from sparsight.methods.view import Recycled, Selection, View
+from sparsight.methods.view import Recycled, Selection, View, grouped, single
 
 SHIPPED = "sparsight."
 
 Reader = Callable[[torch.Tensor], torch.Tensor]
 
 
-def check_selection(selection: object, method: Method, view: View, to_host: Reader) -> Selection:
-    """Return a method's answer if it is one: as many tokens as were promised, each there and each once.
+def selected(method: Method, view: View, to_host: Reader) -> Selection:
+    """Return a method's answer for a group, if it is one: as many tokens as were promised, each there and each once.
 
     Args: to_host: reads a tensor on the host and counts the wait.
-    Raises: MethodError: it is not; the method is wrong, not the input.
+    Raises: MethodError: it is none; the method is wrong, not the input.
+    """
+    if type(method).batched:
+        return check_selection(method.select(view), method, view, to_host)
+    seen = single(view)
+    return grouped(check_selection(method.select(seen), method, seen, to_host))
+
+
+def check_selection(selection: object, method: Method, view: View, to_host: Reader) -> Selection:
+    """Return what a method answered if it is an answer to what it was shown, a group or one sample.
+
+    Raises: MethodError: it is none.
     """
     if not isinstance(selection, Selection):
-        _refuse(method, f"answered a {type(selection).__name__}; return Selection(keep), with keep = (K,) indices")
-    present, device = len(view.hidden), view.hidden.device
-    _check_indices(method, "keep", selection.keep, device)
+        shape = "(G, K)" if view.hidden.ndim == 3 else "(K,)"
+        _refuse(method, f"answered a {type(selection).__name__}; return Selection(keep), with {shape} indices to keep")
+    _check_indices(method, "keep", selection.keep, view)
     if selection.recycled is not None:
         _check_recycled(method, selection.recycled, view)
     score = selection.score
     if score is not None and (not isinstance(score, torch.Tensor) or score.shape != view.hidden.shape[:-1]):
         _refuse(method, f"answered score as {_kind(score)}; give one number for each visual token, or None")
-    _check_counts(method, selection, view, present)
+    _check_counts(method, selection, view)
     if not type(method).select.__module__.startswith(SHIPPED):
-        _check_values(method, selection, present, to_host)
+        _check_values(method, selection, view.hidden.shape[-2], to_host)
         _check_finite(method, selection, view, to_host)
-    elif device.type == "cpu":
-        _check_values(method, selection, present, torch.Tensor.cpu)  # nothing to wait for
+    elif view.hidden.device.type == "cpu":
+        _check_values(method, selection, view.hidden.shape[-2], torch.Tensor.cpu)  # nothing to wait for
     return selection
 
 
@@ -62,33 +73,35 @@ def check_some(chosen: tuple[torch.Tensor, ...], method: Method) -> tuple[torch.
     return chosen
 
 
-def _check_indices(method: Method, name: str, indices: object, device: torch.device) -> None:
-    if not isinstance(indices, torch.Tensor) or indices.dtype != torch.int64 or indices.ndim != 1:
-        _refuse(method, f"answered {name} as {_kind(indices)}; give a one-dimensional int64 tensor of indices")
-    if indices.device != device:
-        _refuse(method, f"answered {name} on {indices.device}; give it on {device}, where view.hidden is")
+def _check_indices(method: Method, name: str, indices: object, view: View) -> None:
+    lead = view.hidden.shape[:-2]
+    if not isinstance(indices, torch.Tensor) or indices.dtype != torch.int64 or indices.ndim != len(lead) + 1:
+        wanted = "an int64 tensor (G, n), one row for each sample, or set batched = False" if lead else "int64 (n,)"
+        _refuse(method, f"answered {name} as {_kind(indices)}; give {wanted}")
+    if indices.shape[:-1] != lead:
+        _refuse(method, f"answered {name} as {_kind(indices)}; give {lead[0]} rows, one for each sample")
+    if indices.device != view.hidden.device:
+        place = view.hidden.device
+        _refuse(method, f"answered {name} on {indices.device}; give it on {place}, where view.hidden is")
 
 
 def _check_recycled(method: Method, recycled: object, view: View) -> None:
     if not isinstance(recycled, Recycled):
         _refuse(method, f"answered recycled as {_kind(recycled)}; give Recycled(values, centres, pool, labels)")
     for name in ("centres", "pool", "labels"):
-        _check_indices(method, f"recycled.{name}", getattr(recycled, name), view.hidden.device)
-    wanted = (len(recycled.centres), view.hidden.shape[-1])
-    if (
-        not isinstance(recycled.values, torch.Tensor)
-        or recycled.values.shape != wanted
-        or recycled.values.dtype != view.hidden.dtype
-    ):
+        _check_indices(method, f"recycled.{name}", getattr(recycled, name), view)
+    values, wanted = recycled.values, (*recycled.centres.shape, view.hidden.shape[-1])
+    if not isinstance(values, torch.Tensor) or values.shape != wanted or values.dtype != view.hidden.dtype:
         row = f"one row for each centre, {wanted} of {view.hidden.dtype}"
-        _refuse(method, f"answered recycled.values as {_kind(recycled.values)}; give {row}")
-    if len(recycled.labels) != len(recycled.pool):
-        _refuse(method, f"answered {len(recycled.labels)} labels for a pool of {len(recycled.pool)}; give one for each")
+        _refuse(method, f"answered recycled.values as {_kind(values)}; give {row}")
+    labels, pool = recycled.labels.shape[-1], recycled.pool.shape[-1]
+    if labels != pool:
+        _refuse(method, f"answered {labels} labels for a pool of {pool}; give one for each")
 
 
-def _check_counts(method: Method, selection: Selection, view: View, present: int) -> None:
-    kept = len(selection.keep)
-    total = kept + (0 if selection.recycled is None else len(selection.recycled.centres))
+def _check_counts(method: Method, selection: Selection, view: View) -> None:
+    kept, present = selection.keep.shape[-1], view.hidden.shape[-2]
+    total = kept + (0 if selection.recycled is None else selection.recycled.centres.shape[-1])
     too_few = total < 1 if method.may_keep_none else kept < 1
     if too_few or total > present or (total > view.count if method.adaptive else total != view.count):
         allowed = f"at most {view.count}" if method.adaptive else f"exactly {view.count}"
@@ -97,18 +110,24 @@ def _check_counts(method: Method, selection: Selection, view: View, present: int
 
 def _check_values(method: Method, selection: Selection, present: int, to_host: Reader) -> None:
     keep, recycled = to_host(selection.keep), selection.recycled
-    if len(keep) and not bool((keep[1:] > keep[:-1]).all() & (keep[0] >= 0) & (keep[-1] < present)):
+    if not _apart(keep, present, ascending=True):
         _refuse(method, f"answered keep that does not ascend within 0..{present - 1}; sort it, each index once")
     if recycled is None:
         return
-    places = [*keep.tolist(), *to_host(recycled.centres).tolist()]
-    if not set(places) <= set(range(present)) or len(set(places)) < len(places):
+    if not _apart(torch.cat([keep, to_host(recycled.centres)], dim=-1), present):
         _refuse(method, f"answered centres that are kept too, are there twice, or lie outside 0..{present - 1}")
-    pool = to_host(recycled.pool).tolist()
-    if not set(pool) <= set(range(present)) - set(keep.tolist()) or len(set(pool)) < len(pool):
+    if not _apart(torch.cat([keep, to_host(recycled.pool)], dim=-1), present):
         _refuse(method, f"answered a pool of tokens that are kept, are there twice, or lie outside 0..{present - 1}")
-    if not set(to_host(recycled.labels).tolist()) <= set(range(len(recycled.centres))):
-        _refuse(method, f"answered labels outside 0..{len(recycled.centres) - 1}; each names a centre")
+    labels, clusters = to_host(recycled.labels), recycled.centres.shape[-1]
+    if not bool((labels >= 0).all() & (labels < clusters).all()):
+        _refuse(method, f"answered labels outside 0..{clusters - 1}; each names a centre")
+
+
+def _apart(places: torch.Tensor, present: int, *, ascending: bool = False) -> bool:
+    """Return whether indices on the host, (..., n), are each there once in their row and lie within 0..present-1."""
+    ordered = places if ascending else places.sort(dim=-1).values
+    inside = (places >= 0).all() & (places < present).all()
+    return bool((ordered[..., 1:] > ordered[..., :-1]).all() & inside)
 
 
 def _check_finite(method: Method, selection: Selection, view: View, to_host: Reader) -> None:

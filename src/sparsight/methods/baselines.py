@@ -60,10 +60,10 @@ class Random(Baseline):
 
     def select(self, view: View) -> Selection:
         """Keep the tokens that come first in a random order."""
-        present = len(view.hidden)
+        present = view.hidden.shape[1]
         mixed = ((self.seed * 4099 + view.site) * 1_000_003 + present) % 2**63
         order = torch.randperm(present, generator=torch.Generator().manual_seed(mixed))
-        score = order.to(view.hidden.device, torch.float32)
+        score = order.to(view.hidden.device, torch.float32).expand(len(view.hidden), -1)
         return Selection(top_k(score, view.keep_count, view.images), score=score)
 
 
@@ -94,12 +94,13 @@ class Uniform(Gridded):
 
     def select(self, view: View) -> Selection:
         """Keep evenly spread tokens."""
-        layout, present, count = gridded(self, view.layout), len(view.hidden), view.keep_count
+        layout, (group, present), count = gridded(self, view.layout), view.hidden.shape[:2], view.keep_count
         if present == len(layout):
-            return Selection(partition(layout, count)[1].sort().values.to(view.hidden.device))
+            centres = partition(layout, count)[1].sort().values
+            return Selection(centres.to(view.hidden.device).expand(group, -1))
         steps = torch.arange(count, device=view.hidden.device)
-        spread = view.hidden.new_zeros(present, dtype=torch.float32)
-        spread[(2 * steps + 1) * present // (2 * count)] = 1.0  # the middle of each of `count` equal stretches
+        spread = view.hidden.new_zeros(group, present, dtype=torch.float32)
+        spread[:, (2 * steps + 1) * present // (2 * count)] = 1.0  # the middle of each of `count` equal stretches
         return Selection(top_k(spread, count, view.images))
 
 
@@ -131,9 +132,10 @@ class Pool(Gridded):
         """Fold each cell into its mean."""
         labels, centres = partition(gridded(self, view.layout), view.count)
         pool = (labels >= 0).nonzero().flatten()  # all patches, unless there are fewer cells than grids
-        labels, centres, pool = (part.to(view.hidden.device) for part in (labels[pool], centres, pool))
-        values = merge(view.hidden[pool], labels, view.count, "mean")
-        return Selection(pool[:0], Recycled(values, centres, pool, labels))
+        group, device = len(view.hidden), view.hidden.device
+        labels, centres, pool = (part.to(device).expand(group, -1) for part in (labels[pool], centres, pool))
+        values = merge(view.hidden[:, pool[0]], labels, view.count, "mean")
+        return Selection(pool[:, :0], Recycled(values, centres, pool, labels))
 
 
 def gridded(method: Method, layout: Layout | None) -> Layout:

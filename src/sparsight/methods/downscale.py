@@ -73,4 +73,5 @@ class Downscale(Baseline):
     def select(self, view: View) -> Selection:
         """Keep one token for each patch that was encoded; its neighbours hold copies."""
         layout = gridded(self, view.layout)
-        return Selection(scaled_partition(layout, self.image_grid(layout))[1].to(view.hidden.device))
+        centres = scaled_partition(layout, self.image_grid(layout))[1]
+        return Selection(centres.to(view.hidden.device).expand(len(view.hidden), -1))

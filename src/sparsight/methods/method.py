@@ -1,14 +1,14 @@
 """Method, the base of every pruning method: settings that check themselves, counts known before the run, one choice.
 
 A method is a frozen dataclass. It states only what is new: the engine finds the visual tokens, calls `raters` once
-per prompt and `select` at each site for each sample, shortens everything and clears up.
+per prompt and `select` at each site for each group of samples alike, shortens everything and clears up.
 """
 
 import inspect
 import operator
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -41,6 +41,8 @@ class Method(ABC):
             0 is the input, before layer 0, and only for methods that read no attention.
         positions: "keep" gathers the original rotary positions, "renumber" counts the remaining tokens from 0.
     """
+
+    batched: ClassVar[bool] = True  # whether `select` takes samples alike as a group, (G, V, D)
 
     retain: float | None = 1 / 3
     sites: tuple[int, ...] | None = None
@@ -143,9 +145,10 @@ class Method(ABC):
 
     @abstractmethod
     def select(self, view: View) -> Selection:
-        """Choose the tokens that stay at one site for one sample: exactly `view.count`, recycled ones included.
+        """Choose the tokens that stay at one site: exactly `view.count` of each sample, recycled ones included.
 
-        An adaptive method may answer with fewer.
+        An adaptive method may answer with fewer, and gets groups of one. A method that is not `batched` gets one sample
+        without the dimension G, and answers so.
         """
 
 

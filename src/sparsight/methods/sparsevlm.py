@@ -159,11 +159,10 @@ class SparseVLM(Method):
         """Keep the tokens that the raters attend to most and recycle some of the rest."""
         if view.attention is None:
             raise SettingError("SparseVLM needs rater attention; a view without it cannot be rated.")
-        attention = view.attention.mean_over_heads()  # (R, V)
-        score = attention.mean(dim=0)
+        score = view.attention.mean()  # (G, V)
         keep_count, clusters = view.keep_count, view.count - view.keep_count
-        if self.adaptive:
-            keep_count, clusters = self._rank_counts(attention, view)
+        if self.adaptive:  # a group of one, as counts differ
+            keep_count, clusters = self._rank_counts(view.attention.mean_over_heads()[0], view)
         keep = top_k(score, keep_count, view.images)
         recycled = self._recycle(view, score, keep, clusters) if clusters else None
         return Selection(keep, recycled, score)
@@ -175,12 +174,12 @@ class SparseVLM(Method):
         return (keep, extra) if keep + extra <= view.count else (view.keep_count, view.count - view.keep_count)
 
     def _recycle(self, view: View, score: torch.Tensor, keep: torch.Tensor, clusters: int) -> Recycled:
-        dropped = torch.ones_like(score, dtype=torch.bool).index_fill_(0, keep, value=False)
-        size = max(recycled_count(len(score) - len(keep), self.tau, self.theta)[0], clusters)
-        pool = top_k(score.masked_fill(~dropped, float("-inf")), size)
-        points = view.hidden[pool]
+        dropped = torch.ones_like(score, dtype=torch.bool).scatter(-1, keep, value=False)
+        size = max(recycled_count(score.shape[-1] - keep.shape[-1], self.tau, self.theta)[0], clusters)
+        pool = top_k(score.masked_fill(~dropped, float("-inf")), size)  # (G, P)
+        points = view.hidden.gather(1, pool[..., None].expand(-1, -1, view.hidden.shape[-1]))
         centres, labels = density_peaks(points, clusters)
-        return Recycled(merge(points, labels, clusters, self.aggregate), pool[centres], pool, labels)
+        return Recycled(merge(points, labels, clusters, self.aggregate), pool.gather(-1, centres), pool, labels)
 
 
 def check_kept(kept: Sequence[int], sites: Sequence[int] | None) -> None:

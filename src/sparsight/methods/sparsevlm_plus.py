@@ -72,15 +72,16 @@ class SparseVLMPlus(SparseVLM):
 
     def select(self, view: View) -> Selection:
         """Keep the tokens that the chosen heads' raters attend to most, distance divided out."""
-        if view.attention is None or view.inverse_frequencies is None:
+        if view.attention is None or view.distance is None:
             raise UnsupportedError("SparseVLMPlus needs a decoder with rotary positions; use SparseVLM on this one.")
-        distance = (view.rater_positions[:, None] - view.positions[None, :]).abs()  # (R, V)
-        prior = rope_prior(view.length, view.inverse_frequencies, self.prior_floor)[distance]
-        per_head = view.attention.mean_over_raters(1.0 / prior)  # (H, V)
-        total = per_head.shape[0]
+        far = view.distance
+        distance = (far.raters[..., :, None] - far.visual[..., None, :]).abs()  # (G, R, V)
+        prior = rope_prior(far.length, far.inverse_frequencies, self.prior_floor)[distance]
+        per_head = view.attention.mean_over_raters(1.0 / prior)  # (G, H, V)
+        total = per_head.shape[1]
         count = min(self.heads, total) if isinstance(self.heads, int) else max(1, int(self.heads * total))
-        chosen = top_k(per_head.sum(dim=-1), count)
-        score = per_head[chosen].mean(dim=0)
+        chosen = top_k(per_head.sum(dim=-1), count)  # (G, heads)
+        score = per_head.gather(1, chosen[..., None].expand(-1, -1, per_head.shape[-1])).mean(dim=1)
         return Selection(top_k(score, view.keep_count, view.images), score=score)
 
 

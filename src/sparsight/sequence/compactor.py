@@ -1,7 +1,8 @@
-"""One prefill: the samples' order of tokens, and how a site shortens it.
+"""One prefill: the order of tokens of a batch, and how a site shortens it.
 
-Knows slots, hidden states and a method; knows no module of any model. Everything here stays on the device: sizes are
-known beforehand, so nothing waits for it.
+Knows slots, hidden states and a method; knows no module of any model. Samples that are alike are worked on as a group,
+and the whole batch is rearranged at once. Everything here stays on the device: sizes are known beforehand, so nothing
+waits for it.
 """
 
 from collections.abc import Callable
@@ -11,41 +12,40 @@ import torch
 
 from sparsight.counts.layout import Layout
 from sparsight.counts.schedule import Schedule
-from sparsight.methods.answer import check_selection
+from sparsight.methods.answer import selected
 from sparsight.methods.method import Method
-from sparsight.methods.view import Recycled, Selection, View
+from sparsight.methods.view import Distance, Selection, View
 from sparsight.sequence.prompt import Prompt
 from sparsight.sequence.rater_rows import AttentionCall, RaterRows
+from sparsight.sequence.slots import Batch, Slots, on_device
 from sparsight.sequence.trace import SiteTrace
 
 
 @dataclass
 class Sample:
-    """One sample on its way through the layers.
+    """One sample on its way through the layers: what is known on the host.
 
     Args:
-        prompt: its layout.
+        prompt: where its tokens are.
         schedule: its counts; None for a sample that is not pruned.
-        order: (n,) int64 slots of the tokens that are there, in stored order.
-        raters: (R,) int64 slots, on the device.
-        image_of: (L,) int64 image of each slot, -1 for other tokens.
-        name_of: (L,) int64 index among the original visual tokens of each slot.
-        place_of: (L,) int64 number of each slot among the real tokens.
         layout: of the visual tokens before any was removed; None where it is not known.
+        raters: (R,) int64 slots.
+        length: tokens that are there now, padding in front included until the first site; fillers are not counted.
     """
 
     prompt: Prompt
     schedule: Schedule | None
-    order: torch.Tensor
+    layout: Layout | None
     raters: torch.Tensor
-    image_of: torch.Tensor
-    name_of: torch.Tensor
-    place_of: torch.Tensor
-    layout: Layout | None = None
+    length: int = 0
     kept: list[int] = field(default_factory=list)
     recycled: list[int] = field(default_factory=list)
     sites: list[SiteTrace] = field(default_factory=list)
     trimmed: bool = False
+
+    def __post_init__(self) -> None:
+        """Start with every token in place."""
+        self.length = self.prompt.length
 
     @property
     def visual_count(self) -> int:
@@ -57,57 +57,37 @@ class Sample:
         own = () if self.schedule is None else self.schedule.sites
         return own.index(site) if site in own else None
 
-    def move(self, device: torch.device) -> None:
-        """Follow the hidden states of a model that is split over devices."""
-        self.order, self.raters, self.image_of, self.name_of, self.place_of = (
-            part.to(device) for part in (self.order, self.raters, self.image_of, self.name_of, self.place_of)
-        )
-
-    def split(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return where the visual tokens and the others stand in `order`, both ascending; padding goes once."""
-        other = self.image_of[self.order] < 0
-        where = torch.sort(other, stable=True).indices
-        start = self.visual_count if self.trimmed else self.visual_count + self.prompt.padding
-        return where[: self.visual_count], where[start:]
-
-
-def new_sample(
-    prompt: Prompt, schedule: Schedule | None, layout: Layout | None, raters: torch.Tensor, device: torch.device
-) -> Sample:
-    """Start a sample with every token in place."""
-    image_of = torch.full((prompt.length,), -1, dtype=torch.int64)
-    image_of[prompt.visual] = prompt.images
-    name_of = torch.zeros(prompt.length, dtype=torch.int64)
-    name_of[prompt.visual] = torch.arange(len(prompt.visual))
-    order = torch.arange(prompt.length, device=device)
-    raters, image_of, name_of, places = (part.to(device) for part in (raters, image_of, name_of, prompt.places))
-    return Sample(prompt, schedule, order, raters, image_of, name_of, places, layout)
-
-
-@dataclass(frozen=True, eq=False)  # compared and hashed by identity
-class Batch:
-    """The stored order of a whole batch.
-
-    Args:
-        order: (B, n) int64 slots.
-        valid: (B, n) bool, False for fillers and padding; None if all are valid.
-    """
-
-    order: torch.Tensor
-    valid: torch.Tensor | None
+    def note(self, site: int, kept: int, recycled: int) -> None:
+        """Write down what a site left, padding in front dropped."""
+        padding = 0 if self.trimmed else self.prompt.padding
+        self.length += kept + recycled - self.visual_count - padding
+        self.trimmed = True
+        if self.step_at(site) is not None:
+            self.kept.append(kept)
+            self.recycled.append(recycled)
 
 
 @dataclass(frozen=True)
-class Stop:
-    """One site in one pass.
+class Group:
+    """Samples alike at one site: the same number of visual tokens, the same counts, the same layout.
 
     Args:
-        site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
-        call: attention call of layer site - 1, None for methods that need none.
+        rows: their places in the batch.
+        taken: (G,) int64 the same on the device; None for the whole batch.
+        visual: visual tokens of each.
+        count: that leave the site.
+        keep_count: of them, not recycled.
     """
 
-    site: int
-    call: AttentionCall | None
+    rows: tuple[int, ...]
+    taken: torch.Tensor | None
+    visual: int
+    count: int
+    keep_count: int
+
+    def take(self, part: torch.Tensor) -> torch.Tensor:
+        """Return the group's rows of a tensor of the batch."""
+        return part if self.taken is None else part[self.taken]
 
 
 @dataclass
@@ -117,6 +97,7 @@ class Compactor:
     Args:
         method: what to keep.
         samples: the batch.
+        slots: what the slots of the batch are.
         real: (B, L) bool on the device, None if nothing is padding.
         inverse_frequencies: (L,) for each layer (d/2,) of its rotary positions, or None.
         to_host: reads a tensor on the host and counts the wait.
@@ -125,6 +106,7 @@ class Compactor:
 
     method: Method
     samples: tuple[Sample, ...]
+    slots: Slots
     real: torch.Tensor | None
     inverse_frequencies: tuple[torch.Tensor | None, ...]
     to_host: Callable[[torch.Tensor], torch.Tensor]
@@ -139,138 +121,195 @@ class Compactor:
             call: gives the attention call of layer site - 1, None for methods that need none.
         Returns: (B, n', D); `batch` then says which slots these are. `hidden` itself if no sample is pruned here.
         """
-        active = [self._is_active(sample, site) for sample in self.samples]
-        if not any(active):
+        groups = self._groups(site, hidden.device)
+        if not groups:
             for sample in self.samples:
-                _note_nothing(sample, site)
+                if sample.step_at(site) is not None:
+                    sample.kept.append(sample.visual_count)
+                    sample.recycled.append(0)
             return hidden
-        stop, rows = Stop(site, call()), []
+        stop = Stop(self, site, hidden, call())
         with torch.autocast(hidden.device.type, enabled=False):  # scores stay float32, whatever the model runs in
-            for index, sample in enumerate(self.samples):
-                sample.move(hidden.device)
-                own = hidden[index, hidden.shape[1] - len(sample.order) :]  # fillers stand in front
-                rows.append(self._shorten(index, stop, own) if active[index] else _whole(sample, own, site))
-            return self._stack(rows, hidden)
+            for group in groups:
+                stop.choose(group)
+            pruned = {row for group in groups for row in group.rows}
+            for row, sample in enumerate(self.samples):
+                if row not in pruned:
+                    sample.note(site, sample.visual_count, 0)
+            return stop.rearrange()
 
-    def _is_active(self, sample: Sample, site: int) -> bool:
-        if sample.schedule is None or not self.method.prunes(sample.schedule):
-            return False
+    def _groups(self, site: int, device: torch.device) -> list[Group]:
+        found: dict[tuple[int | None, tuple[int, int, int], int], list[int]] = {}
+        for row, sample in enumerate(self.samples):
+            counts = self._counts(sample, site)
+            if counts is not None:
+                alone = row if self.method.adaptive or not type(self.method).batched else None
+                found.setdefault((alone, counts, id(sample.layout)), []).append(row)
+        groups = []
+        for (_, (visual, count, keep_count), _), rows in found.items():
+            taken = None if len(rows) == len(self.samples) else on_device(rows, device)
+            groups.append(Group(tuple(rows), taken, visual, count, keep_count))
+        return groups
+
+    def _counts(self, sample: Sample, site: int) -> tuple[int, int, int] | None:
+        """Return how many visual tokens a sample has, may leave and keeps at a site; None if it is not pruned there."""
         step = sample.step_at(site)
-        return step is not None and (self.method.adaptive or sample.schedule.counts[step] < sample.visual_count)
-
-    def _shorten(self, index: int, stop: Stop, own: torch.Tensor) -> torch.Tensor:
-        sample = self.samples[index]
-        visual, other = sample.split()
-        view = self._view(index, stop, own, visual)
-        selection = check_selection(self.method.select(view), self.method, view, self.to_host)
-        _record(sample, stop.site, visual, selection)
-        recycled = selection.recycled
-        stay = torch.cat([other, visual[selection.keep]])
-        source, key = stay, stay * 2
-        if recycled is not None:
-            centres = visual[recycled.centres]
-            source, key = torch.cat([stay, centres]), torch.cat([key, self._keys(sample, visual, recycled, centres)])
-        place = torch.sort(key, stable=True).indices
-        values = own[stay] if recycled is None else torch.cat([own[stay], recycled.values])
-        sample.order = sample.order[source[place]]
-        sample.kept.append(len(selection.keep))
-        sample.recycled.append(len(source) - len(stay))
-        sample.trimmed = True
-        return values[place]
-
-    def _keys(self, sample: Sample, visual: torch.Tensor, recycled: Recycled, centres: torch.Tensor) -> torch.Tensor:
-        """Where recycled tokens stand: at their centres, or (renumbered) behind the last token of their image."""
-        if self.method.positions == "keep":
-            return centres * 2
-        images = sample.image_of[sample.order[visual]]
-        last = images.new_zeros(sample.prompt.image_count).scatter_reduce(0, images, visual, "amax")
-        return last[images[recycled.centres]] * 2 + 1
-
-    def _view(self, index: int, stop: Stop, own: torch.Tensor, visual: torch.Tensor) -> View:
-        sample = self.samples[index]
-        step = sample.step_at(stop.site)
-        if sample.schedule is None or step is None:
-            raise TypeError("a sample without a schedule is not pruned")
+        if sample.schedule is None or step is None or not self.method.prunes(sample.schedule):
+            return None
         count = min(sample.schedule.counts[step], sample.visual_count)
-        # text after the last image is never dropped, so it stands as far from the end as it did
-        raters = sample.raters - (sample.prompt.length - len(sample.order))
-        keep_positions = self.method.positions == "keep"
-        attention, frequencies = None, self.inverse_frequencies[max(stop.site - 1, 0)]
-        if stop.call is not None:
-            fillers = stop.call.query.shape[2] - len(sample.order)
-            keys_before = stop.call.key.shape[2] - len(sample.order)
-            attention = RaterRows(stop.call, index, raters + fillers, visual + keys_before)
+        if not self.method.adaptive and count == sample.visual_count:
+            return None
+        return sample.visual_count, count, min(sample.schedule.kept[step], count)
+
+
+class Stop:
+    """One site in one pass: groups choose one after the other, then the batch is rearranged at once.
+
+    Args:
+        compactor: whose samples stop.
+        site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
+        hidden: (B, n, D).
+        call: attention call of layer site - 1, None for methods that need none.
+    """
+
+    def __init__(self, compactor: Compactor, site: int, hidden: torch.Tensor, call: AttentionCall | None) -> None:
+        self.compactor, self.site, self.hidden, self.call = compactor, site, hidden, call
+        self.samples, device = compactor.samples, hidden.device
+        compactor.slots = compactor.slots.to(device)
+        tokens = hidden.shape[1]
+        self.index = torch.arange(tokens, device=device)
+        if compactor.batch is None:
+            self.order = self.index.expand(len(hidden), -1)
+        else:
+            self.order = compactor.batch.order.to(device)
+        fronts = [tokens - s.length if s.trimmed else s.prompt.padding for s in self.samples]
+        self.starts = on_device([tokens - s.length for s in self.samples], device)  # (B,) first token of each sample
+        self.gone = self.index < on_device(fronts, device)[:, None]  # (B, n) fillers and padding in front
+        self.visual = (compactor.slots.image_of.gather(1, self.order) >= 0) & ~self.gone
+        self.rebuilt: list[tuple[Group, torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def choose(self, group: Group) -> None:
+        """Have the method choose for one group, and note what is gone and what is rebuilt."""
+        slots = self.compactor.slots
+        # (G, V) where the visual tokens stand, ascending
+        places = torch.sort(~group.take(self.visual), dim=-1, stable=True).indices[:, : group.visual]
+        named = group.take(self.order).gather(1, places)  # (G, V) their slots
+        images = group.take(slots.image_of).gather(1, named)
+        view = self._view(group, places, named, images)
+        selection = selected(self.compactor.method, view, self.compactor.to_host)
+        kept = places.gather(1, selection.keep)
+        gone = (group.take(self.gone) | group.take(self.visual)).scatter(1, kept, value=False)
+        self.gone = gone if group.taken is None else self.gone.index_copy(0, group.taken, gone)
+        if selection.recycled is not None and selection.recycled.centres.shape[1]:
+            centres = selection.recycled.centres
+            keys = self._keys(places, images, centres)
+            self.rebuilt.append((group, keys, named.gather(1, centres), selection.recycled.values))
+        self._record(group, named, selection)
+
+    def _view(self, group: Group, places: torch.Tensor, named: torch.Tensor, images: torch.Tensor) -> View:
+        method, first = self.compactor.method, self.samples[group.rows[0]]
+        width, attention, distance = self.hidden.shape[-1], None, None
+        if method.needs_attention and self.call is not None:
+            attention, distance = self._attention(group, places, named)
         return View(
-            site=stop.site,
-            count=count,
-            keep_count=min(sample.schedule.kept[step], count),
-            hidden=own[visual],
-            images=sample.image_of[sample.order[visual]],
-            positions=sample.place_of[sample.order[visual]] if keep_positions else visual,
-            rater_positions=sample.place_of[sample.raters] if keep_positions else raters,
-            length=sample.prompt.length,
-            inverse_frequencies=None if frequencies is None else frequencies.to(own.device),
+            site=self.site,
+            count=group.count,
+            keep_count=group.keep_count,
+            hidden=group.take(self.hidden).gather(1, places[..., None].expand(-1, -1, width)),
+            images=images,
             attention=attention,
-            index=index,
-            layout=sample.layout,
+            distance=distance,
+            layout=first.layout,
         )
 
-    def _stack(self, rows: list[torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
-        """Bring rows of different lengths to one, fillers in front."""
-        longest = max(len(row) for row in rows)
-        order = torch.stack([_front(sample.order, longest) for sample in self.samples])
-        valid = None
-        if any(len(row) < longest for row in rows):
-            lengths = torch.tensor([len(row) for row in rows], device=hidden.device)
-            valid = torch.arange(longest, device=hidden.device) >= longest - lengths[:, None]
-        if self.real is not None:
-            real = self.real.to(order.device).gather(1, order)
-            valid = real if valid is None else real & valid
-        if valid is not None and not any(_has_invalid(s, longest) for s in self.samples):
-            valid = None
-        self.batch = Batch(order, valid)
-        return torch.stack([_front(row, longest) for row in rows])
+    def _attention(
+        self, group: Group, places: torch.Tensor, named: torch.Tensor
+    ) -> tuple[RaterRows | None, Distance | None]:
+        call, slots = self.call, self.compactor.slots
+        if call is None:
+            return None, None
+        counts = [len(self.samples[row].raters) for row in group.rows]
+        raters = group.take(slots.raters)[:, : max(counts)]  # (G, R) slots
+        present = None
+        if len(set(counts)) > 1:
+            present = torch.arange(max(counts), device=raters.device) < on_device(counts, raters.device)[:, None]
+        # text after the last image is never dropped, so it stands as far from the end as it did
+        tokens, length = self.hidden.shape[1], self.samples[0].prompt.length
+        rows = raters - (length - call.query.shape[2])
+        columns = places + (call.key.shape[2] - tokens)
+        attention = RaterRows(call, group.taken, rows, columns, present)
+        frequencies = self.compactor.inverse_frequencies[max(self.site - 1, 0)]
+        if not self.compactor.method.needs_distance or frequencies is None:
+            return attention, None
+        if self.compactor.method.positions == "keep":
+            number = group.take(slots.place_of)
+            visual, asked = number.gather(1, named), number.gather(1, raters)
+        else:
+            starts = group.take(self.starts)[:, None]
+            visual, asked = places - starts, raters - (length - tokens) - starts
+        return attention, Distance(visual, asked, length, frequencies.to(self.hidden.device))
 
+    def _keys(self, places: torch.Tensor, images: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+        """Where recycled tokens stand: at their centres, or (renumbered) behind the last token of their image."""
+        if self.compactor.method.positions == "keep":
+            return places.gather(1, centres) * 2
+        last = torch.zeros_like(places).scatter_reduce(1, images, places, "amax")  # (G, V) by image
+        return last.gather(1, images.gather(1, centres)) * 2 + 1
 
-def _has_invalid(sample: Sample, longest: int) -> bool:
-    """Whether fillers or padding remain in a sample, known on the host."""
-    prompt = sample.prompt
-    return len(sample.order) < longest or prompt.length - prompt.padding > prompt.real
+    def _record(self, group: Group, named: torch.Tensor, selection: Selection) -> None:
+        present, recycled = group.take(self.compactor.slots.name_of).gather(1, named), selection.recycled
+        none = present[:, :0]
+        keep, centres, pool, labels = present.gather(1, selection.keep), none, none, none
+        if recycled is not None:
+            centres, pool = present.gather(1, recycled.centres), present.gather(1, recycled.pool)
+            labels = recycled.labels
+        rows = [part.unbind() for part in (present, keep, centres, pool, labels)]
+        scores = None if selection.score is None else selection.score.unbind()
+        for place, row in enumerate(group.rows):
+            own = [part[place] for part in rows]
+            score = None if scores is None else scores[place]
+            self.samples[row].note(self.site, keep.shape[1], centres.shape[1])
+            self.samples[row].sites.append(SiteTrace(self.site, own[0], own[1], own[2], own[3], own[4], score))
 
+    def rearrange(self) -> torch.Tensor:
+        """Return the shortened hidden states, (B, n', D), and note what they are; fillers stand in front."""
+        hidden, order, end = self.hidden, self.order, 2 * self.hidden.shape[1] + 2
+        keys = (self.index * 2).masked_fill(self.gone, end)  # (B, n)
+        if self.rebuilt:
+            added = self._added(end)
+            keys, order, hidden = (torch.cat(pair, dim=1) for pair in zip((keys, order, hidden), added, strict=True))
+        lengths = [sample.length for sample in self.samples]
+        longest = max(lengths)
+        found = torch.sort(keys, dim=-1, stable=True).indices[:, :longest]  # (B, n') what stays comes first
+        filled = None
+        if min(lengths) < longest:
+            missing = longest - on_device(lengths, hidden.device)[:, None]
+            rank = torch.arange(longest, device=hidden.device) - missing  # below 0: a filler, which copies the first
+            found, filled = found.gather(1, rank.clamp_min(0)), rank < 0
+        order = order.gather(1, found)
+        self.compactor.batch = Batch(order, self._valid(order, filled))
+        return hidden.gather(1, found[..., None].expand(-1, -1, hidden.shape[-1]))
 
-def _front(row: torch.Tensor, length: int) -> torch.Tensor:
-    """Fill up in front with copies of the first entry."""
-    missing = length - len(row)
-    return torch.cat([row[:1].expand(missing, *row.shape[1:]), row]) if missing else row
+    def _added(self, end: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return keys (B, C), slots (B, C) and values (B, C, D) of what is rebuilt; `end` where a sample has fewer."""
+        first, *more = self.rebuilt
+        if not more and first[0].taken is None:
+            return first[1:]
+        most = max(keys.shape[1] for _, keys, _, _ in self.rebuilt)
+        batch, width = len(self.hidden), self.hidden.shape[-1]
+        keys, slots = self.order.new_full((batch, most), end), self.order.new_zeros((batch, most))
+        values = self.hidden.new_zeros(batch, most, width)
+        for group, key, slot, value in self.rebuilt:
+            rows = slice(None) if group.taken is None else group.taken
+            for whole, part in ((keys, key), (slots, slot), (values, value)):
+                whole[rows, : part.shape[1]] = part
+        return keys, slots, values
 
-
-def _whole(sample: Sample, own: torch.Tensor, site: int) -> torch.Tensor:
-    """Keep everything but the padding in front."""
-    start = 0 if sample.trimmed else sample.prompt.padding
-    sample.trimmed = True
-    sample.order = sample.order[start:]
-    _note_nothing(sample, site)
-    return own[start:]
-
-
-def _note_nothing(sample: Sample, site: int) -> None:
-    if sample.step_at(site) is not None:
-        count = sample.visual_count
-        sample.kept.append(count)
-        sample.recycled.append(0)
-
-
-def _record(sample: Sample, site: int, visual: torch.Tensor, selection: Selection) -> None:
-    present = sample.name_of[sample.order[visual]]
-    recycled, none = selection.recycled, present[:0]
-    sample.sites.append(
-        SiteTrace(
-            site=site,
-            present=present,
-            keep=present[selection.keep],
-            centres=none if recycled is None else present[recycled.centres],
-            pool=none if recycled is None else present[recycled.pool],
-            labels=none if recycled is None else recycled.labels,
-            score=selection.score,
-        )
-    )
+    def _valid(self, order: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor | None:
+        padded = any(s.prompt.length - s.prompt.padding > s.prompt.real for s in self.samples)  # behind or within
+        real = None if self.compactor.real is None or not (padded or filled is not None) else self.compactor.real
+        if real is not None:
+            real = real.to(order.device).gather(1, order)
+        if filled is None:
+            return real
+        return ~filled if real is None else real & ~filled
