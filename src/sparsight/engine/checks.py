@@ -12,6 +12,7 @@ from torch import nn
 from sparsight.engine.compat import CACHE
 from sparsight.errors import UnsupportedError
 
+HIDDEN = "inputs_embeds hide where the visual tokens are; give input_ids, with the images."
 FULL, SLIDING = "full_attention", "sliding_attention"
 KERNELS = ("sdpa", "eager")
 MOVING_ROPE = ("dynamic", "longrope")  # tables that depend on the length seen

@@ -14,37 +14,29 @@ import torch
 from torch import nn
 from transformers import Cache
 
+from sparsight.engine import checks
 from sparsight.engine.cache import cache_windows, check_written, has_ledger
 from sparsight.engine.caller import PerCaller
-from sparsight.engine.checks import (
-    check_kernel,
-    check_length,
-    check_mask,
-    packing_positions,
-    refuse_packed,
-    refuse_scattered,
-)
 from sparsight.engine.compat import CACHE, named, output_cache, respelled, unknown_features
 from sparsight.engine.deepstack import attach_deepstack
 from sparsight.engine.image_scaling import ImageScaler
 from sparsight.engine.layer_inputs import Beside
-from sparsight.engine.outline import Outline, Planner
+from sparsight.engine.outline import Planner
 from sparsight.engine.passes import Pass, close_pass, current_pass, drop_passes, open_pass
 from sparsight.engine.tap import attach_tap
 from sparsight.errors import AttachError, PromptError, UnsupportedError
 from sparsight.families import Family, decoder_shape
 from sparsight.methods.method import Method
-from sparsight.sequence.compactor import Compactor, Sample
+from sparsight.sequence.compactor import Compactor
 from sparsight.sequence.prompt import marked_rows, read_prompts
-from sparsight.sequence.question import check_questions, read_marks
 from sparsight.sequence.rater_rows import AttentionCall
 from sparsight.sequence.raters import choose_raters
+from sparsight.sequence.sample import Sample
 from sparsight.sequence.slots import Batch, read_slots
 from sparsight.sequence.summary import Plan, summarise
 from sparsight.sequence.trace import Stats, Trace
 
 Changed = tuple[tuple[Any, ...], dict[str, Any]] | None  # what a pre-hook returns: other arguments, or None
-HIDDEN = "inputs_embeds hide where the visual tokens are; give input_ids, with the images."
 
 
 class Engine:
@@ -64,7 +56,7 @@ class Engine:
         self.layers: list[nn.Module] = list(self.decoder.layers)
         self.shape = decoder_shape(self.decoder.config)
         self.sites = method.sites_for(len(self.layers))
-        self.planner = Planner(family, vars(self.base)["config"], method, len(self.layers))
+        self.planner = Planner(model, family, vars(self.base)["config"], method, len(self.layers))
         self.beside = Beside(self, family, self.decoder, method.positions)
         self.scaler = ImageScaler(self, family, self.base, method) if method.scales_images else None
         self.attached = False
@@ -141,21 +133,9 @@ class Engine:
         """
         self._check_cache(given.get(CACHE))
         outline = self.planner.outline(input_ids, given)
-        self._check_questions(input_ids, outline)
+        self.planner.check_questions(input_ids, outline, self.rating.get())
         scale = None if self.scaler is None else self.scaler.scale(outline)
         open_pass(Pass(owner=self, opener=self.model, scale=scale, announced=(input_ids, outline.layouts)))
-
-    def _check_questions(self, ids: torch.Tensor, outline: Outline) -> None:
-        pruned = any(schedule is not None and self.method.prunes(schedule) for schedule in outline.schedules)
-        if self.method.needs_attention and pruned:
-            marks = read_marks(self.model, vars(self.base)["config"])
-            check_questions(ids, outline.visual, marks, self.rating.get())
-
-    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return what the base model makes of words, (B, L, D)."""
-        base: Any = self.base
-        found: torch.Tensor = base.get_input_embeddings()(input_ids)
-        return found
 
     def _check_cache(self, cache: Cache | None) -> None:
         for layer in range(self.sites[0], len(self.layers)):
@@ -169,7 +149,7 @@ class Engine:
     def _on_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
         given = named(module, args, kwargs)
         if self.brings_images(given):
-            refuse_scattered(given.get("labels"), given.get("logits_to_keep"))
+            checks.refuse_scattered(given.get("labels"), given.get("logits_to_keep"))
         return respelled(module, args, kwargs)
 
     def _on_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
@@ -177,7 +157,7 @@ class Engine:
         state, ids = Pass(owner=self, opener=module, given_mask=given.get("attention_mask")), given.get("input_ids")
         if self.brings_images(given):
             if ids is None:
-                raise PromptError(HIDDEN)
+                raise PromptError(checks.HIDDEN)
             if module.training or self.decoder.training:
                 raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
             self._check_cache(given.get(CACHE))
@@ -189,24 +169,17 @@ class Engine:
             ids[:, ids.shape[1] - state.candidates :] = -1  # a drafted placeholder brings no image
             outline = self.planner.outline(ids, {**given, **sizes}, announced)
             if announced is None:
-                self._check_questions(ids, outline)
+                self.planner.check_questions(ids, outline, self.rating.get())
             state.visual, state.schedules, state.layouts = outline.visual, outline.schedules, outline.layouts
             if self.scaler is not None:
                 state.scale = self.scaler.scale(outline)
                 self.scaler.check_features(state.scale, given, before)
         elif ids is None and (embeds := given.get("inputs_embeds")) is not None and embeds.shape[1] > 1:
-            raise PromptError(HIDDEN)  # images may be merged in already
+            raise PromptError(checks.HIDDEN)  # images may be merged in already
         elif ids is not None and (unknown := unknown_features(given)):
-            self._refuse_unknown(state.to_host(ids), unknown)
+            self.planner.refuse_unknown(state.to_host(ids), unknown)
         open_pass(state)
         return respelled(module, args, kwargs)
-
-    def _refuse_unknown(self, ids: torch.Tensor, names: list[str]) -> None:
-        if bool(torch.isin(ids, torch.tensor(self.family.placeholder_ids(vars(self.base)["config"]))).any()):
-            raise PromptError(
-                f"the prompt has visual tokens, and {', '.join(names)} may be their images, but {self.family.name} "
-                f"takes images as {' or '.join(self.family.features)}; give them by that name."
-            )
 
     def _on_marked(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
         given = named(module, args, kwargs)
@@ -235,13 +208,13 @@ class Engine:
         prunes = state.visual is not None and bool(state.visual.any())
         if not prunes and not has_ledger(cache):
             return
-        check_kernel(module)
+        checks.check_kernel(module)
         if state.visual is not None:
-            check_length(state.visual, state.length)
-        check_mask(mask, state.past + state.length)
-        places = packing_positions(given, mask, causal=self.family.causal)
+            checks.check_length(state.visual, state.length)
+        checks.check_mask(mask, state.past + state.length)
+        places = checks.packing_positions(given, mask, causal=self.family.causal)
         if places is not None:
-            refuse_packed(state.to_host(places))
+            checks.refuse_packed(state.to_host(places))
         state.read_mask(mask)
         if prunes and embeds is not None:
             state.compactor = self._compactor(state, embeds, cache)
@@ -275,12 +248,12 @@ class Engine:
         hidden, batch = args[0], None
         if state.compactor is not None:
             if index in self.sites:
-                hidden = self._compact(state, index, hidden)
+                hidden = self._compact(state, state.compactor, index, hidden)
             batch = state.compactor.batch
         changed = self.beside.shorten(state, index, hidden, kwargs, batch)
         return None if changed is None else ((hidden, *args[1:]), {**kwargs, **changed})
 
-    def _compact(self, state: Pass, site: int, hidden: torch.Tensor) -> torch.Tensor:
+    def _compact(self, state: Pass, compactor: Compactor, site: int, hidden: torch.Tensor) -> torch.Tensor:
         def call() -> AttentionCall | None:
             if not self.method.needs_attention:
                 return None
@@ -292,10 +265,8 @@ class Engine:
                 )
             return found
 
-        if state.compactor is None:
-            raise TypeError("a pass that prunes nothing has no site")
         state.sites += 1
-        result = state.compactor.compact(site, hidden, call)
+        result = compactor.compact(site, hidden, call)
         state.calls.pop(site - 1, None)
         return result
 

@@ -8,8 +8,10 @@ import torch
 
 from sparsight.counts.layout import Layout
 from sparsight.counts.schedule import Schedule
+from sparsight.errors import PromptError
 from sparsight.families import Family
 from sparsight.methods.method import Method
+from sparsight.sequence.question import check_questions, read_marks
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class Planner:
     """Plans the batches of one model.
 
     Args:
+        model: whose generation config names what ends a turn.
         family: where its parts are.
         config: of the base model.
         method: what to keep.
         layers: of its decoder.
     """
 
+    model: Any
     family: Family
     config: Any
     method: Method
@@ -73,3 +77,27 @@ class Planner:
         if layout is not None and len(layout) != count:
             raise ValueError(f"the layout of {len(layout)} tokens is not that of {count} visual tokens")
         return self.method.schedule_on(layout, count, self.layers) if count else None
+
+    def check_questions(self, ids: torch.Tensor, outline: Outline, rating: int | None) -> None:
+        """Check that words that can rate them follow the images of each sample, if the method asks for raters.
+
+        Args:
+            ids: (B, L) int64 on the host; negative ones are no part of the prompt.
+            outline: of the batch.
+            rating: how many tokens at the end of a prompt may rate; None for all behind its images.
+        Raises: PromptError: none follow.
+        """
+        pruned = any(schedule is not None and self.method.prunes(schedule) for schedule in outline.schedules)
+        if self.method.needs_attention and pruned:
+            check_questions(ids, outline.visual, read_marks(self.model, self.config), rating)
+
+    def refuse_unknown(self, ids: torch.Tensor, names: list[str]) -> None:
+        """Check that a prompt whose arguments may hold images under unknown names has no visual tokens.
+
+        Raises: PromptError: it has some, which would go unpruned.
+        """
+        if bool(torch.isin(ids, torch.tensor(self.family.placeholder_ids(self.config))).any()):
+            raise PromptError(
+                f"the prompt has visual tokens, and {', '.join(names)} may be their images, but {self.family.name} "
+                f"takes images as {' or '.join(self.family.features)}; give them by that name."
+            )

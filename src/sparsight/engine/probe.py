@@ -5,7 +5,7 @@ causal less the padding, that rotary tables are those of one position a token, a
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -39,13 +39,15 @@ def probe(engine: Engine) -> None:
 
     Raises: UnsupportedError: it cannot; the message says what was seen.
     """
-    name, cache = type(engine.model).__name__, DynamicCache()
+    name, base, cache = type(engine.model).__name__, cast("Any", engine.base), DynamicCache()
     device = next(engine.decoder.parameters()).device
     real = torch.ones(2, LENGTH, dtype=torch.int64, device=device)
     real[1, :PADDING] = 0
     try:
         words = _words(engine).to(device)
-        own = {"input_ids": words} if engine.marks.get() is None else {"inputs_embeds": engine.embed(words)}
+        own = {"input_ids": words}
+        if engine.marks.get() is not None:
+            own = {"inputs_embeds": base.get_input_embeddings()(words)}
         seen = _watch(engine, {**own, "attention_mask": real}, cache)
     except Exception as error:  # whatever a model of unknown make raises
         raise UnsupportedError(f"{name} could not be probed with a text prompt: {error}") from error

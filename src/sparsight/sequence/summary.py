@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sparsight.counts.cost import DecoderShape
 from sparsight.counts.schedule import Schedule
-from sparsight.sequence.compactor import Sample
+from sparsight.sequence.sample import Sample
 from sparsight.sequence.trace import Stats, Trace
 
 
