@@ -34,9 +34,9 @@ def read_image(source: Source) -> Image.Image:
     text, name = os.fspath(source), source_name(source)
     if not text:
         raise InputError("the path of an image is empty; give an image file.")
-    if DATA.match(text):
+    path = source_file(source)
+    if path is None:
         return _open(io.BytesIO(_decoded(text, name)), name)
-    path = _path(text)
     try:
         path.stat()
     except FileNotFoundError:
@@ -56,11 +56,14 @@ def source_name(source: Source) -> str:
     return f"{text[:SHOWN]}... ({len(text)} characters)" if DATA.match(text) and len(text) > SHOWN else text
 
 
-def _path(text: str) -> Path:
-    """Return the path that a word stands for.
+def source_file(source: Source) -> Path | None:
+    """Return the file that an image is read from; None for a URL that holds the image itself.
 
     Raises: InputError: a URL that names no file here, or the folder of a user who does not exist.
     """
+    text = os.fspath(source)
+    if DATA.match(text):
+        return None
     scheme = SCHEME.match(text)
     if scheme is not None and scheme["name"].lower() == "file":
         parts = urlsplit(text)
