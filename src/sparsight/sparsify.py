@@ -175,7 +175,9 @@ def sparsify(
         visual_mask: (B, L) bool, for a text model that gets its visual tokens in `inputs_embeds`: which of them are
             visual. Set `run.visual_mask` before a prompt laid out differently. None for vision-language models.
         replace: whether a run that holds the model already is detached first, as when a notebook's cell runs again. If
-            the new run is refused by what the model or the method is, the old one stays.
+            the new run is refused by what the model or the method is, the old one stays. Within the replaced run's
+            block, the new run outlives it: that block's end detaches nothing, and the model stays sparsified until the
+            new run's block ends or its `detach()` is called.
 
     Returns:
         A handle, to be used as a context manager or detached by hand.
