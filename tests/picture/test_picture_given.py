@@ -13,9 +13,9 @@ from sparsight import sparsify
 from sparsight.counts.layout import Block, grids_layout, layout_of
 from sparsight.errors import InputError
 from sparsight.methods import Downscale, Uniform
-from sparsight.picture import Words, draw, panels, sheet
+from sparsight.picture import Panel, Words, draw, panels, sheet
 from sparsight.picture import paint as painting
-from sparsight.picture.panels import LONGEST, PATCH
+from sparsight.picture.panels import LONGEST, PATCH, seen_part
 from sparsight.picture.seen import WHOLE, seen_boxes
 from tests.picture.test_picture import site
 from tests.picture.test_picture_run import pixels_of
@@ -171,3 +171,9 @@ def test_the_padding_of_a_thin_image_is_drawn_within_bounds():
 def test_a_thin_frame_is_drawn():
     (panel,), _ = panels(layout_of((Block(4, 4),)), [[Image.new("RGB", (1, 2000))]])
     assert min(sheet._size(panel, 1)) >= 4 * PATCH
+
+
+@pytest.mark.parametrize("box", [(0.5, 0.4, 0.501, 0.401), (0.999, 0.999, 1, 1), (0, 0, 0.001, 1)])
+def test_what_is_seen_of_an_image_is_a_pixel_at_least(box):
+    panel = Panel("an image", Image.new("RGB", (20, 20)), grids_layout([(2, 2)]).grids, (box,))
+    assert min(seen_part(panel).size) >= 1
