@@ -76,7 +76,8 @@ def test_paths_and_urls_of_files(red, monkeypatch):
         ("data:image/png;base64,", "format is not known"),
         ("a" * 300 + ".png", "cannot be looked up: File name too long"),
         ("a\0b.png", "cannot be looked up: embedded null byte"),
-        ("", "is a folder|no such file"),
+        ("", "the path of an image is empty"),
+        (".", "is a folder"),
         ("/dev/null", "no regular file"),
     ],
 )
@@ -122,6 +123,13 @@ def test_images_of_a_caller(red):
     [
         (torch.zeros(3, 4, 4), "images is of type Tensor"),
         (7, "images is of type int"),
+        ({"a": 1}, "images is of type dict; give one image or a list"),
+        (b"abc", "images is of type bytes; give one image or a list"),
+        (bytearray(3), "images is of type bytearray"),
+        (io.BytesIO(b"abc"), "images is of type BytesIO"),
+        ({"a.png"}, "images is of type set"),
+        ("", "the path of an image is empty"),
+        (["a" * 300], "File name too long"),
         ([None], "image 1 is of type NoneType"),
         ([*squares(1), torch.zeros(3, 4, 4)], "image 2 is of type Tensor"),
     ],

@@ -110,7 +110,7 @@ def test_the_source_distribution_holds_all_that_is_tracked():
 FLOORS = (
     ("cli", "serve", "evaluate", "bench"),
     ("chat", "inputs"),
-    ("sparsify", "models", "picture", "pixels"),
+    ("sparsify", "models", "picture", "images", "pixels"),
     ("engine",),
     ("families",),
     ("sequence",),

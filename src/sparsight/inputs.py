@@ -1,144 +1,35 @@
-"""Reads images and builds prompts: the one way for `Chat`, `sparsight ask` and `sparsight eval`.
+"""Builds prompts, and passes on what reads images: the one way for `Chat`, `sparsight ask` and `sparsight eval`.
 
 The images of a user's turn always come first, then its question: pruning needs text behind the images to rate them.
 """
 
-import base64
-import io
-import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sparsight.errors import InputError
 from sparsight.families import family_of
-from sparsight.pixels import BROKEN_FILE, to_rgb
+from sparsight.images import MOST_PIXELS, Source, read_image, rgb_images, source_name
 from sparsight.sparsify import unwrapped
 
-MOST_PIXELS = 50_000_000
-SHOWN = 40  # characters of an embedded image that an error or a result names
-SCHEME = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9+.-]+):/")  # two letters or more: C:/ is a drive
-DATA = re.compile(r"data:(?P<kind>[^;,]*)(?P<rest>[^,]*),", re.IGNORECASE)
+__all__ = [
+    "MOST_PIXELS",
+    "Messages",
+    "Source",
+    "check_question",
+    "prompt_inputs",
+    "read_image",
+    "rgb_images",
+    "source_name",
+    "user_message",
+]
+
 PLACES = ("image_token", "boi_token", "video_token", "fake_image_token")  # a processor's words for an image's place
 
-Source = str | os.PathLike[str]
 Messages = list[dict[str, Any]]
-
-
-def read_image(source: Source) -> Image.Image:
-    """Read an image file, upright and in RGB; `sparsight.pixels` says how.
-
-    Args: source: a path, `~` allowed; a file:// URL; or a data: URL with the image in base64.
-    Raises: InputError: another URL, missing, no image, broken, or of more than 50 million pixels.
-    """
-    text, name = os.fspath(source), source_name(source)
-    if DATA.match(text):
-        return _open(io.BytesIO(_decoded(text, name)), name)
-    path = _path(text)
-    try:
-        path.stat()
-    except FileNotFoundError:
-        raise InputError(f"{name}: no such file.") from None
-    except (OSError, ValueError) as error:  # a name that is too long or holds a null byte, or a closed folder
-        raise InputError(f"{name[:SHOWN]}: cannot be looked up: {getattr(error, 'strerror', None) or error}.") from None
-    if path.is_dir():
-        raise InputError(f"{name} is a folder; give an image file.")
-    if not path.is_file():
-        raise InputError(f"{name} is no regular file; write the image to a file first.")
-    return _open(path, name)
-
-
-def source_name(source: Source) -> str:
-    """Return how an image is named to people: its path, or the start of the URL that holds it."""
-    text = os.fspath(source)
-    return f"{text[:SHOWN]}... ({len(text)} characters)" if DATA.match(text) and len(text) > SHOWN else text
-
-
-def _path(text: str) -> Path:
-    """Return the path that a word stands for.
-
-    Raises: InputError: a URL that names no file here, or the folder of a user who does not exist.
-    """
-    scheme = SCHEME.match(text)
-    if scheme is not None and scheme["name"].lower() == "file":
-        parts = urlsplit(text)
-        if parts.netloc not in ("", "localhost"):
-            raise InputError(f"{text} is on another machine; copy the file here and give its path.")
-        return Path(url2pathname(unquote(parts.path)))
-    if scheme is not None and not os.path.exists(text):
-        raise InputError(f"{text} is a URL, and sparsight fetches nothing; download the image and give the file.")
-    try:
-        return Path(text).expanduser() if text.startswith("~") and not os.path.exists(text) else Path(text)
-    except RuntimeError:
-        raise InputError(f"{text}: there is no such user here; give the path of the image.") from None
-
-
-def _decoded(text: str, name: str) -> bytes:
-    """Return the file in a data: URL.
-
-    Raises: InputError: it is no image in base64.
-    """
-    head = DATA.match(text)
-    if head is None or not head["kind"].lower().startswith("image/") or "base64" not in head["rest"].lower().split(";"):
-        raise InputError(f"{name} holds no image in base64; give data:image/png;base64,... or a file.")
-    try:
-        return base64.b64decode("".join(unquote(text[head.end() :]).split()), validate=True)
-    except ValueError as error:
-        raise InputError(f"{name} is no base64 ({error}); the data may be cut short.") from None
-
-
-def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            _check_opened(image, name)
-            return to_rgb(image, name)
-    except InputError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name} is too large: {error}") from error
-    except UnidentifiedImageError:
-        raise InputError(f"{name} cannot be read as an image: its format is not known.") from None
-    except BROKEN_FILE as error:
-        raise InputError(f"{name} cannot be read as an image: {str(error).rstrip('.')}.") from error
-
-
-def _check_opened(image: Image.Image, name: str) -> None:
-    pixels = image.width * image.height
-    if pixels > MOST_PIXELS:
-        raise InputError(
-            f"{name} is too large: {image.width} x {image.height} pixels; {MOST_PIXELS // 10**6} million are allowed."
-        )
-    if image.format == "EPS":
-        raise InputError(f"{name} is a PostScript program, which would have to be run; convert it to PNG first.")
-
-
-def rgb_images(images: Any) -> list[Image.Image]:
-    """Return images as prompts take them.
-
-    Args: images: one or several; each a Pillow image, a NumPy array (`sparsight.pixels.to_rgb`) or a path.
-    Raises: InputError: one is none of these or cannot be read.
-    """
-    if images is None:
-        return []
-    if isinstance(images, (Image.Image, np.ndarray, str, os.PathLike)):
-        images = [images]
-    if isinstance(images, torch.Tensor) or not isinstance(images, Iterable):
-        raise InputError(
-            f"images is of type {type(images).__name__}; give Pillow images, NumPy arrays (H, W, channels) or paths."
-        )
-    return [_rgb(image, number) for number, image in enumerate(images, 1)]
-
-
-def _rgb(image: Any, number: int) -> Image.Image:
-    return read_image(image) if isinstance(image, (str, os.PathLike)) else to_rgb(image, f"image {number}")
 
 
 def check_question(question: Any, processor: Any) -> None:

@@ -51,9 +51,10 @@ def to_rgb(image: Any, name: str = "the image") -> Image.Image:
 
     Args:
         image: of Pillow, in any mode; or a NumPy array, (H, W) or (H, W, C) with C of 1 (grey), 2 (grey, alpha),
-            3 (RGB) or 4 (RGBA), uint8, uint16, bool, or other numbers of 0 to 1, 0 to 255 or 0 to 65535.
+            3 (RGB) or 4 (RGBA), uint8, uint16, bool, or other numbers of 0 to 1, 0 to 255 or 0 to 65535, alpha too.
         name: what an error calls it.
-    Raises: InputError: it is neither, has no pixels, is broken, or holds values of no known range.
+    Raises: InputError: it is neither, has no pixels, is broken, or holds values of no known range, or its alpha channel
+        values of another range than its colours.
     """
     if isinstance(image, np.ndarray):
         image = _from_array(image, name)
@@ -128,6 +129,23 @@ def _range(values: Pixels, name: str) -> int:
     raise InputError(
         f"{name} holds values from {low:g} to {high:g}; 0 to 1, 0 to 255 and 0 to 65535 are known, so scale it first."
     )
+
+
+def _range_of_all(values: Pixels, name: str) -> int:
+    """Return the least known range that holds all channels.
+
+    Raises: InputError: there is none, or the colours lie in another one than the alpha channel.
+    """
+    white = _range(values, name)
+    if values.shape[2] in (2, 4):
+        parts = values[:, :, :-1], values[:, :, -1]
+        colours, alpha = (_range(part, name) if part.any() else white for part in parts)  # 0 is 0 in each of them
+        if colours != alpha:
+            raise InputError(
+                f"{name} holds colours of 0 to {colours} and an alpha channel of 0 to {alpha}; scale them alike, or "
+                "give uint8 or uint16."
+            )
+    return white
 
 
 def _scaled(values: Pixels, white: int) -> Pixels:
@@ -207,7 +225,7 @@ def _from_array(values: Pixels, name: str) -> Image.Image:
     elif values.dtype.kind == "b":
         pixels = shaped.astype(np.uint8) * 255
     else:
-        white = 65535 if values.dtype == np.uint16 else _range(values, f"{name}, an array of {values.dtype},")
+        white = 65535 if values.dtype == np.uint16 else _range_of_all(shaped, f"{name}, an array of {values.dtype},")
         pixels = _scaled(shaped, white)
     mode = CHANNELS[shaped.shape[2]]
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if mode == "L" else pixels))

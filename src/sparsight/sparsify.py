@@ -20,7 +20,7 @@ from sparsight.engine.probe import probe
 from sparsight.errors import AttachError, SettingError, UnsupportedError
 from sparsight.families import Family, family_of, text_family
 from sparsight.methods.method import Method
-from sparsight.picture import Finished, Shown, Words, name_of, picture_of
+from sparsight.picture import Finished, name_of, picture_of, words_of
 from sparsight.sequence.prompt import check_marks
 from sparsight.sequence.trace import Stats, Trace
 
@@ -67,7 +67,7 @@ class Run:
 
     def picture(
         self,
-        images: Sequence[Shown],
+        images: Any,
         question: str = "",
         answers: Mapping[str, str] | None = None,
         processor: Any = None,
@@ -76,7 +76,8 @@ class Run:
         """Draw which visual tokens lived through each site of the caller's last prefill with images.
 
         Args:
-            images: of the sample in the order of its prompt; a clip is the list of its frames.
+            images: of the sample in the order of its prompt: one or several, each what `Chat.ask` takes, and converted
+                in the same way; a clip is the list of its frames.
             question: written above.
             answers: written above, each behind its label.
             processor: of the model; asked what it cuts off an image and how it tiles it.
@@ -86,10 +87,11 @@ class Run:
         Raises:
             AttachError: there was no prefill with images yet.
             UnsupportedError: it is not known where the visual tokens lie, or they lie nowhere.
-            InputError: no such sample, or other images than the sample's.
+            InputError: no such sample; something that is no image, or other images than the sample's; one of which the
+                processor shows next to nothing; words that are no str; or a processor that has no image processor.
         """
         finished = Finished(name_of(self._engine.model), self.method, *self._finished())
-        return picture_of(finished, images, Words(question, tuple((answers or {}).items())), processor, sample)
+        return picture_of(finished, images, words_of(question, answers), processor, sample)
 
     @property
     def visual_mask(self) -> torch.Tensor | None:
@@ -174,7 +176,9 @@ def sparsify(
         visual_mask: (B, L) bool, for a text model that gets its visual tokens in `inputs_embeds`: which of them are
             visual. Set `run.visual_mask` before a prompt laid out differently. None for vision-language models.
         replace: whether a run that holds the model already is detached first, as when a notebook's cell runs again. If
-            the new run is refused by what the model or the method is, the old one stays.
+            the new run is refused by what the model or the method is, the old one stays. Within the replaced run's
+            block, the new run outlives it: that block's end detaches nothing, and the model stays sparsified until the
+            new run's block ends or its `detach()` is called.
 
     Returns:
         A handle, to be used as a context manager or detached by hand.

@@ -1,7 +1,9 @@
 """`sparsight ask` with wrong inputs of every kind: one line on standard error, exit code 2, nothing else."""
 
 import base64
+import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,6 +43,8 @@ def place(tmp_path_factory):
     (folder / "gone.png").symlink_to(folder / "nowhere")
     tiny_processor.save(folder / "model")
     tiny_processor.save(folder / "blind", template="{{- 'what' -}}")
+    (folder / "again.png").symlink_to(HERE)
+    (folder / "folder.png").mkdir()
     (folder / "odd").mkdir()
     (folder / "odd" / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
     (folder / "broken").mkdir()
@@ -108,6 +112,19 @@ WRONG = [
     ([HERE, QUESTION, "--dtype", "int8"], "--dtype 'int8' is not known; give one of float32"),
     ([HERE, QUESTION, "--picture", "out.jpg"], "must end in .png"),
     ([HERE, QUESTION, "--picture", "no/out.png"], "its folder does not exist"),
+    ([HERE, QUESTION, "--picture", "/proc/out.png"], "--picture /proc/out.png cannot be written"),
+    ([HERE, QUESTION, "--picture", "x" * 300 + ".png"], "cannot be written: File name too long"),
+    ([HERE, QUESTION, "--picture", "x" * 300 + "/out.png"], "cannot be written: File name too long"),
+    ([HERE, QUESTION, "--picture", "loop.png"], "cannot be written"),
+    ([HERE, QUESTION, "--picture", "folder.png"], "is there and no regular file"),
+    ([HERE, QUESTION, "--picture", HERE], "is one of the images, and would overwrite it"),
+    ([HERE, QUESTION, "--picture", "./" + HERE], "is one of the images"),
+    (["again.png", QUESTION, "--picture", HERE], "is one of the images"),
+    (
+        [HERE, QUESTION, "--method", "sparsevlm:sites=3/7:sites=2/5"],
+        "setting 'sites' is given twice in sites=3/7:sites",
+    ),
+    ([HERE, QUESTION, "--method", "random:seed=1:positions=keep: seed =1"], "setting 'seed' is given twice"),
     ([HERE, QUESTION, "--runs", "0"], "'--runs'"),
     ([HERE, QUESTION, "--runs", "few"], "'--runs'"),
     ([HERE, QUESTION, "--max-new-tokens", "0"], "'--max-new-tokens'"),
@@ -121,7 +138,30 @@ WRONG = [
 def test_before_the_model_is_loaded(place, monkeypatch, words, part):
     monkeypatch.chdir(place)
     monkeypatch.setattr(cli, "load_model", lambda *_: pytest.fail("the model is loaded"))
+    before = {path.name: path.is_file() and path.read_bytes() for path in place.iterdir()}
     refused(run("ask", *words), part)
+    assert {path.name: path.is_file() and path.read_bytes() for path in place.iterdir()} == before
+
+
+def test_the_place_of_a_picture_is_tried_and_left_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    old, link = tmp_path / "old.png", tmp_path / "link.png"
+    old.write_bytes(b"a picture")
+    link.symlink_to(tmp_path / "nowhere yet.png")
+    for name in ("new.png", "old.png", "link.png", old, link):
+        cli.check_target(Path(name))
+    assert old.read_bytes() == b"a picture"
+    assert {path.name for path in tmp_path.iterdir()} == {"old.png", "link.png"}
+    opened = []
+    monkeypatch.setattr(cli.os, "open", lambda path, *_: opened.append(path) or denied())
+    for name in ("new.png", "old.png"):
+        with pytest.raises(InputError, match="cannot be written: Permission denied"):
+            cli.check_target(Path(name))
+    assert [path.name for path in opened] == ["new.png", "old.png"]
+
+
+def denied():
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 LATER = [

@@ -112,6 +112,30 @@ def test_a_process_ends_as_documented():
     assert (done.stdout, done.stderr.count("\n")) == ("1\n", 1)
 
 
+@pytest.mark.parametrize(
+    "command", ["methods", "--help", "--version", "ask nowhere.png what", "eval --suite nowhere", "prepare"]
+)
+def test_a_closed_output_is_named_before_any_work(command, monkeypatch):
+    said = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", said)
+    with pytest.raises(SystemExit) as ended:
+        app(command.split())
+    monkeypatch.undo()
+    assert ended.value.code == 1
+    assert said.getvalue().startswith("error: the output cannot be written: standard output is closed")
+    assert said.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize("closing", [">&-", "1</dev/null"])
+def test_a_process_without_an_output_ends_with_1(closing):
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    shell = f"{sys.executable} -m sparsight methods {closing}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: the output cannot be written: ")
+
+
 def fail(*_):
     warnings.warn("of a library", stacklevel=1)
     raise RuntimeError("out of\nmemory.")

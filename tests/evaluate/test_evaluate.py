@@ -131,17 +131,6 @@ def test_continuing_equals_one_go(finished, stopped, model, processor, tmp_path)
     assert answers(tmp_path) == answers(finished[0])
 
 
-def test_a_damaged_line_is_named(finished, model, processor, suite, tmp_path):
-    for name in ("run.json", "answers.jsonl"):
-        shutil.copy(finished[0] / name, tmp_path)
-    path = tmp_path / "answers.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    for damage in ("{half\n", "\n", "[1]\n", lines[2].replace('"family"', '"kin"')):
-        path.write_text("".join([*lines[:2], damage, *lines[3:]]))
-        with pytest.raises(InputError, match=r"line 3 is damaged"):
-            run(model, processor, make(suite, tmp_path))
-
-
 @pytest.mark.parametrize(
     ("change", "part"),
     [

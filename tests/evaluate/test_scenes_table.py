@@ -46,7 +46,8 @@ def answered(settings, key, right):
             none, marks = (None,) * turns, (right(number),) * turns
             words = tuple(turn.answer for turn in question.turns)
             names = key, question.id, question.family, question.split
-            store.add(Record(*names, words, words, marks, 9, 9.0, 1, 1, 0.1, (), none, none))
+            said = words if right(number) else ("neither",) * turns
+            store.add(Record(*names, said, words, marks, 9, 9.0, 1, 1, 0.1, (), none, none))
 
 
 def test_marks_the_suite_that_was_evaluated(suite, tmp_path):

@@ -17,7 +17,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import sparsight
-from sparsight.cli.streams import any_encoding, put, quiet, told
+from sparsight.cli.streams import any_encoding, check_output, put, quiet, told
 from sparsight.cli.words import BUDGETS, CONTROLS, DEVICES, DTYPES, METHOD_NAMES, METHODS, SCENES
 
 
@@ -26,6 +26,7 @@ class Commands(TyperGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line."""
+        check_output()
         with any_encoding():
             return super().main(*args, **kwargs)
 

@@ -1,5 +1,6 @@
 """`sparsight ask`: one question, answered dense and sparse on the same inputs, and what that cost."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from sparsight.cli.streams import print_json
 from sparsight.errors import InputError
 from sparsight.evaluate.asking import cast_weights
 from sparsight.families import family_of
-from sparsight.inputs import check_question, prompt_inputs, read_image, source_name, user_message
+from sparsight.images import read_image, source_file, source_name
+from sparsight.inputs import check_question, prompt_inputs, user_message
 from sparsight.methods.method import Method
 from sparsight.picture import check_drawable, panels
 from sparsight.sparsify import Run, sparsify
@@ -65,7 +67,7 @@ def ask(request: Request, as_json: bool) -> None:
     sources, question = split_words(request.words)
     images = [read_image(source) for source in sources]
     if request.picture is not None:
-        check_target(request.picture)
+        check_target(request.picture, sources)
     with progress("loading the model"):
         model, processor = load_model(request.model, device)
         model = model if dtype is None else cast_weights(model, dtype)
@@ -97,15 +99,31 @@ def ask(request: Request, as_json: bool) -> None:
         draw(outcome, run, images, processor)
 
 
-def check_target(path: Path) -> None:
-    """Check that a picture can be written.
+def check_target(path: Path, sources: Sequence[str] = ()) -> None:
+    """Check that a picture can be written, by opening its file or making one; nothing is left or changed.
 
-    Raises: InputError: it cannot.
+    Args:
+        path: of the picture.
+        sources: images as given, none of which may be overwritten.
+    Raises: InputError: it cannot, or lies where an image is.
     """
     if path.suffix.lower() != ".png":
         raise InputError(f"--picture {path} must end in .png.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--picture {path}: its folder does not exist.")
+    target = Path(os.path.realpath(path))  # a link is followed, also one to what is not there yet
+    try:
+        if not target.parent.is_dir():
+            raise InputError(f"--picture {path}: its folder does not exist.")
+        if not target.exists():
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+            target.unlink()
+            return
+        if not target.is_file():
+            raise InputError(f"--picture {path} is there and no regular file; give another name.")
+        if any(file is not None and target.samefile(file) for file in map(source_file, sources)):
+            raise InputError(f"--picture {path} is one of the images, and would overwrite it; give another name.")
+        os.close(os.open(target, os.O_WRONLY))
+    except OSError as error:
+        raise InputError(f"--picture {path} cannot be written: {error.strerror or error}.") from error
 
 
 def answer_sparse(

@@ -66,7 +66,7 @@ def read_method(name: str, retain: str, paper: bool) -> Method:
     """Return the method of a name at a budget; settings may follow the name, as in sparsevlm:sites=3/7/15.
 
     Raises:
-        SettingError: no such method or setting.
+        SettingError: no such method or setting, or a setting given twice.
         BudgetError: a budget that says nothing, or was not published although `paper` asks for it.
         UnsupportedError: the method has no published settings.
     """
@@ -78,7 +78,12 @@ def read_method(name: str, retain: str, paper: bool) -> Method:
         raise SettingError(f"method {name!r} is not known; choose one of {', '.join(known)}.")
     budget = read_retain(retain)
     if not paper:
-        return method(retain=budget, **dict(read_setting(method, text) for text in settings))
+        given = [read_setting(method, text) for text in settings]
+        names = [field for field, _ in given]
+        twice = next((field for field in names if names.count(field) > 1), None)
+        if twice is not None:
+            raise SettingError(f"setting {twice!r} is given twice in {':'.join(settings)}; give it once.")
+        return method(retain=budget, **dict(given))
     if settings:
         raise SettingError(f"the published settings leave nothing to choose; leave {':'.join(settings)} out.")
     preset = getattr(method, "paper", None)

@@ -17,7 +17,7 @@ from sparsight.errors import InputWarning, SparsightError
 
 UNEXPECTED, REFUSED, INTERRUPTED = 1, 2, 130
 READER_GONE = 141  # as of a program that SIGPIPE ended
-FULL = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
+UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EBADF)
 
 
 def print_json(document: Any) -> None:
@@ -32,9 +32,18 @@ def print_json(document: Any) -> None:
 
 def put(text: str) -> None:
     """Print a result on standard output, in its own encoding; typer would write UTF-8 into some that are not."""
-    if sys.stdout is not None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def check_output() -> None:
+    """Check that there is a standard output, before any work is done for it; Python has none where it was closed.
+
+    Raises: SystemExit: there is none.
+    """
+    if sys.stdout is None:
+        say("error: the output cannot be written: standard output is closed; send it to a file or to /dev/null.")
+        sys.exit(UNEXPECTED)
 
 
 @contextmanager
@@ -126,7 +135,7 @@ def _tell(error: BaseException, verbose: bool) -> int:
         return _tell_usage(error)
     if isinstance(error, BrokenPipeError):
         return READER_GONE
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
         say(f"error: the output cannot be written: {error.strerror}.")
         return UNEXPECTED
     if verbose:

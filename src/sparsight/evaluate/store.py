@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ import sparsight
 from sparsight.errors import InputError
 from sparsight.evaluate.record import Record, read_line
 from sparsight.evaluate.scenes import Question, load_suite
+from sparsight.evaluate.scoring import normalised
 from sparsight.evaluate.settings import Settings
 
 RUN, ANSWERS, RESULTS = "run.json", "answers.jsonl", "results.json"
@@ -62,11 +64,12 @@ def open_store(settings: Settings, suite: tuple[Question, ...] | None = None) ->
     Raises: InputError: the folder cannot be written, holds another evaluation, or a line of its answers is damaged.
     """
     folder = settings.out
-    made = _made_with(settings, load_suite(settings.suite) if suite is None else suite)
+    suite = load_suite(settings.suite) if suite is None else suite
+    made = _made_with(settings, suite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _check_same(folder, made)
-        records, notes = _read_answers(folder / ANSWERS)
+        records, notes = _read_answers(folder / ANSWERS, made["methods"], suite)
         _write_safely(folder / RUN, made)
         return Store(folder, {record.pair: record for record in records}, notes)
     except OSError as error:
@@ -154,16 +157,46 @@ def _check_same(folder: Path, made: dict[str, Any]) -> None:
     made["methods"] = methods | wanted
 
 
-def _read_answers(path: Path) -> tuple[list[Record], tuple[str, ...]]:
+def _read_answers(
+    path: Path, configurations: Collection[str], suite: tuple[Question, ...]
+) -> tuple[list[Record], tuple[str, ...]]:
     """Read the answers, and cut a half-written last one off the file."""
     if not path.exists():
         return [], ()
     data = path.read_bytes()
     records, whole = _parse(path, data)
+    questions = {question.id: question for question in suite}
+    for number, record in enumerate(records, 1):
+        fault = _fault(record, configurations, questions)
+        if fault is not None:
+            raise _damaged(path, number, fault)
     if whole == len(data):
         return records, ()
     os.truncate(path, whole)
     return records, (f"the last line of {path} was half-written; it was dropped and is asked again.",)
+
+
+def _fault(record: Record, configurations: Collection[str], questions: Mapping[str, Question]) -> str | None:
+    """Say what a record tells otherwise than the evaluation that it is in; None if nothing."""
+    question = questions.get(record.question)
+    if record.configuration not in configurations:
+        return f"configuration {record.configuration!r} is not of this evaluation"
+    if question is None:
+        return f"question {record.question!r} is not in the suite"
+    expected = tuple(turn.answer for turn in question.turns)
+    for name, told, known in (
+        ("family", record.family, question.family),
+        ("split", record.split, question.split),
+        ("expected", record.expected, expected),
+    ):
+        if told != known:
+            return f"{name} {told!r} is {known!r} in the suite"
+    right = tuple(normalised(a) == normalised(b) for a, b in zip(record.answers, expected, strict=True))
+    return None if record.right == right else "its marks are not those of its answers"
+
+
+def _damaged(path: Path, number: int, why: object) -> InputError:
+    return InputError(f"{path}: line {number} is damaged ({why}); take it out to have it asked again, or change --out.")
 
 
 def _parse(path: Path, data: bytes) -> tuple[list[Record], int]:
@@ -174,9 +207,7 @@ def _parse(path: Path, data: bytes) -> tuple[list[Record], int]:
         try:
             records.append(read_line(line.decode("utf-8")))
         except ValueError as error:
-            raise InputError(
-                f"{path}: line {number} is damaged ({error}); take it out to have it asked again, or change --out."
-            ) from error
+            raise _damaged(path, number, error) from error
     return records, whole
 
 

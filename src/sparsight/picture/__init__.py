@@ -5,7 +5,19 @@ under a veil, clustered ones are tinted and their centres framed. What the image
 """
 
 from sparsight.picture.finished import Finished, name_of, picture_of
+from sparsight.picture.given import words_of
 from sparsight.picture.panels import Panel, Shown, check_drawable, panels
 from sparsight.picture.sheet import Words, draw
 
-__all__ = ["Finished", "Panel", "Shown", "Words", "check_drawable", "draw", "name_of", "panels", "picture_of"]
+__all__ = [
+    "Finished",
+    "Panel",
+    "Shown",
+    "Words",
+    "check_drawable",
+    "draw",
+    "name_of",
+    "panels",
+    "picture_of",
+    "words_of",
+]

@@ -1,6 +1,5 @@
 """The picture of a finished prefill, with the words that explain it: model, method, budget."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from PIL import Image
 from sparsight.counts.layout import Layout
 from sparsight.errors import InputError
 from sparsight.methods.method import Method
-from sparsight.picture.panels import Shown, check_drawable, panels
+from sparsight.picture.given import sample_number, shown_images
+from sparsight.picture.panels import check_drawable, panels
 from sparsight.picture.sheet import Words, draw
 from sparsight.sequence.trace import Stats, Trace
 
@@ -32,28 +32,25 @@ class Finished:
     trace: Trace
 
 
-def picture_of(
-    run: Finished, images: Sequence[Shown], words: Words, processor: Any = None, sample: int = 0
-) -> Image.Image:
+def picture_of(run: Finished, images: Any, words: Words, processor: Any = None, sample: Any = 0) -> Image.Image:
     """Draw one sample of a finished prefill.
 
     Args:
         run: the prefill.
-        images: of the sample, in the order of its prompt.
+        images: of the sample, in the order of its prompt; converted as they are for the model.
         words: question, answers and facts that come before those that are known here.
         processor: of the model, asked what it shows of an image.
         sample: which one of the batch.
 
     Raises:
         UnsupportedError: where the visual tokens lie is not known, or they lie nowhere.
-        InputError: no such sample, or other images than the sample's.
+        InputError: no such sample, something that is no image, or other images than the sample's.
     """
-    if not 0 <= sample < len(run.trace.layouts):
-        raise InputError(f"sample={sample}: the last prefill had {len(run.trace.layouts)} samples, counted from 0.")
+    sample = sample_number(sample, len(run.trace.layouts))
     if not run.stats.visual_tokens[sample]:
         raise InputError(f"sample={sample} has no image, so there is nothing to draw.")
     layout = check_drawable(run.trace.layouts[sample])
-    rows, notes = panels(layout, images, processor)
+    rows, notes = panels(layout, shown_images(images), processor)
     sites, small = run.trace.samples[sample], None
     if run.method.scales_images and sites:
         small = run.method.image_grid(layout)

@@ -41,7 +41,7 @@ class Cells:
 
 
 def cells(panel: Panel, size: tuple[int, int]) -> Cells:
-    """Place the tokens of a panel that is drawn at a size in px."""
+    """Place the tokens of a panel that is drawn at a size in px; each takes at least one px."""
     spans = {}
     for grid, (left, top, right, bottom) in zip(panel.grids, panel.boxes, strict=True):
         rows, columns = grid.size
@@ -49,7 +49,8 @@ def cells(panel: Panel, size: tuple[int, int]) -> Cells:
         ys = [round((top + (bottom - top) * i / rows) * size[1]) for i in range(rows + 1)]
         for place, token in enumerate(grid.tokens.tolist()):
             row, column = divmod(place, columns)
-            spans[token] = (xs[column], ys[row], xs[column + 1], ys[row + 1])
+            x, y = min(xs[column], size[0] - 1), min(ys[row], size[1] - 1)
+            spans[token] = (x, y, max(xs[column + 1], x + 1), max(ys[row + 1], y + 1))
     return Cells(spans)
 
 

@@ -16,6 +16,7 @@ Box = tuple[float, float, float, float]  # left, top, right and bottom as shares
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 MARKED = 0.9  # blue of every pixel that comes from the image; padding is darker
 EDGE = 0.02  # share at the ends of a gradient that filters bend
+FEWEST = 5  # px of a gradient whose slope can be read
 SNAP = 0.012  # a gradient of 256 steps is read to about this
 
 
@@ -35,7 +36,7 @@ def seen_boxes(processor: Any, size: tuple[int, int]) -> list[Box]:
     pixels = _processed(processor, looks, _gradients(*size))
     if pixels.ndim < 4 or pixels.shape[-3] != 3:
         return [WHOLE]
-    return [_box(tile) for tile in _colours(pixels.reshape(-1, *pixels.shape[-3:]), looks)]
+    return [_box(tile, size) for tile in _colours(pixels.reshape(-1, *pixels.shape[-3:]), looks)]
 
 
 def _gradients(width: int, height: int) -> Image.Image:
@@ -64,18 +65,26 @@ def _colours(tiles: NDArray[np.float64], looks: Any) -> NDArray[np.float64]:
     return (tiles * std.reshape(-1, 1, 1) + mean.reshape(-1, 1, 1)).clip(0, 1)
 
 
-def _box(tile: NDArray[np.float64]) -> Box:
+def _box(tile: NDArray[np.float64], size: tuple[int, int]) -> Box:
     content = tile[2] > MARKED
-    left, right = _ends(tile[0], content)
-    top, bottom = _ends(tile[1].T, content.T)
+    left, right = _ends(tile[0], content, size[0])
+    top, bottom = _ends(tile[1].T, content.T, size[1])
     return left, top, right, bottom
 
 
-def _ends(values: NDArray[np.float64], content: NDArray[np.bool_]) -> tuple[float, float]:
-    """Read from a gradient where columns lie: the share at the left of the first, and at the right of the last one."""
+def _ends(values: NDArray[np.float64], content: NDArray[np.bool_], size: int) -> tuple[float, float]:
+    """Read from a gradient where columns lie: the share at the left of the first, and at the right of the last one.
+
+    A gradient of `size` px is flat before the middle of its first and behind that of its last px. An image of very few
+    px has no slope that could be read; it is taken as whole, with the padding around it.
+    """
     filled = content.any(axis=0)
     weights = np.maximum(content.sum(axis=0), 1)
     means = (values * content).sum(axis=0) / weights
+    if size < FEWEST and filled.any():
+        places = np.flatnonzero(filled)
+        first, end = int(places[0]), int(places[-1]) + 1
+        return 0.0 - first / (end - first), 1 + (values.shape[1] - end) / (end - first)
     used = np.flatnonzero(filled & (means > EDGE) & (means < 1 - EDGE))
     if len(used) < 2:
         return 0.0, 1.0

@@ -9,13 +9,12 @@ from PIL import Image, ImageDraw
 from sparsight.counts.layout import Grid
 from sparsight.picture import paint as painting
 from sparsight.picture.paint import FRAME, LIGHT, TINT, UNSEEN, VEIL
-from sparsight.picture.panels import Panel, seen_part
+from sparsight.picture.panels import LONGEST, PATCH, Panel, seen_part
 from sparsight.picture.text import Colour, width, wrap, write
 from sparsight.sequence.trace import SiteTrace
 
 SIDE, FEW = 360, 230  # px, about: of a square panel; of one among many
 MANY = 4  # rows, from which on panels are small
-LEAST, LONGEST = 6, 1200  # px of a patch's side, at least, and of a panel's, at most
 MARGIN, GAP, NARROWEST = 32, 20, 3 * SIDE
 TITLE, SMALL, LARGE = 17, 14, 22  # font sizes
 INK, GREY, EDGE, PAPER = (24, 28, 36), (92, 100, 112), (208, 212, 218), (255, 255, 255)
@@ -84,14 +83,21 @@ def draw(rows: Sequence[Panel], sites: Sequence[SiteTrace], words: Words, small:
 
 
 def _size(panel: Panel, rows: int) -> tuple[int, int]:
-    """Return the size of a panel in px: about the same area for all shapes, but no patch too small to be seen."""
+    """Return the size of a panel in px: about the same area for all shapes, but no patch too small to be seen.
+
+    An image that is far longer than wide is drawn wider than it is, where its patches would be lines otherwise.
+    """
     width_, height = panel.image.size
     by = (FEW if rows > MANY else SIDE) / sqrt(width_ * height)
+    least = [1.0, 1.0]
     for grid, box in zip(panel.grids, panel.boxes, strict=True):
         patch = (width_ * (box[2] - box[0]) / grid.size[1], height * (box[3] - box[1]) / grid.size[0])
-        by = max(by, LEAST / min(patch))
+        by = max(by, PATCH / min(patch))
+        least = [max(most, PATCH * side / one) for most, side, one in zip(least, panel.image.size, patch, strict=True)]
     by = min(by, LONGEST / max(width_, height))
-    return max(1, round(width_ * by)), max(1, round(height * by))
+    return max(round(width_ * by), min(LONGEST, round(least[0]))), max(
+        round(height * by), min(LONGEST, round(least[1]))
+    )
 
 
 def _row(
@@ -103,7 +109,9 @@ def _row(
     shape = " x ".join(map(str, next(iter(sizes)))) if len(sizes) == 1 else "patches"
     each = f"{len(panel.grids)} times " if len(panel.grids) > 1 else ""
     total = sum(len(grid.tokens) for grid in panel.grids)
-    yield Cell(panel.title, f"{each}{shape}: {total} visual tokens", painting.paint_unseen(image, hidden))
+    straight = abs(size[0] * panel.image.height - size[1] * panel.image.width) <= panel.image.width + panel.image.height
+    stretched = "" if straight else ", drawn stretched"
+    yield Cell(panel.title, f"{each}{shape}: {total} visual tokens{stretched}", painting.paint_unseen(image, hidden))
     for site in sites:
         kept, centres, present = (
             painting.count(tokens.tolist(), panel.grids) for tokens in (site.keep, site.centres, site.present)

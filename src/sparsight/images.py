@@ -1,0 +1,160 @@
+"""Reads images from paths, URLs of files and of data, and from what a caller hands over; fetches nothing."""
+
+import base64
+import io
+import os
+import re
+from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from sparsight.errors import InputError
+from sparsight.pixels import BROKEN_FILE, to_rgb
+
+MOST_PIXELS = 50_000_000
+SHOWN = 40  # characters of an embedded image that an error or a result names
+SCHEME = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9+.-]+):/")  # two letters or more: C:/ is a drive
+DATA = re.compile(r"data:(?P<kind>[^;,]*)(?P<rest>[^,]*),", re.IGNORECASE)
+
+Source = str | os.PathLike[str]
+
+
+def read_image(source: Source) -> Image.Image:
+    """Read an image file, upright and in RGB; `sparsight.pixels` says how.
+
+    Args: source: a path, `~` allowed; a file:// URL; or a data: URL with the image in base64.
+    Raises: InputError: another URL, missing, no image, broken, or of more than 50 million pixels.
+    """
+    text, name = os.fspath(source), source_name(source)
+    if not text:
+        raise InputError("the path of an image is empty; give an image file.")
+    path = source_file(source)
+    if path is None:
+        return _open(io.BytesIO(_decoded(text, name)), name)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file.") from None
+    except (OSError, ValueError) as error:  # a name that is too long or holds a null byte, or a closed folder
+        raise InputError(f"{name[:SHOWN]}: cannot be looked up: {getattr(error, 'strerror', None) or error}.") from None
+    if path.is_dir():
+        raise InputError(f"{name} is a folder; give an image file.")
+    if not path.is_file():
+        raise InputError(f"{name} is no regular file; write the image to a file first.")
+    return _open(path, name)
+
+
+def source_name(source: Source) -> str:
+    """Return how an image is named to people: its path, or the start of the URL that holds it."""
+    text = os.fspath(source)
+    return f"{text[:SHOWN]}... ({len(text)} characters)" if DATA.match(text) and len(text) > SHOWN else text
+
+
+def source_file(source: Source) -> Path | None:
+    """Return the file that an image is read from; None for a URL that holds the image itself.
+
+    Raises: InputError: a URL that names no file here, or the folder of a user who does not exist.
+    """
+    text = os.fspath(source)
+    if DATA.match(text):
+        return None
+    scheme = SCHEME.match(text)
+    if scheme is not None and scheme["name"].lower() == "file":
+        parts = urlsplit(text)
+        if parts.netloc not in ("", "localhost"):
+            raise InputError(f"{text} is on another machine; copy the file here and give its path.")
+        return Path(url2pathname(unquote(parts.path)))
+    if scheme is not None and not os.path.exists(text):
+        raise InputError(f"{text} is a URL, and sparsight fetches nothing; download the image and give the file.")
+    try:
+        return Path(text).expanduser() if text.startswith("~") and not os.path.exists(text) else Path(text)
+    except RuntimeError:
+        raise InputError(f"{text}: there is no such user here; give the path of the image.") from None
+
+
+def _decoded(text: str, name: str) -> bytes:
+    """Return the file in a data: URL.
+
+    Raises: InputError: it is no image in base64.
+    """
+    head = DATA.match(text)
+    if head is None or not head["kind"].lower().startswith("image/") or "base64" not in head["rest"].lower().split(";"):
+        raise InputError(f"{name} holds no image in base64; give data:image/png;base64,... or a file.")
+    try:
+        return base64.b64decode("".join(unquote(text[head.end() :]).split()), validate=True)
+    except ValueError as error:
+        raise InputError(f"{name} is no base64 ({error}); the data may be cut short.") from None
+
+
+def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            _check_opened(image, name)
+            return to_rgb(image, name)
+    except InputError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{name} is too large: {error}") from error
+    except UnidentifiedImageError:
+        raise InputError(f"{name} cannot be read as an image: its format is not known.") from None
+    except BROKEN_FILE as error:
+        raise InputError(f"{name} cannot be read as an image: {str(error).rstrip('.')}.") from error
+
+
+def _check_opened(image: Image.Image, name: str) -> None:
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS:
+        raise InputError(
+            f"{name} is too large: {image.width} x {image.height} pixels; {MOST_PIXELS // 10**6} million are allowed."
+        )
+    if image.format == "EPS":
+        raise InputError(f"{name} is a PostScript program, which would have to be run; convert it to PNG first.")
+
+
+def rgb_images(images: Any) -> list[Image.Image]:
+    """Return images as prompts take them.
+
+    Args: images: one or several; each a Pillow image, a NumPy array (`sparsight.pixels.to_rgb`) or a path.
+    Raises: InputError: one is none of these or cannot be read.
+    """
+    return [rgb_image(image, f"image {number}") for number, image in enumerate(listed(images), 1)]
+
+
+def rgb_image(image: Any, name: str) -> Image.Image:
+    """Return one image as prompts take it.
+
+    Args:
+        image: a Pillow image, a NumPy array or a path.
+        name: what an error calls it, if it is no path.
+    Raises: InputError: it is none of these or cannot be read.
+    """
+    return read_image(image) if isinstance(image, (str, os.PathLike)) else to_rgb(image, name)
+
+
+def is_one(image: Any) -> bool:
+    """Tell whether something is one image and not several."""
+    return isinstance(image, (Image.Image, np.ndarray, str, os.PathLike))
+
+
+def listed(images: Any) -> list[Any]:
+    """Return one image or several as a list; none of them is looked at.
+
+    Raises: InputError: it is neither.
+    """
+    if images is None:
+        return []
+    if is_one(images):
+        return [images]
+    others = torch.Tensor, Mapping, Set, bytes, bytearray, memoryview, io.IOBase
+    if isinstance(images, others) or not isinstance(images, Iterable):
+        raise InputError(
+            f"images is of type {type(images).__name__}; give one image or a list of them: Pillow images, NumPy arrays "
+            "(H, W, channels) or paths."
+        )
+    return list(images)

@@ -1,0 +1,59 @@
+"""What a caller gives for a picture, checked, and converted as it is for the model."""
+
+import operator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sparsight.errors import InputError
+from sparsight.images import is_one, listed, rgb_image
+from sparsight.picture.panels import Shown
+from sparsight.picture.sheet import Words
+
+
+def shown_images(images: Any) -> list[Shown]:
+    """Return images as panels take them.
+
+    Args: images: one or several; each a Pillow image, a NumPy array (`sparsight.pixels.to_rgb`), a path, or a clip: a
+        list of such frames.
+    Raises: InputError: one is none of these or cannot be read.
+    """
+    return [_shown(image, number) for number, image in enumerate(listed(images), 1)]
+
+
+def _shown(image: Any, number: int) -> Shown:
+    if is_one(image) or not isinstance(image, (list, tuple, Iterator)):
+        return rgb_image(image, f"image {number}")
+    return [rgb_image(frame, f"frame {index} of clip {number}") for index, frame in enumerate(image, 1)]
+
+
+def words_of(question: Any, answers: Any) -> Words:
+    """Return what is written on a picture.
+
+    Raises: InputError: the question is no str, or the answers do not map labels to str.
+    """
+    if not isinstance(question, str):
+        raise InputError(f"question is of type {type(question).__name__}; give a str.")
+    if answers is None:
+        return Words(question)
+    if not isinstance(answers, Mapping):
+        raise InputError(f"answers is of type {type(answers).__name__}; give a dict of labels and answers.")
+    for word in (*answers, *answers.values()):
+        if not isinstance(word, str):
+            raise InputError(f"answers holds {word!r} of type {type(word).__name__}; give a dict of str and str.")
+    return Words(question, tuple(answers.items()))
+
+
+def sample_number(sample: Any, count: int) -> int:
+    """Return which sample of a batch is drawn.
+
+    Raises: InputError: it is no whole number, or there is no such sample.
+    """
+    try:
+        number = None if isinstance(sample, bool) else operator.index(sample)
+    except TypeError:
+        number = None
+    if number is None:
+        raise InputError(f"sample={sample!r} is of type {type(sample).__name__}; give an int, counted from 0.")
+    if not 0 <= number < count:
+        raise InputError(f"sample={number}: the last prefill had {count} samples, counted from 0.")
+    return number
