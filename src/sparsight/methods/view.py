@@ -123,12 +123,15 @@ class _Single:
     group: RaterAttention
 
     def mean(self) -> torch.Tensor:
+        """Return (V,)."""
         return self.group.mean()[0]
 
     def mean_over_heads(self) -> torch.Tensor:
+        """Return (R, V)."""
         return self.group.mean_over_heads()[0]
 
     def mean_over_raters(self, weight: torch.Tensor | None = None) -> torch.Tensor:
+        """Return (H, V), for a weight (R, V)."""
         return self.group.mean_over_raters(None if weight is None else weight[None])[0]
 
 
