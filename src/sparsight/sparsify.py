@@ -281,7 +281,7 @@ def check_distances(family: Family, method: Method, frequencies: Sequence[object
 
     Raises: UnsupportedError: positions are not one number per token.
     """
-    if method.needs_distance and None in frequencies:
+    if "distance" in method.signals and None in frequencies:
         raise UnsupportedError(
             f"{type(method).__name__} divides attention by a prior of one rotary distance, and tokens of {family.name} "
             "are several apart at once; use SparseVLM instead."

@@ -109,7 +109,7 @@ class Reference:
             if slots:
                 hidden[slots] = self._features(turn.pixels)
                 text = [slot for slot in order if slot > slots[-1]]
-                if self.method.needs_attention:
+                if "attention" in self.method.signals:
                     raters = [text[i] for i in ref.rate(hidden[slots], hidden[text])]
             parts.append(Part(slots, order, raters))
         return State(hidden, parts)
@@ -166,7 +166,7 @@ class Reference:
     def _prune(self, site, state, part, before):
         slots = part.slots
         present = [slot for slot in part.order if slot in set(slots)]
-        if not self.method.needs_attention:
+        if "attention" not in self.method.signals:
             self._prune_blindly(site, state, part, present)
             return
         score = self._score(state, part, present, self._positions(before, len(state.hidden)))

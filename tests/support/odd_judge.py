@@ -148,7 +148,7 @@ REASONS = {
     r"positions='renumber' is not defined": lambda case, *_: case.kind in odd_models.KEEPS_ONLY,
     r"prior of one rotary distance": lambda case, *_: case.kind in odd_models.MROPE,
     r"no text follows|no words follow": lambda case, method, *_: (
-        method.needs_attention and any(row[-1:] > [] for row in case.rows)
+        "attention" in method.signals and any(row[-1:] > [] for row in case.rows)
     ),
     r"use_cache=False": lambda case, *_: case.mode == "generate without cache",
 }
@@ -232,7 +232,7 @@ def wanted(ran, row, own, said):
     model = odd_models.model(case.kind, "eager", torch.float64)
     settings = {"aggregate": getattr(method, "aggregate", "mean"), "renumber": method.positions == "renumber"}
     logits, scores = hidden.run(model, tiny_rotary.longer(case.kind, own, said), steps, raters, **settings)
-    if method.needs_attention and not isinstance(method, SparseVLMPlus):
+    if "attention" in method.signals and not isinstance(method, SparseVLMPlus):
         for step, score in zip(steps, scores, strict=True):
             torch.testing.assert_close(step.score.double(), score.double(), rtol=2e-3, atol=1e-6)
     yield logits

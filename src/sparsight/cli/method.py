@@ -1,7 +1,6 @@
 """From words on the command line to a method."""
 
 import re
-import sys
 from dataclasses import fields
 from typing import Any
 
@@ -14,8 +13,8 @@ from sparsight.methods.method import Method
 
 
 def cli_name(method: type[Method]) -> str:
-    """Return a method's name on the command line: SparseVLMPlus is sparsevlm-plus."""
-    return re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])", "-", method.__name__).lower()
+    """Return a method's name on the command line; one that has none is called by its class: NormTopK is norm-top-k."""
+    return vars(method).get("name") or re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])", "-", method.__name__).lower()
 
 
 def read_retain(text: str) -> float:
@@ -96,13 +95,7 @@ def read_method(name: str, retain: str, paper: bool) -> Method:
 def methods_table() -> Table:
     """Return the table of the methods that ship, for people."""
     table = Table("name", "class", "what it does", "published budgets")
-    modules = [method.__module__ for method in methods()]
     for method in methods():
-        module = sys.modules[method.__module__]
-        # a module of several methods says what they share, so each class speaks for itself
-        speaker = module if modules.count(method.__module__) == 1 else method
-        about = (speaker.__doc__ or "").split("\n", maxsplit=1)[0]
-        about = re.sub(r"^[^:]*: ", "", about).rstrip(".")
-        budgets = ", ".join(map(str, getattr(module, "PAPER_KEPT", {}))) or "-"
-        table.add_row(cli_name(method), method.__name__, about, budgets)
+        budgets = ", ".join(map(str, method.published)) or "-"
+        table.add_row(cli_name(method), method.__name__, method.summary, budgets)
     return table

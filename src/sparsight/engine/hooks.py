@@ -87,7 +87,7 @@ class Engine:
         if self.scaler is not None:
             self._removers.extend(self.scaler.attach())
         # code compiled before would go on without hooks, but notices another config: one layer is always tapped
-        for tapped in [site - 1 for site in self.sites] if self.method.needs_attention else [0]:
+        for tapped in [site - 1 for site in self.sites] if "attention" in self.method.signals else [0]:
             attention = self.layers[tapped].get_submodule("self_attn")
             self._removers.append(attach_tap(attention, functools.partial(self._on_attention, tapped)))
         self.attached = True
@@ -237,7 +237,7 @@ class Engine:
 
     def _on_attention(self, layer: int, call: AttentionCall) -> None:
         state = current_pass(self)
-        if state is not None and state.compactor is not None and self.method.needs_attention:
+        if state is not None and state.compactor is not None and "attention" in self.method.signals:
             state.calls[layer] = call
 
     def _on_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
@@ -255,7 +255,7 @@ class Engine:
 
     def _compact(self, state: Pass, compactor: Compactor, site: int, hidden: torch.Tensor) -> torch.Tensor:
         def call() -> AttentionCall | None:
-            if not self.method.needs_attention:
+            if "attention" not in self.method.signals:
                 return None
             found = state.calls.pop(site - 1, None)
             if found is None:

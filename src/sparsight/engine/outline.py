@@ -88,7 +88,7 @@ class Planner:
         Raises: PromptError: none follow.
         """
         pruned = any(schedule is not None and self.method.prunes(schedule) for schedule in outline.schedules)
-        if self.method.needs_attention and pruned:
+        if "attention" in self.method.signals and pruned:
             check_questions(ids, outline.visual, read_marks(self.model, self.config), rating)
 
     def refuse_unknown(self, ids: torch.Tensor, names: list[str]) -> None:

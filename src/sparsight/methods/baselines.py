@@ -4,6 +4,7 @@ Each prunes the input unless other sites are given, so that a budget is the numb
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -28,11 +29,6 @@ class Baseline(Method):
 
     sites: tuple[int, ...] | None = INPUT
 
-    @property
-    def needs_attention(self) -> bool:
-        """Whether `select` reads rater attention: it does not."""
-        return False
-
     def check_input_only(self) -> None:
         """Raise SettingError if sites other than the input are given."""
         if self.sites != INPUT:
@@ -49,6 +45,9 @@ class Random(Baseline):
         seed: of the draw. Site and number of tokens enter it too, the place in the batch does not: samples of equal
             size share a draw, so an evaluation should give each question a seed of its own.
     """
+
+    name: ClassVar[str] = "random"
+    summary: ClassVar[str] = "visual tokens drawn at random, each with the same chance"
 
     seed: int = 0
 
@@ -92,6 +91,9 @@ class Uniform(Gridded):
     any more: there it is every V / count-th token in raster order.
     """
 
+    name: ClassVar[str] = "uniform"
+    summary: ClassVar[str] = "visual tokens spread evenly over each image"
+
     def select(self, view: View) -> Selection:
         """Keep evenly spread tokens."""
         layout, (group, present), count = gridded(self, view.layout), view.hidden.shape[:2], view.keep_count
@@ -112,6 +114,9 @@ class Pool(Gridded):
     cell's middle token. Row ends, class tokens and other tokens that are no patch are dropped and enter no mean, unless
     there are more cells than patches.
     """
+
+    name: ClassVar[str] = "pool"
+    summary: ClassVar[str] = "average pooling of visual tokens over compact cells of each image"
 
     def __post_init__(self) -> None:
         """Check the settings that need no model."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import isqrt
+from typing import ClassVar
 
 from sparsight.counts.layout import Grid, Layout, grids_layout
 from sparsight.counts.schedule import Schedule, resolve_retain
@@ -20,6 +21,9 @@ class Downscale(Baseline):
     182 for 192 of 24 x 24, 121 for 128, 64 for 64. The pixels are scaled after normalisation, by bicubic interpolation
     with antialiasing. Images of one batch are scaled alike.
     """
+
+    name: ClassVar[str] = "downscale"
+    summary: ClassVar[str] = "a smaller image, encoded into fewer visual tokens"
 
     positions: Positions = "renumber"
 

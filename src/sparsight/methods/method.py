@@ -27,6 +27,9 @@ from sparsight.methods.view import Selection, View
 
 Positions = Literal["renumber", "keep"]
 
+# what a view holds for methods that declare it: attention that raters pay, and how far they stand from visual tokens
+SIGNALS = frozenset({"attention", "distance"})
+
 
 @dataclass(frozen=True)
 class Method(ABC):
@@ -42,6 +45,10 @@ class Method(ABC):
         positions: "keep" gathers the original rotary positions, "renumber" counts the remaining tokens from 0.
     """
 
+    name: ClassVar[str] = ""  # on the command line; "" makes one of the class's name
+    summary: ClassVar[str] = ""  # what it does, in one line
+    published: ClassVar[tuple[int, ...]] = ()  # budgets that `paper()` takes
+    signals: ClassVar[frozenset[str]] = frozenset()  # what `select` reads besides hidden states, of SIGNALS
     batched: ClassVar[bool] = True  # whether `select` takes samples alike as a group, (G, V, D)
 
     retain: float | None = 1 / 3
@@ -58,16 +65,6 @@ class Method(ABC):
         check_choice("positions", self.positions, ("renumber", "keep"))
         if self.sites is not None:
             object.__setattr__(self, "sites", whole_numbers("sites", self.sites))
-
-    @property
-    def needs_attention(self) -> bool:
-        """Whether `select` reads rater attention."""
-        return True
-
-    @property
-    def needs_distance(self) -> bool:
-        """Whether `select` reads how far apart raters and visual tokens stand in one rotary dimension."""
-        return False
 
     @property
     def adaptive(self) -> bool:
@@ -99,7 +96,7 @@ class Method(ABC):
         if self.sites is None:
             first, *later = scaled_sites(layers)
             return (*range(1, first + 1), *later)
-        return check_sites(self.sites, layers, first=1 if self.needs_attention else 0)
+        return check_sites(self.sites, layers, first=1 if "attention" in self.signals else 0)
 
     def sites_within(self, wanted: float, visual_tokens: int, layers: int) -> tuple[int, ...]:
         """Return the sites of a sample of V visual tokens whose layer mean is to be `wanted`.
@@ -155,12 +152,16 @@ class Method(ABC):
 def check_dataclass(kind: type[Method]) -> None:
     """Check that a method's fields are fields, and no class attributes that its instances would hide.
 
-    Raises: SettingError: a class sets a field's value without being a dataclass itself.
+    Raises: SettingError: a class sets a field's value without being a dataclass itself, or declares unknown signals.
     """
+    unknown = sorted(kind.signals - SIGNALS)
+    if unknown:
+        raise SettingError(f"{kind.__name__} declares signals {unknown}; give some of {sorted(SIGNALS)}.")
     names = {field.name for field in fields(kind)}
     for cls in kind.__mro__:
         if issubclass(cls, Method) and "__dataclass_fields__" not in vars(cls):
-            hidden = sorted(names & vars(cls).keys() | {*inspect.get_annotations(cls)})
+            own = {name for name, kind in inspect.get_annotations(cls).items() if "ClassVar" not in str(kind)}
+            hidden = sorted(names & vars(cls).keys() | own)
             if hidden:
                 raise SettingError(
                     f"{cls.__name__} sets {', '.join(hidden)}, and its instances would not see it; decorate the "

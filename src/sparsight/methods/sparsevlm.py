@@ -6,7 +6,7 @@ ICML 2025, arXiv 2410.04417; authors' code github.com/Gumpest/SparseVLMs (Apache
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 
@@ -64,6 +64,11 @@ class SparseVLM(Method):
         kept: tokens kept at each site, recycled ones not counted, instead of counts solved from `retain`.
     """
 
+    name: ClassVar[str] = "sparsevlm"
+    summary: ClassVar[str] = "text raters, their attention as score, scheduled or rank-adaptive counts, recycling"
+    published: ClassVar[tuple[int, ...]] = tuple(PAPER_KEPT)
+    signals: ClassVar[frozenset[str]] = frozenset({"attention"})
+
     level: Literal["schedule", "rank"] = "schedule"
     recycle: bool = True
     aggregate: Aggregate = "mean"
@@ -106,7 +111,7 @@ class SparseVLM(Method):
             retain=retain,
             sites=PAPER_SITES,
             positions="renumber",
-            kept=published(cls, PAPER_KEPT, retain),
+            kept=published_counts(cls, PAPER_KEPT, retain),
             accounting="authors",
         )
 
@@ -204,7 +209,7 @@ def rater_mass(visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     return (visual.to(wide) @ text.to(wide).T).softmax(dim=-1).mean(dim=0)
 
 
-def published(cls: type[Method], table: dict[int, tuple[int, ...]], retain: int) -> tuple[int, ...]:
+def published_counts(cls: type[Method], table: dict[int, tuple[int, ...]], retain: int) -> tuple[int, ...]:
     """Return the published counts of a budget.
 
     Raises: BudgetError: no such budget.

@@ -6,7 +6,7 @@ Source: authors' code github.com/Gumpest/SparseVLMs (Apache-2.0), branch main wi
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 
@@ -14,7 +14,7 @@ from sparsight.counts.schedule import PAPER_SITES
 from sparsight.errors import SettingError, UnsupportedError
 from sparsight.methods.method import Positions
 from sparsight.methods.parts.choosers import top_k
-from sparsight.methods.sparsevlm import SparseVLM, published
+from sparsight.methods.sparsevlm import SparseVLM, published_counts
 from sparsight.methods.view import Selection, View
 
 PAPER_KEPT: dict[int, tuple[int, ...]] = {
@@ -40,6 +40,11 @@ class SparseVLMPlus(SparseVLM):
         prior_floor: least value of R as a share of R(0), in (0, 1].
     """
 
+    name: ClassVar[str] = "sparsevlm-plus"
+    summary: ClassVar[str] = "a RoPE prior divided out of the raters' attention, half of the heads, no recycling"
+    published: ClassVar[tuple[int, ...]] = tuple(PAPER_KEPT)
+    signals: ClassVar[frozenset[str]] = frozenset({"attention", "distance"})
+
     positions: Positions = "keep"
     recycle: bool = False
     heads: float = 0.5
@@ -62,13 +67,8 @@ class SparseVLMPlus(SparseVLM):
 
         Raises: BudgetError: a budget that was not published.
         """
-        kept = published(cls, PAPER_KEPT, retain)
+        kept = published_counts(cls, PAPER_KEPT, retain)
         return cls(retain=retain, sites=PAPER_SITES, kept=kept, accounting="authors", heads=14)
-
-    @property
-    def needs_distance(self) -> bool:
-        """Whether `select` reads distances: it divides by a prior of them."""
-        return True
 
     def select(self, view: View) -> Selection:
         """Keep the tokens that the chosen heads' raters attend to most, distance divided out."""

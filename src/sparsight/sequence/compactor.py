@@ -138,7 +138,7 @@ class Stop:
     def _view(self, group: Group, places: torch.Tensor, named: torch.Tensor, images: torch.Tensor) -> View:
         method, first = self.compactor.method, self.samples[group.rows[0]]
         width, attention, distance = self.hidden.shape[-1], None, None
-        if method.needs_attention and self.call is not None:
+        if "attention" in method.signals and self.call is not None:
             attention, distance = self._attention(group, places, named)
         return View(
             site=self.site,
@@ -168,7 +168,7 @@ class Stop:
         columns = places + (call.key.shape[2] - tokens)
         attention = RaterRows(call, group.taken, rows, columns, present)
         frequencies = self.compactor.inverse_frequencies[max(self.site - 1, 0)]
-        if not self.compactor.method.needs_distance or frequencies is None:
+        if "distance" not in self.compactor.method.signals or frequencies is None:
             return attention, None
         if self.compactor.method.positions == "keep":
             number = group.take(slots.place_of)

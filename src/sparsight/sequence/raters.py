@@ -28,7 +28,7 @@ def choose_raters(
     Raises: PromptError: no text follows the last visual token of a sample.
     """
     pruned = any(schedule is not None and method.prunes(schedule) for schedule in schedules)
-    if not method.needs_attention or not pruned:
+    if "attention" not in method.signals or not pruned:
         return [prompt.text[:0] for prompt in prompts]
     require_raters(prompts)
     chosen = []

@@ -1,0 +1,107 @@
+"""Methods declare what they read; the engine taps no more than that, and a method gets no more."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from sparsight import Method, SparseVLM, SparseVLMPlus, sparsify
+from sparsight.cli.method import cli_name
+from sparsight.counts.layout import grids_layout
+from sparsight.errors import SettingError
+from sparsight.methods import methods
+from sparsight.methods.method import SIGNALS
+from sparsight.methods.view import Distance, Selection, View
+from tests.support import tiny
+
+
+class Forbidden:
+    """A signal that was not declared."""
+
+    def __init__(self, name):
+        object.__setattr__(self, "named", name)
+
+    def __getattribute__(self, name):
+        raise AssertionError(f"{object.__getattribute__(self, 'named')} is read without being declared")
+
+
+class Attention:
+    """Rater attention of two samples."""
+
+    found = torch.rand(2, 4, 3, 36, generator=torch.Generator().manual_seed(0))  # (G, H, R, V)
+
+    def mean(self):
+        return self.found.mean(dim=(1, 2))
+
+    def mean_over_heads(self):
+        return self.found.mean(dim=1)
+
+    def mean_over_raters(self, weight=None):
+        return (self.found if weight is None else self.found * weight[:, None]).mean(dim=2)
+
+
+def view(signals, site):
+    place = torch.arange(36).expand(2, -1)
+    distance = Distance(place, torch.arange(40, 43).expand(2, -1), 50, torch.ones(4))
+    return View(
+        site=site,
+        count=12,
+        keep_count=12,
+        hidden=torch.randn(2, 36, 8, generator=torch.Generator().manual_seed(1)),
+        images=torch.zeros(2, 36, dtype=torch.int64),
+        attention=Attention() if "attention" in signals else Forbidden("attention"),
+        distance=distance if "distance" in signals else Forbidden("distance"),
+        layout=grids_layout([(6, 6)]),
+    )
+
+
+@pytest.mark.parametrize("method", methods(), ids=cli_name)
+def test_no_method_reads_more_than_it_declares(method):
+    own = method(retain=12)
+    answer = own.select(view(own.signals, 0 if own.sites == (0,) else 2))
+    assert answer.keep.shape[0] == 2
+    assert own.signals <= SIGNALS
+
+
+def test_what_is_not_declared_would_be_noticed():
+    @dataclass(frozen=True)
+    class Sly(SparseVLMPlus):
+        signals = frozenset({"attention"})
+
+    with pytest.raises(AssertionError, match="distance is read"):
+        Sly(retain=12).select(view(Sly.signals, 2))
+
+
+def test_unknown_signals_are_refused():
+    @dataclass(frozen=True)
+    class Odd(SparseVLM):
+        signals = frozenset({"attention", "smell"})
+
+    with pytest.raises(SettingError, match=r"Odd declares signals \['smell'\]; give some of"):
+        Odd()
+
+
+def test_a_method_that_declares_nothing_gets_nothing_and_taps_nothing():
+    seen = []
+
+    @dataclass(frozen=True)
+    class Plain(Method):
+        sites: tuple[int, ...] | None = (3,)
+
+        def select(self, view):
+            seen.append((view.attention, view.distance))
+            return Selection(torch.arange(view.count).expand(len(view.hidden), -1))
+
+    with torch.no_grad(), sparsify(tiny.tiny_llava(), Plain(retain=0.5)) as run:
+        run._engine.model(**tiny.batch([["image", 6]]).inputs)
+    assert seen == [(None, None)]
+    assert run.stats.raters == (0,)
+
+
+def test_names_are_those_of_the_class_itself():
+    class Mine(SparseVLM):
+        pass
+
+    assert cli_name(Mine) == "mine"
+    assert [cli_name(method) for method in methods()] == [method.name for method in methods()]
+    assert all(method.summary for method in methods())
