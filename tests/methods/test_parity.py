@@ -157,6 +157,7 @@ def test_rater_rows_are_rows_of_the_full_map(monkeypatch, past, kind, softcap, c
     # a sample with two raters beside one with three
     present = torch.tensor([[True, True, False], [True, True, True]])
     own = RaterRows(made, None, rows.expand(2, -1), columns.expand(2, -1), present)
+    assert not own.mean_over_heads()[0, 2].any()
     for sample, count in ((0, 2), (1, 3)):
         torch.testing.assert_close(own.mean()[sample], want[sample][:, :count].mean(dim=(0, 1)))
         weighed = (want[sample] * weight)[:, :count].mean(dim=1)

@@ -35,7 +35,7 @@ def look(row, marks=MARKS, rating=None):
         [BOS, *PICTURE, VISION_END, END, START, *WORDS],  # nobody closes the last turn
         [BOS, *WORDS, *CHAT_TAIL],  # no image
         [PAD, PAD, PAD, BOS, 12, *PICTURE, *WORDS, *PLAIN_TAIL],
-        [*[77] * 20, BOS, 12, *PICTURE, 20, 21, *PLAIN_TAIL],  # padding that no config names
+        [*[-1] * 20, BOS, 12, *PICTURE, 20, 21, *PLAIN_TAIL],  # padding that no config names
         [BOS, *WORDS, END, START, 12, 13, *PICTURE, 20, *CHAT_TAIL],  # few words, but more than the turn's head
         [BOS, START, *WORDS, *PICTURE, *CHAT_TAIL, *WORDS, *WORDS],  # an answer has begun
     ],

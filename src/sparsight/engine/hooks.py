@@ -60,11 +60,9 @@ class Engine:
         self.beside = Beside(self, family, self.decoder, method.positions)
         self.scaler = ImageScaler(self, family, self.base, method) if method.scales_images else None
         self.attached = False
-        # of the last prefill
         self.finished: PerCaller[tuple[Stats, Trace] | None] = PerCaller(None, shared=True, inherited=False)
         self.marks = PerCaller(marks, shared=True, inherited=True)
-        # tokens at the end of a prompt that may rate; None for all behind its images
-        self.rating: PerCaller[int | None] = PerCaller(None, shared=False, inherited=True)
+        self.rating: PerCaller[int | None] = PerCaller(None, shared=False, inherited=True)  # as in Run.rating
         self._removers: list[Callable[[], None]] = []
 
     @property
@@ -133,9 +131,11 @@ class Engine:
         """
         self._check_cache(given.get(CACHE))
         outline = self.planner.outline(input_ids, given)
-        self.planner.check_questions(input_ids, outline, self.rating.get())
-        scale = None if self.scaler is None else self.scaler.scale(outline)
-        open_pass(Pass(owner=self, opener=self.model, scale=scale, announced=(input_ids, outline.layouts)))
+        state = Pass(owner=self, opener=self.model, given_mask=given.get("attention_mask"))
+        self.planner.check_questions(input_ids, outline, self.rating.get(), state.read_given)
+        state.scale = None if self.scaler is None else self.scaler.scale(outline)
+        state.announced = input_ids, outline.layouts
+        open_pass(state)
 
     def _check_cache(self, cache: Cache | None) -> None:
         for layer in range(self.sites[0], len(self.layers)):
@@ -169,7 +169,7 @@ class Engine:
             ids[:, ids.shape[1] - state.candidates :] = -1  # a drafted placeholder brings no image
             outline = self.planner.outline(ids, {**given, **sizes}, announced)
             if announced is None:
-                self.planner.check_questions(ids, outline, self.rating.get())
+                self.planner.check_questions(ids, outline, self.rating.get(), state.read_given)
             state.visual, state.schedules, state.layouts = outline.visual, outline.schedules, outline.layouts
             if self.scaler is not None:
                 state.scale = self.scaler.scale(outline)

@@ -1,6 +1,6 @@
 """What token ids alone tell of a batch: where the visual tokens are and lie, and how many stay. Host side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,18 +78,23 @@ class Planner:
             raise ValueError(f"the layout of {len(layout)} tokens is not that of {count} visual tokens")
         return self.method.schedule_on(layout, count, self.layers) if count else None
 
-    def check_questions(self, ids: torch.Tensor, outline: Outline, rating: int | None) -> None:
+    def check_questions(
+        self, ids: torch.Tensor, outline: Outline, rating: int | None, mask: Callable[[int], torch.Tensor | None]
+    ) -> None:
         """Check that words that can rate them follow the images of each sample, if the method asks for raters.
 
         Args:
             ids: (B, L) int64 on the host; negative ones are no part of the prompt.
             outline: of the batch.
             rating: how many tokens at the end of a prompt may rate; None for all behind its images.
+            mask: gives the prompt's mask, (B, L) bool on the host, for L; None if all tokens are real.
         Raises: PromptError: none follow.
         """
         pruned = any(schedule is not None and self.method.prunes(schedule) for schedule in outline.schedules)
         if "attention" in self.method.signals and pruned:
-            check_questions(ids, outline.visual, read_marks(self.model, self.config), rating)
+            real = mask(ids.shape[1])
+            shown = ids if real is None or real.shape != ids.shape else ids.masked_fill(~real, -1)
+            check_questions(shown, outline.visual, read_marks(self.model, self.config), rating)
 
     def refuse_unknown(self, ids: torch.Tensor, names: list[str]) -> None:
         """Check that a prompt whose arguments may hold images under unknown names has no visual tokens.

@@ -44,6 +44,7 @@ class Pass:
         host_real: (B, L) bool on the host, None if no token of this pass is padding.
         compactor: shortens the sequence; None if nothing is pruned in this pass.
         given_mask: attention mask that the base model was given; None if there is none.
+        given_host: its last L columns on the host, if they have been read.
         calls: attention calls of scoring layers that wait to be read.
         memo: what layers of one group share.
         windows: sliding window of each cache layer, () where none slides.
@@ -66,6 +67,7 @@ class Pass:
     host_real: torch.Tensor | None = None
     compactor: Compactor | None = None
     given_mask: Any = None
+    given_host: torch.Tensor | None = None
     calls: dict[int, AttentionCall] = field(default_factory=dict)
     memo: dict[Hashable, Any] = field(default_factory=dict)
     windows: tuple[int, ...] = ()
@@ -84,8 +86,16 @@ class Pass:
             return
         self.mask = mask.bool()
         if self.length > 1:
-            host = self.to_host(self.mask[:, self.past :])
+            host = self.given_host
+            host = self.to_host(self.mask[:, self.past :]) if host is None else host
             self.host_real = None if bool(host.all()) else host
+
+    def read_given(self, length: int) -> torch.Tensor | None:
+        """Read the mask that the base model was given, (B, length) bool on the host; None if it is no 2-D mask."""
+        mask = self.given_mask
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2 and mask.shape[1] >= length:
+            self.given_host = self.to_host(mask[:, -length:].bool())
+        return self.given_host
 
     def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         """Read a tensor on the host; every wait of the engine for the device goes through here."""

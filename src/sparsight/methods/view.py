@@ -16,14 +16,18 @@ class RaterAttention(Protocol):
     """Post-softmax attention that the raters pay to the visual tokens, at the layer before a site.
 
     Never an L x L map: only rater rows are computed, in chunks. Samples with fewer raters than others of the group are
-    filled up; means do not count what fills up.
+    filled up; the means do not count what fills up.
     """
+
+    @property
+    def present(self) -> torch.Tensor | None:
+        """(G, R) bool, False for rows that fill up; None if there are none. `Distance.raters` is filled up alike."""
 
     def mean(self) -> torch.Tensor:
         """Return (G, V) float32, the mean over heads and raters, not renormalised over the visual columns."""
 
     def mean_over_heads(self) -> torch.Tensor:
-        """Return (G, R, V) float32 probabilities, rows that fill up included."""
+        """Return (G, R, V) float32 probabilities; rows that fill up are 0."""
 
     def mean_over_raters(self, weight: torch.Tensor | None = None) -> torch.Tensor:
         """Return (G, H, V) float32; each probability is first multiplied by `weight` (G, R, V) if given."""
@@ -35,7 +39,7 @@ class Distance:
 
     Args:
         visual: (G, V) int64 positions of the visual tokens.
-        raters: (G, R) int64 positions.
+        raters: (G, R) int64 positions; rows are filled up with the first rater.
         length: every position lies in 0..length-1.
         inverse_frequencies: (d/2,) float32 rotary inverse frequencies.
     """
@@ -121,6 +125,11 @@ class _Single:
     """Rater attention of a group of one, without its first dimension."""
 
     group: RaterAttention
+
+    @property
+    def present(self) -> torch.Tensor | None:
+        """None: one sample has no rows that fill up."""
+        return None
 
     def mean(self) -> torch.Tensor:
         """Return (V,)."""

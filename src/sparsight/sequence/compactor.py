@@ -112,7 +112,6 @@ class Stop:
         else:
             self.order = compactor.batch.order.to(device)
         fronts = [tokens - s.length if s.trimmed else s.prompt.padding for s in self.samples]
-        self.starts = on_device([tokens - s.length for s in self.samples], device)  # (B,) first token of each sample
         self.gone = self.index < on_device(fronts, device)[:, None]  # (B, n) fillers and padding in front
         self.visual = (compactor.slots.image_of.gather(1, self.order) >= 0) & ~self.gone
         self.rebuilt: list[tuple[Group, torch.Tensor, torch.Tensor, torch.Tensor]] = []
@@ -131,7 +130,7 @@ class Stop:
         self.gone = gone if group.taken is None else self.gone.index_copy(0, group.taken, gone)
         if selection.recycled is not None and selection.recycled.centres.shape[1]:
             centres = selection.recycled.centres
-            keys = self._keys(places, images, centres)
+            keys = self._keys(group, places, images, centres)
             self.rebuilt.append((group, keys, named.gather(1, centres), selection.recycled.values))
         self._record(group, named, selection)
 
@@ -174,15 +173,26 @@ class Stop:
             number = group.take(slots.place_of)
             visual, asked = number.gather(1, named), number.gather(1, raters)
         else:
-            starts = group.take(self.starts)[:, None]
-            visual, asked = places - starts, raters - (length - tokens) - starts
+            number = group.take(self._numbers())
+            visual, asked = number.gather(1, places), number.gather(1, raters - (length - tokens))
         return attention, Distance(visual, asked, length, frequencies.to(self.hidden.device))
 
-    def _keys(self, places: torch.Tensor, images: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    def _numbers(self) -> torch.Tensor:
+        """Return the number of each token among the real ones that are there, (B, n) int64, as renumbering counts."""
+        batch = self.compactor.batch
+        valid = self.compactor.real if batch is None else batch.valid
+        if valid is None:
+            return self.index.expand(len(self.hidden), -1)
+        return (valid.to(self.hidden.device).long().cumsum(dim=1) - 1).clamp_min(0)
+
+    def _keys(self, group: Group, places: torch.Tensor, images: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
         """Where recycled tokens stand: at their centres, or (renumbered) behind the last token of their image."""
         if self.compactor.method.positions == "keep":
             return places.gather(1, centres) * 2
-        last = torch.zeros_like(places).scatter_reduce(1, images, places, "amax")  # (G, V) by image
+        count = max(
+            self.samples[row].prompt.image_count for row in group.rows
+        )  # images that are gone keep their number
+        last = places.new_zeros(len(places), count).scatter_reduce(1, images, places, "amax")
         return last.gather(1, images.gather(1, centres)) * 2 + 1
 
     def _record(self, group: Group, named: torch.Tensor, selection: Selection) -> None:

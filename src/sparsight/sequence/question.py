@@ -49,8 +49,7 @@ def check_questions(ids: torch.Tensor, visual: torch.Tensor, marks: Marks, ratin
     """Check that words follow the last image of every sample, so that they can rate it.
 
     Args:
-        ids: (B, L) int64 on the host; negative ones are no part of the prompt. A run of equal ids at either end of a
-            row is padding.
+        ids: (B, L) int64 on the host; negative ones are no part of the prompt, as padding is not.
         visual: (B, L) bool on the host.
         marks: ids that are no words.
         rating: how many tokens at the end of a prompt may rate; None for all behind its images.
@@ -62,18 +61,10 @@ def check_questions(ids: torch.Tensor, visual: torch.Tensor, marks: Marks, ratin
     for index, (row, where) in enumerate(zip(ids.tolist(), visual, strict=True)):
         slots = where.nonzero().flatten()
         if len(slots):
-            first, end = _padding(row)
             last = int(slots[-1])
-            before = [token for place, token in enumerate(row[first:last], first) if not bool(where[place])]
-            text = [token for token in row[last + 1 : end] if token >= 0]
+            before = [token for place, token in enumerate(row[:last]) if token >= 0 and not bool(where[place])]
+            text = [token for token in row[last + 1 :] if token >= 0]
             _check(index, before, text if rating is None else text[-rating:], marks)
-
-
-def _padding(row: Sequence[int]) -> tuple[int, int]:
-    """Return where a row begins and ends without runs of equal ids at its ends; one alone is no padding."""
-    first = next((place for place, token in enumerate(row) if token != row[0]), 0)
-    behind = next((place for place, token in enumerate(reversed(row)) if token != row[-1]), 0)
-    return (first if first > 1 else 0), len(row) - (behind if behind > 1 else 0)
 
 
 def _check(index: int, before: Sequence[int], text: Sequence[int], marks: Marks) -> None:

@@ -54,11 +54,12 @@ class RaterRows:
         found = self.mean_over_heads()
         if self.present is None:
             return found.mean(dim=1)
-        return (found * self.present[..., None]).sum(dim=1) / self.present.sum(dim=1)[:, None]
+        return found.sum(dim=1) / self.present.sum(dim=1)[:, None]
 
     def mean_over_heads(self) -> torch.Tensor:
-        """Return (G, R, V), float32 or wider; rows that fill up are there too."""
-        return torch.cat([part.mean(dim=1) for part, _ in self._chunks()], dim=1)
+        """Return (G, R, V), float32 or wider; rows that fill up are 0."""
+        found = torch.cat([part.mean(dim=1) for part, _ in self._chunks()], dim=1)
+        return found if self.present is None else found.masked_fill(~self.present[..., None], 0.0)
 
     def mean_over_raters(self, weight: torch.Tensor | None = None) -> torch.Tensor:
         """Return (G, H, V), float32 or wider; probabilities are multiplied by `weight` (G, R, V) first."""

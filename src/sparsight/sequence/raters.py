@@ -27,15 +27,15 @@ def choose_raters(
         to_host: reads a tensor on the host and counts the wait.
     Raises: PromptError: no text follows the last visual token of a sample.
     """
-    pruned = any(schedule is not None and method.prunes(schedule) for schedule in schedules)
-    if "attention" not in method.signals or not pruned:
+    pruned = [schedule is not None and method.prunes(schedule) for schedule in schedules]
+    if "attention" not in method.signals or not any(pruned):
         return [prompt.text[:0] for prompt in prompts]
     require_raters(prompts)
     chosen = []
     with torch.autocast(embeds.device.type, enabled=False):
-        for own, prompt in zip(embeds, prompts, strict=True):
-            if len(prompt.visual):
+        for own, prompt, rates in zip(embeds, prompts, pruned, strict=True):
+            if rates:
                 visual, text = own[prompt.visual.to(own.device)], own[prompt.text.to(own.device)]
                 chosen.append(check_raters(method.raters(visual, text), method, text))
     flags = iter(check_some(torch.split(to_host(torch.cat(chosen)), [len(flag) for flag in chosen]), method))
-    return [prompt.text[next(flags)] if len(prompt.visual) else prompt.text for prompt in prompts]
+    return [prompt.text[next(flags) if rates else slice(0)] for prompt, rates in zip(prompts, pruned, strict=True)]
