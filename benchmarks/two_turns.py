@@ -1,6 +1,6 @@
 """Asks the second question of every two-turn scene in three ways: first, after the first one, and on its cache.
 
-python -c 'from pathlib import Path; from sparsight.scenes import compose_suite as compose
+python -c 'from pathlib import Path; from sparsight.evaluate.scenes import compose_suite as compose
 compose(1, "test", share=4).write(Path("runs/suite"))'
 python benchmarks/two_turns.py --suite runs/suite --retain dense 192 64 --out runs/two-turns-embedded-cpu.json
 
