@@ -1,7 +1,7 @@
 """sparsify(): the only way in. Run: the handle, and the other way out."""
 
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
 from types import TracebackType
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from sparsight.engine.cache import check_cache_classes
-from sparsight.engine.checks import check_host
+from sparsight.engine.checks import check_distances, check_host
 from sparsight.engine.compat import check_signatures, warn_untested
 from sparsight.engine.generate_guard import guard_generate
 from sparsight.engine.hooks import Engine
@@ -197,25 +197,39 @@ def sparsify(
     family = family_of(model) if visual_mask is None else text_family(model)
     check_pair(family, method)
     engine = Engine(model, family, method, None if visual_mask is None else check_marks(visual_mask))
-    if visual_mask is None:
-        family.check_placeholders(vars(engine.base)["config"])
-    check_cache_classes()
-    check_signatures(engine.base, engine.decoder, engine.layers, () if visual_mask is not None else family.features)
-    check_host(model, engine.decoder, method.positions)
-    check_distances(family, method, engine.beside.frequencies())
+    _check_model(engine)
     with _LOCK:
         _make_room(engine, replace=replace)
-        if family.probed:
-            probe(engine)
-        try:
-            engine.attach()
-            engine.add_remover(guard_generate(model, engine))
-        except BaseException:  # an interrupt too: nobody has a handle yet
-            engine.detach()
-            raise
-        run = Run(engine)
-        for part in _parts(engine):
-            vars(part)[MARK] = run
+        return _attach(engine)
+
+
+def _check_model(engine: Engine) -> None:
+    """Check that a model has all that the engine looks for, and nothing that it cannot host.
+
+    Raises: UnsupportedError: it has not.
+    """
+    marked = engine.marks.get() is not None
+    if not marked:
+        engine.family.check_placeholders(vars(engine.base)["config"])
+    check_cache_classes()
+    check_signatures(engine.base, engine.decoder, engine.layers, () if marked else engine.family.features)
+    check_host(engine.model, engine.decoder, engine.method.positions)
+    check_distances(engine.family, engine.method, engine.beside.frequencies())
+
+
+def _attach(engine: Engine) -> Run:
+    """Put an engine on its model."""
+    if engine.family.probed:
+        probe(engine)
+    try:
+        engine.attach()
+        engine.add_remover(guard_generate(engine.model, engine))
+    except BaseException:  # an interrupt too: nobody has a handle yet
+        engine.detach()
+        raise
+    run = Run(engine)
+    for part in _parts(engine):
+        vars(part)[MARK] = run
     return run
 
 
@@ -274,15 +288,3 @@ def check_pair(family: Family, method: Method) -> None:
     if method.positions not in family.positions:
         allowed = " or ".join(f"{name}(positions={policy!r})" for policy in family.positions)
         raise UnsupportedError(f"positions={method.positions!r} is not defined for {family.name}; give {allowed}.")
-
-
-def check_distances(family: Family, method: Method, frequencies: Sequence[object]) -> None:
-    """Check that a method that reads rotary distances finds them.
-
-    Raises: UnsupportedError: positions are not one number per token.
-    """
-    if "distance" in method.signals and None in frequencies:
-        raise UnsupportedError(
-            f"{type(method).__name__} divides attention by a prior of one rotary distance, and tokens of {family.name} "
-            "are several apart at once; use SparseVLM instead."
-        )

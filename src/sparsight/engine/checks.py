@@ -4,6 +4,7 @@ Private details of transformers touched here: `_attn_implementation`, `layer_typ
 `rope_parameters` of the text config, and how a compiled module shows.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import nn
 
 from sparsight.engine.compat import CACHE
 from sparsight.errors import UnsupportedError
+from sparsight.families import Family
+from sparsight.methods.method import Method
 
 HIDDEN = "inputs_embeds hide where the visual tokens are; give input_ids, with the images."
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -158,3 +161,15 @@ def refuse_packed(positions: torch.Tensor) -> None:
     """
     if bool((positions.diff(dim=-1) != 1).any()):
         raise UnsupportedError("packed prompts cannot be pruned: position_ids start anew; give one prompt per row.")
+
+
+def check_distances(family: Family, method: Method, frequencies: Sequence[object]) -> None:
+    """Check that a method that reads rotary distances finds them.
+
+    Raises: UnsupportedError: positions are not one number per token.
+    """
+    if "distance" in method.signals and None in frequencies:
+        raise UnsupportedError(
+            f"{type(method).__name__} divides attention by a prior of one rotary distance, and tokens of {family.name} "
+            "are several apart at once; use SparseVLM instead."
+        )
