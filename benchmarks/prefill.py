@@ -2,10 +2,11 @@
 
     python benchmarks/prefill.py --shape embedded --retain 192 64
 
-Random weights of a given shape; speed does not depend on what the weights say. The image encoder is left out: its
-features are made once. The oracle runs the same layers on sequences that are cut to the lengths of the sparse run at
-the same layers, with nothing scored, chosen or kept in books. Everything runs in turns in one process. A table for
-people goes to stdout, its last line is one JSON document.
+Random weights of a given shape; speed does not depend on what the weights say. The image encoder is
+left out: its features are made once. The oracle runs the same layers on sequences that are cut to
+the lengths of the sparse run at the same layers, with nothing scored, chosen or kept in books.
+Everything runs in turns in one process. A table for people goes to stdout, its last line is one
+JSON document.
 """
 
 import argparse
@@ -46,10 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     inputs = make_inputs(model, shape.visual_tokens, options.text, options.batch)
     methods = {retain: method(retain, options.paper) for retain in options.retain or shape.retain}
     stats = {retain: dry_run(model, inputs, how) for retain, how in methods.items()}
-    timings = interleave(tasks(model, inputs, methods, stats, options.decode), options.runs, options.warm_up)
+    timings = interleave(
+        tasks(model, inputs, methods, stats, options.decode), options.runs, options.warm_up
+    )
     result = {
         "benchmark": "prefill",
-        "command": shlex.join(["python", "benchmarks/prefill.py", *(sys.argv[1:] if arguments is None else arguments)]),
+        "command": shlex.join(
+            ["python", "benchmarks/prefill.py", *(sys.argv[1:] if arguments is None else arguments)]
+        ),
         "shape": options.shape,
         "about": shape.about,
         "sizes": vars(next(iter(stats.values())).shape),
@@ -74,12 +79,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--shape", choices=list(SHAPES), default="embedded")
-    parser.add_argument("--retain", type=int, nargs="+", help="layer means of visual tokens; default: the shape's")
-    parser.add_argument("--paper", action="store_true", help="the authors' counts for these budgets")
+    parser.add_argument(
+        "--retain", type=int, nargs="+", help="layer means of visual tokens; default: the shape's"
+    )
+    parser.add_argument(
+        "--paper", action="store_true", help="the authors' counts for these budgets"
+    )
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: by device")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: by device"
+    )
     parser.add_argument("--runs", type=int, default=7, help="rounds that count")
     parser.add_argument("--warm-up", type=int, default=2, help="rounds before them")
     parser.add_argument("--text", type=int, default=64, help="text tokens")
@@ -97,11 +108,15 @@ def make_inputs(model: Any, visual: int, text: int, batch: int) -> dict[str, tor
     """Return a prompt of one image between text, and have the model take its features from memory."""
     config, device = model.config, model.device
     random = torch.Generator().manual_seed(0)
-    words = torch.randint(config.image_token_id + 1, config.text_config.vocab_size, (batch, text), generator=random)
+    words = torch.randint(
+        config.image_token_id + 1, config.text_config.vocab_size, (batch, text), generator=random
+    )
     image = torch.full((batch, visual), config.image_token_id)
     ids = torch.cat([words[:, :1], image, words[:, 1:]], dim=1).to(device)
     features = [
-        torch.randn(visual, config.text_config.hidden_size, generator=random).to(device, model.dtype)
+        torch.randn(visual, config.text_config.hidden_size, generator=random).to(
+            device, model.dtype
+        )
         for _ in range(batch)
     ]
     model.model.get_image_features = lambda **_: BaseModelOutputWithPooling(pooler_output=features)  # type: ignore[arg-type]
@@ -116,7 +131,9 @@ def dry_run(model: nn.Module, inputs: Mapping[str, torch.Tensor], how: SparseVLM
         cache = output_cache(model(**inputs, use_cache=True, logits_to_keep=1))
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     if held != run.stats.kv_cache_bytes:
-        raise RuntimeError(f"the cache holds {held} bytes, the counts promise {run.stats.kv_cache_bytes}.")
+        raise RuntimeError(
+            f"the cache holds {held} bytes, the counts promise {run.stats.kv_cache_bytes}."
+        )
     return run.stats
 
 
@@ -137,7 +154,9 @@ def tasks(
         with cut(model, stats[retain].tokens_per_layer[0]):
             return time_generation(model, inputs, steps)
 
-    found: dict[str, Callable[[], Mapping[str, float]]] = {"dense": lambda: time_generation(model, inputs, steps)}
+    found: dict[str, Callable[[], Mapping[str, float]]] = {
+        "dense": lambda: time_generation(model, inputs, steps)
+    }
     for retain in methods:
         found[f"sparse {retain}"] = partial(sparse, retain)
         found[f"oracle {retain}"] = partial(oracle, retain)
@@ -148,7 +167,8 @@ def tasks(
 def cut(model: Any, lengths: Sequence[int]) -> Iterator[None]:
     """Have each decoder layer process the first `lengths[layer]` tokens of a prefill and nothing else.
 
-    Plain causal attention needs no mask for that; decode steps go through untouched, their caches are short already.
+    Plain causal attention needs no mask for that; decode steps go through untouched, their caches
+    are short already.
     """
     layers = list(model.model.language_model.layers)
     tables: dict[int, tuple[torch.Tensor, ...]] = {}
@@ -169,7 +189,9 @@ def cut(model: Any, lengths: Sequence[int]) -> Iterator[None]:
         return (hidden, *args[1:]), {**kwargs, "position_embeddings": tables[length]}
 
     handles = [
-        layer.register_forward_pre_hook(lambda _, args, kwargs, i=i: before(i, args, kwargs), with_kwargs=True)
+        layer.register_forward_pre_hook(
+            lambda _, args, kwargs, i=i: before(i, args, kwargs), with_kwargs=True
+        )
         for i, layer in enumerate(layers)
     ]
     try:
@@ -204,7 +226,10 @@ def summary(retain: int, how: SparseVLM, stats: Stats, timings: Timings) -> dict
     return {
         "retain": retain,
         "method": repr(how),
-        "mean_visual_tokens": {"entering": stats.mean_visual_tokens, "authors": stats.mean_visual_tokens_authors},
+        "mean_visual_tokens": {
+            "entering": stats.mean_visual_tokens,
+            "authors": stats.mean_visual_tokens_authors,
+        },
         "visual_tokens_per_layer": stats.visual_tokens_per_layer[0],
         **found,
         "ratios": {
@@ -225,8 +250,17 @@ def show(result: Mapping[str, Any]) -> None:
         f"{result['shape']}, {result['visual_tokens']} visual + {result['text_tokens']} text tokens, "
         f"batch {result['batch']}, {known['dtype']}, {known['gpu'] or known['cpu']} ({known['threads']} threads)"
     )
-    table = Table(title=title, title_justify="left", caption=result["about"], caption_justify="left")
-    for name in ("retain", "way", "prefill ms (min-max)", "decode ms/token (min-max)", "GFLOPs", "KV MB"):
+    table = Table(
+        title=title, title_justify="left", caption=result["about"], caption_justify="left"
+    )
+    for name in (
+        "retain",
+        "way",
+        "prefill ms (min-max)",
+        "decode ms/token (min-max)",
+        "GFLOPs",
+        "KV MB",
+    ):
         table.add_column(name, justify="left" if name == "way" else "right")
     for one in result["budgets"]:
         for way in ("dense", "sparse", "oracle"):

@@ -2,9 +2,9 @@
 
     python benchmarks/same_answers.py OTHER_CHECKOUT
 
-Each checkout runs in a process of its own, on this machine, with the packages of this environment. What is compared:
-which tokens were kept and recycled at each site, logits of the prefill, greedy answers, lengths and bytes of the cache.
-Prints what differs, and exits with 1 if anything does.
+Each checkout runs in a process of its own, on this machine, with the packages of this environment.
+What is compared: which tokens were kept and recycled at each site, logits of the prefill, greedy
+answers, lengths and bytes of the cache. Prints what differs, and exits with 1 if anything does.
 """
 
 import argparse
@@ -85,7 +85,11 @@ def methods() -> Iterator[Any]:
         yield SparseVLM(retain=retain, recycle=False, sites=(2, 5))
         yield SparseVLM(retain=retain, level="rank")
         yield SparseVLMPlus(retain=retain)
-        yield from (Random(retain=retain), Uniform(retain=retain), Uniform(retain=retain, sites=(2, 4)))
+        yield from (
+            Random(retain=retain),
+            Uniform(retain=retain),
+            Uniform(retain=retain, sites=(2, 4)),
+        )
         yield from (Pool(retain=retain), Downscale(retain=retain))
 
 
@@ -93,7 +97,11 @@ def digest(*parts: Any) -> str:
     """Return a short hash of tensors and lists."""
     found = hashlib.sha256()
     for part in parts:
-        data = part.contiguous().numpy().tobytes() if isinstance(part, torch.Tensor) else repr(part).encode()
+        data = (
+            part.contiguous().numpy().tobytes()
+            if isinstance(part, torch.Tensor)
+            else repr(part).encode()
+        )
         found.update(data)
     return found.hexdigest()[:16]
 
@@ -114,8 +122,15 @@ def cases() -> dict[str, dict[str, str]]:
                 continue  # samples with different numbers of images share no batch there
             with torch.no_grad(), sparsify(model, method) as run:
                 logits = model(**given).logits
-                sites = [[(s.site, s.keep.tolist(), s.centres.tolist()) for s in own] for own in run.trace.samples]
-                held = (run.stats.tokens_per_layer, run.stats.kv_cache_bytes, run.stats.prefill_flops)
+                sites = [
+                    [(s.site, s.keep.tolist(), s.centres.tolist()) for s in own]
+                    for own in run.trace.samples
+                ]
+                held = (
+                    run.stats.tokens_per_layer,
+                    run.stats.kv_cache_bytes,
+                    run.stats.prefill_flops,
+                )
                 said = model.generate(**given, max_new_tokens=4, do_sample=False).tolist()
             found[f"{method!r} {name}"] = {
                 "kept": digest(sites),

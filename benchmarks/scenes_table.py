@@ -1,7 +1,8 @@
 """Writes a Markdown table from the results of `sparsight eval`, or marks in a suite what is hard for downscaling.
 
 python benchmarks/scenes_table.py FOLDER                     print the table of FOLDER/results.json
-python benchmarks/scenes_table.py FOLDER --mark SUITE        write into SUITE's questions.jsonl which are hard
+python benchmarks/scenes_table.py FOLDER --mark SUITE        write into SUITE's questions.jsonl
+which are hard
 """
 
 import argparse
@@ -20,7 +21,15 @@ def table(found: Mapping[str, Any]) -> str:
     """Return scores, costs and evidence of every configuration, one row each, and what they were measured with."""
     rows = found["configurations"]
     families = [family for family in FAMILIES if any(family in row["families"] for row in rows)]
-    heads = ["configuration", *families, "overall", "retention", "difference, 95 %", "visual tokens", "FLOPs"]
+    heads = [
+        "configuration",
+        *families,
+        "overall",
+        "retention",
+        "difference, 95 %",
+        "visual tokens",
+        "FLOPs",
+    ]
     heads += ["seconds", "evidence left"]
     lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
     lines += [_line(_cells(row, families)) for row in rows]
@@ -90,9 +99,13 @@ def mark(folder: Path, suite: Path) -> int:
         raise InputError(f"{folder} holds no {RUN}; give the --out of an evaluation.")
     made = json.loads(path.read_text(encoding="utf-8"))
     if made["control"] != "none":
-        raise InputError(f"{folder} was evaluated with control {made['control']}; mark by an evaluation without one.")
+        raise InputError(
+            f"{folder} was evaluated with control {made['control']}; mark by an evaluation without one."
+        )
     if made["suite"] != suite_hash(load_suite(suite), suite):
-        raise InputError(f"{folder} is no evaluation of {suite}; mark the suite that was evaluated.")
+        raise InputError(
+            f"{folder} is no evaluation of {suite}; mark the suite that was evaluated."
+        )
     return mark_hard(suite, hard_for_downscaling(read_records(folder)))
 
 
@@ -100,7 +113,9 @@ def main() -> None:
     """Print the table, or mark a suite."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="the --out of an evaluation")
-    parser.add_argument("--mark", type=Path, metavar="SUITE", help="folder of the suite that was evaluated")
+    parser.add_argument(
+        "--mark", type=Path, metavar="SUITE", help="folder of the suite that was evaluated"
+    )
     args = parser.parse_args()
     if args.mark is not None:
         print(f"{mark(args.folder, args.mark)} questions marked in {args.mark}")

@@ -4,7 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2Config,
+)
 
 IMAGE_TOKEN = 3
 VOCABULARY = 512
@@ -40,14 +46,20 @@ def _sizes(layers: int, width: int, ffn: int, heads: int, kv_heads: int) -> dict
 
 
 SHAPES = {
-    "embedded": Shape("the embedded model's text decoder (SmolLM2-135M)", LlamaConfig, _sizes(30, 576, 1536, 9, 3)),
-    "llava-1.5-7b": Shape("LLaVA-1.5-7B's text decoder", LlamaConfig, _sizes(32, 4096, 11008, 32, 32)),
+    "embedded": Shape(
+        "the embedded model's text decoder (SmolLM2-135M)", LlamaConfig, _sizes(30, 576, 1536, 9, 3)
+    ),
+    "llava-1.5-7b": Shape(
+        "LLaVA-1.5-7B's text decoder", LlamaConfig, _sizes(32, 4096, 11008, 32, 32)
+    ),
     "qwen2.5-vl-7b": Shape(
         "a Qwen2 decoder of Qwen2.5-VL-7B's sizes inside a LLaVA: its layers, but 1-D positions and no image encoder",
         Qwen2Config,
         _sizes(28, 3584, 18944, 28, 4),
     ),
-    "tiny": Shape("a toy for tests", LlamaConfig, _sizes(8, 64, 96, 4, 2), visual_tokens=36, retain=(12,)),
+    "tiny": Shape(
+        "a toy for tests", LlamaConfig, _sizes(8, 64, 96, 4, 2), visual_tokens=36, retain=(12,)
+    ),
 }
 
 

@@ -69,7 +69,10 @@ def compared() -> str:
         if row["budget"] is not None:
             named.setdefault(label(row), {})[row["budget"]] = row
     budgets = sorted({budget for rows in named.values() for budget in rows}, reverse=True)
-    lines = [f"| `retain` | {' | '.join(f'{budget:g}' for budget in budgets)} |", "| --- |" + " ---: |" * len(budgets)]
+    lines = [
+        f"| `retain` | {' | '.join(f'{budget:g}' for budget in budgets)} |",
+        "| --- |" + " ---: |" * len(budgets),
+    ]
     for name, rows in named.items():
         lines.append(f"| {name} | {' | '.join(_overall(rows.get(budget)) for budget in budgets)} |")
     lines += [
@@ -107,11 +110,16 @@ def controls() -> str:
 def splits() -> str:
     """Return the dense model's accuracy in every part of every family."""
     dense = read(SCENES)["configurations"][0]
-    lines = ["| family | part | questions | right | share of yes |", "| --- | --- | ---: | ---: | ---: |"]
+    lines = [
+        "| family | part | questions | right | share of yes |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
     for family, scores in dense["families"].items():
         for part, marks in scores["splits"].items():
             yes = f"{100 * marks['yes_share']:.0f} %" if "yes_share" in marks else ""
-            lines.append(f"| {family} | {part} | {marks['n']} | {100 * marks['accuracy']:.1f} % | {yes} |")
+            lines.append(
+                f"| {family} | {part} | {marks['n']} | {100 * marks['accuracy']:.1f} % | {yes} |"
+            )
     return "\n".join(lines)
 
 
@@ -124,7 +132,10 @@ def turns() -> str:
     ]
     for row in found["rows"]:
         first, *later = (row[way] for way in ("first", "image", "cache"))
-        cells = [_right(first), *(cell for way in later for cell in (_right(way), _less(way, first)))]
+        cells = [
+            _right(first),
+            *(cell for way in later for cell in (_right(way), _less(way, first))),
+        ]
         lines.append(f"| {row['retain']} | {' | '.join(cells)} |")
     known, asked = found["facts"], len(found["rows"][0]["first"]["right"])
     lines += [
@@ -143,7 +154,9 @@ def _right(way: Mapping[str, Any]) -> str:
 
 def _less(way: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     nobody = np.zeros(len(way["right"]), dtype=np.bool_)
-    marks, other = (Marks(np.array(of["right"]), said=nobody, truth=nobody, binary=False) for of in (way, first))
+    marks, other = (
+        Marks(np.array(of["right"]), said=nobody, truth=nobody, binary=False) for of in (way, first)
+    )
     low, high = interval([(marks, other)])
     return f"{100 * (marks.score - other.score):+.1f} ({low:+.1f} to {high:+.1f})"
 

@@ -2,12 +2,13 @@
 
 python -c 'from pathlib import Path; from sparsight.evaluate.scenes import compose_suite as compose
 compose(1, "test", share=4).write(Path("runs/suite"))'
-python benchmarks/two_turns.py --suite runs/suite --retain dense 192 64 --out runs/two-turns-embedded-cpu.json
+python benchmarks/two_turns.py --suite runs/suite --retain dense 192 64 --out
+runs/two-turns-embedded-cpu.json
 
-"first" asks it alone; "image" and "cache" ask it as the later turn of a Chat, which prunes anew or goes on with the
-pruned cache. Seconds are of the last turn alone, in bfloat16; all budgets and ways take turns, question by question,
-after one round that does not count. Evidence is the share of the visual tokens that the second answer rests on which
-are there behind the last site.
+"first" asks it alone; "image" and "cache" ask it as the later turn of a Chat, which prunes anew or
+goes on with the pruned cache. Seconds are of the last turn alone, in bfloat16; all budgets and ways
+take turns, question by question, after one round that does not count. Evidence is the share of the
+visual tokens that the second answer rests on which are there behind the last site.
 """
 
 import argparse
@@ -47,16 +48,34 @@ class Answer(NamedTuple):
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--retain", nargs="+", default=["dense", "192", "128", "64"], help="budgets: dense or a count")
-    parser.add_argument("--suite", type=Path, default=SPLIT, help="folder of scenes; default is the split that ships")
+    parser.add_argument(
+        "--retain",
+        nargs="+",
+        default=["dense", "192", "128", "64"],
+        help="budgets: dense or a count",
+    )
+    parser.add_argument(
+        "--suite",
+        type=Path,
+        default=SPLIT,
+        help="folder of scenes; default is the split that ships",
+    )
     parser.add_argument("--limit", type=int, default=None, help="questions; default is all")
     parser.add_argument("--out", type=Path, default=None, help="JSON file of the results")
     return parser.parse_args()
 
 
-def ask(model: Any, processor: Any, question: Question, images: list[Image], way: str) -> tuple[bool, float]:
+def ask(
+    model: Any, processor: Any, question: Question, images: list[Image], way: str
+) -> tuple[bool, float]:
     """Return whether the second question is answered rightly in one way, and the seconds that it took."""
-    chat = Chat(model, processor, reuse="cache" if way == "cache" else "image", max_new_tokens=10, do_sample=False)
+    chat = Chat(
+        model,
+        processor,
+        reuse="cache" if way == "cache" else "image",
+        max_new_tokens=10,
+        do_sample=False,
+    )
     first, second = question.turns
     if way != "first":
         chat.ask(first.question, images)
@@ -79,12 +98,20 @@ def evidence_left(run: Run, question: Question, images: list[Image]) -> float:
 
 def measure(model: Any, processor: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return, for every budget and way, what was answered rightly and the median seconds."""
-    questions = [question for question in load_suite(args.suite) if question.family == "two-turn"][: args.limit]
-    found: dict[tuple[str, str], list[Answer]] = {(retain, way): [] for retain in args.retain for way in WAYS}
+    questions = [question for question in load_suite(args.suite) if question.family == "two-turn"][
+        : args.limit
+    ]
+    found: dict[tuple[str, str], list[Answer]] = {
+        (retain, way): [] for retain in args.retain for way in WAYS
+    }
     for number, question in enumerate(track([questions[0], *questions], "ask")):
         images = load_images(question, args.suite)
         for (retain, way), answers in found.items():
-            with nullcontext() if retain == "dense" else sparsify(model, SparseVLM(retain=int(retain))) as run:
+            with (
+                nullcontext()
+                if retain == "dense"
+                else sparsify(model, SparseVLM(retain=int(retain))) as run
+            ):
                 right, seconds = ask(model, processor, question, images, way)
                 left = 1.0 if run is None else evidence_left(run, question, images)
             if number:
@@ -95,8 +122,12 @@ def measure(model: Any, processor: Any, args: argparse.Namespace) -> list[dict[s
         for way in WAYS:
             answers = found[retain, way]
             row[way] = {"right": [answer.right for answer in answers]}
-            row[way]["seconds_median"] = round(statistics.median(answer.seconds for answer in answers), 4)
-            row[way]["evidence_mean"] = round(statistics.fmean(answer.left for answer in answers), 4)
+            row[way]["seconds_median"] = round(
+                statistics.median(answer.seconds for answer in answers), 4
+            )
+            row[way]["evidence_mean"] = round(
+                statistics.fmean(answer.left for answer in answers), 4
+            )
         rows.append(row)
     return rows
 

@@ -2,9 +2,10 @@
 
 python benchmarks/where_it_looks.py --limit 12 --out benchmarks/results/attention-embedded-cpu.json
 
-For every layer: the chance that SparseVLM's raters pay a visual token of the evidence more attention than another one
-(area under the curve, 0.5 for no information), with the mean over heads that SparseVLM scores by, and
-for the best single head. Unpruned, eager attention, questions on one scene whose evidence is known.
+For every layer: the chance that SparseVLM's raters pay a visual token of the evidence more
+attention than another one (area under the curve, 0.5 for no information), with the mean over heads
+that SparseVLM scores by, and for the best single head. Unpruned, eager attention, questions on one
+scene whose evidence is known.
 """
 
 import argparse
@@ -43,7 +44,9 @@ def areas(scores: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def look(model: Any, examiner: Examiner, prompt: Prompt, evidence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def look(
+    model: Any, examiner: Examiner, prompt: Prompt, evidence: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return one question's areas by layer, of the mean over heads, (layers,), and of each head, (layers, heads)."""
     seen: dict[str, torch.Tensor] = {}
 
@@ -51,12 +54,16 @@ def look(model: Any, examiner: Examiner, prompt: Prompt, evidence: torch.Tensor)
         seen["embeds"] = kwargs["inputs_embeds"][0]
 
     handle = model.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
-    found = model(**prompt.inputs, output_attentions=True, logits_to_keep=1).attentions  # each (1, H, L, L)
+    found = model(
+        **prompt.inputs, output_attentions=True, logits_to_keep=1
+    ).attentions  # each (1, H, L, L)
     handle.remove()
     visual = torch.isin(prompt.inputs["input_ids"][0], examiner.ids).nonzero().flatten()
     text = torch.arange(int(visual[-1]) + 1, prompt.inputs["input_ids"].shape[1])
     raters = text[SparseVLM(retain=192).raters(seen["embeds"][visual], seen["embeds"][text])]
-    paid = torch.stack([layer[0][:, raters][:, :, visual].mean(1) for layer in found])  # (layers, H, V)
+    paid = torch.stack(
+        [layer[0][:, raters][:, :, visual].mean(1) for layer in found]
+    )  # (layers, H, V)
     return areas(paid.mean(1), evidence), areas(paid, evidence)
 
 
@@ -69,7 +76,9 @@ def main() -> None:
     examiner = Examiner(model, processor, max_new_tokens=1)
     asked, means, heads = [], [], []
     for family in FAMILIES:
-        asked += [q for q in load_suite(SPLIT) if q.family == family and any(q.turns[0].boxes)][: args.limit]
+        asked += [q for q in load_suite(SPLIT) if q.family == family and any(q.turns[0].boxes)][
+            : args.limit
+        ]
     for question in track(asked, "look"):
         prompt = examiner.prompt(Case(question, question), load_images(question), known=True)
         if prompt.evidence[0] is not None and bool(prompt.evidence[0].any()):
@@ -83,7 +92,12 @@ def main() -> None:
     ]
     command = shlex.join(["python", *sys.argv])
     known = facts(torch.device("cpu"), torch.float32)
-    text = json.dumps({"command": command, "facts": known, "questions": len(means), "rows": rows}, indent=1) + "\n"
+    text = (
+        json.dumps(
+            {"command": command, "facts": known, "questions": len(means), "rows": rows}, indent=1
+        )
+        + "\n"
+    )
     if args.out is not None:
         args.out.write_text(text, encoding="utf-8")
     print(text)

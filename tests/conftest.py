@@ -1,7 +1,7 @@
 """One thread for tiny models: a second one only waits for the first, for minutes on a busy machine.
 
-What transformers calls deprecated in our own calls fails the test: Python's warnings by `filterwarnings`, and those
-that it only logs by the handler here.
+What transformers calls deprecated in our own calls fails the test: Python's warnings by
+`filterwarnings`, and those that it only logs by the handler here.
 """
 
 import logging
@@ -36,7 +36,9 @@ class Deprecations(logging.Handler):
 def no_deprecated_calls():
     logger, handler = transformers_logging.get_logger("transformers"), Deprecations()
     logger.addHandler(handler)
-    type(logger).warning_once.cache_clear()  # a notice that is given once would hide behind an earlier test
+    type(
+        logger
+    ).warning_once.cache_clear()  # a notice that is given once would hide behind an earlier test
     yield
     logger.removeHandler(handler)
 

@@ -28,7 +28,9 @@ def processor():
 
 
 def picture(seed=0):
-    pixels = torch.randint(0, 256, (tiny.SIDE, tiny.SIDE, 3), generator=torch.Generator().manual_seed(seed))
+    pixels = torch.randint(
+        0, 256, (tiny.SIDE, tiny.SIDE, 3), generator=torch.Generator().manual_seed(seed)
+    )
     return Image.fromarray(pixels.to(torch.uint8).numpy())
 
 
@@ -50,7 +52,9 @@ def passes(module):
     handle.remove()
 
 
-@pytest.mark.parametrize("method", [METHOD, SparseVLMPlus(retain=12)], ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize(
+    "method", [METHOD, SparseVLMPlus(retain=12)], ids=lambda method: type(method).__name__
+)
 def test_a_later_turn_is_pruned_for_its_own_question(model, processor, method):
     with sparsify(model, method) as run:
         talk = chat(model, processor, "image")
@@ -59,14 +63,21 @@ def test_a_later_turn_is_pruned_for_its_own_question(model, processor, method):
         talk.ask(SECOND)
         found = run.trace
         inputs = processor.apply_chat_template(
-            talk.messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            talk.messages[:-1],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
         )
         inputs["pixel_values"] = inputs["pixel_values"].double()
         with run.rating(last=5):  # three words and the two of the template
             model.generate(**inputs, max_new_tokens=1, do_sample=False)
         alone = run.trace
         model.generate(**inputs, max_new_tokens=1, do_sample=False)
-    kept = [[site.keep.tolist() for site in trace.samples[0]] for trace in (first, found, alone, run.trace)]
+    kept = [
+        [site.keep.tolist() for site in trace.samples[0]]
+        for trace in (first, found, alone, run.trace)
+    ]
     assert kept[1] == kept[2]
     assert kept[1] != kept[0]
     assert kept[1] != kept[3], "the first question rates as well"
@@ -74,12 +85,18 @@ def test_a_later_turn_is_pruned_for_its_own_question(model, processor, method):
 
 @pytest.mark.parametrize("pruned", [True, False])
 def test_without_history_a_later_question_is_as_good_as_a_first(model, processor, pruned):
-    with sparsify(model, METHOD) if pruned else nullcontext() as run, passes(model.model.vision_tower) as seen:
+    with (
+        sparsify(model, METHOD) if pruned else nullcontext() as run,
+        passes(model.model.vision_tower) as seen,
+    ):
         talk = chat(model, processor, "image", history=False)
         said = [talk.ask(FIRST, [picture()]), talk.ask(SECOND), talk.ask(FIRST)]
         assert len(seen) == 1
         kept = [site.keep.tolist() for site in run.trace.samples[0]] if pruned else []
-        first = [chat(model, processor, "image").ask(question, [picture()]) for question in (SECOND, FIRST)]
+        first = [
+            chat(model, processor, "image").ask(question, [picture()])
+            for question in (SECOND, FIRST)
+        ]
         assert said == [first[1], first[0], first[1]]
         assert kept == ([site.keep.tolist() for site in run.trace.samples[0]] if pruned else [])
     assert len(talk.messages) == 6
@@ -104,7 +121,10 @@ def test_images_are_encoded_once(model, processor):
 
 
 def test_another_image_of_the_same_size_is_encoded(model, processor, monkeypatch):
-    talk, expected = chat(model, processor, "image"), chat(model, processor, "image").ask(FIRST, [picture(1)])
+    talk, expected = (
+        chat(model, processor, "image"),
+        chat(model, processor, "image").ask(FIRST, [picture(1)]),
+    )
     with monkeypatch.context() as broken:
         broken.setattr(model.model.language_model, "forward", refuse)
         with pytest.raises(ValueError, match="out of memory"):
@@ -134,7 +154,9 @@ def test_only_the_same_arguments_are_remembered(then):
     base.get_image_features = lambda **given: calls.append(given) or len(calls)
     first = {"pixel_values": torch.zeros(1, 2)}
     with remembered_images(base, memory):
-        assert [base.get_image_features(**given) for given in (first, first, then, then, first)] == [1, 1, 2, 2, 3]
+        assert [
+            base.get_image_features(**given) for given in (first, first, then, then, first)
+        ] == [1, 1, 2, 2, 3]
 
 
 def test_the_cache_computes_the_new_turn_alone(model, processor):
@@ -147,20 +169,31 @@ def test_the_cache_computes_the_new_turn_alone(model, processor):
     assert seen[first] < 10  # the last answer's end, three words, the template's
 
 
-@pytest.mark.parametrize("ends", [{}, {"eos_token_id": 2, "forced_eos_token_id": 2}], ids=["cut off", "ended"])
+@pytest.mark.parametrize(
+    "ends", [{}, {"eos_token_id": 2, "forced_eos_token_id": 2}], ids=["cut off", "ended"]
+)
 @pytest.mark.parametrize("reuse", ["image", "cache"])
 def test_an_unpruned_model_says_the_same_either_way(model, processor, reuse, ends):
     talk = chat(model, processor, reuse, **ends)
     said = [talk.ask(FIRST, [picture()]), talk.ask(SECOND), talk.ask(FIRST)]
     messages, expected = [], []
     for question, images in ((FIRST, [picture()]), (SECOND, []), (FIRST, [])):
-        content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": question}]
+        content = [
+            *({"type": "image", "image": image} for image in images),
+            {"type": "text", "text": question},
+        ]
         messages.append({"role": "user", "content": content})
         inputs = processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
         )
         inputs["pixel_values"] = inputs["pixel_values"].double()
-        ids = model.generate(**inputs, max_new_tokens=4, do_sample=False, **ends)[0, inputs["input_ids"].shape[1] :]
+        ids = model.generate(**inputs, max_new_tokens=4, do_sample=False, **ends)[
+            0, inputs["input_ids"].shape[1] :
+        ]
         expected.append(processor.decode(ids, skip_special_tokens=True).strip())
         messages.append({"role": "assistant", "content": [{"type": "text", "text": expected[-1]}]})
     assert said == expected
@@ -198,7 +231,11 @@ def test_refusals(model, processor):
     with pytest.raises(PromptError, match=r"no new image.*reuse='image'"):
         talk.ask(SECOND, [picture(1)])
     for last in (0, -1, 1.5, "2", None, True):
-        with sparsify(model, METHOD) as run, pytest.raises(SettingError, match="rating"), run.rating(last):
+        with (
+            sparsify(model, METHOD) as run,
+            pytest.raises(SettingError, match="rating"),
+            run.rating(last),
+        ):
             pass
     with sparsify(model, SparseVLM(retain=1)), pytest.raises(BudgetError):
         chat(model, processor, "image").ask(FIRST, [picture()])

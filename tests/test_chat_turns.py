@@ -47,7 +47,9 @@ def chat(model, processor, **options):
     return Chat(model, processor, max_new_tokens=4, do_sample=False, **options)
 
 
-@pytest.mark.parametrize("error", [ValueError("stop"), KeyboardInterrupt()], ids=["error", "interrupt"])
+@pytest.mark.parametrize(
+    "error", [ValueError("stop"), KeyboardInterrupt()], ids=["error", "interrupt"]
+)
 @pytest.mark.parametrize("reuse", ["cache", "image"])
 @pytest.mark.parametrize("sparse", [True, False])
 def test_a_turn_that_breaks_off_can_be_asked_again(model, processor, error, reuse, sparse):

@@ -29,7 +29,9 @@ def blocks(language):
 
 
 def commands(program):
-    lines = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    lines = [
+        line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()
+    ]
     return [shlex.split(line)[1:] for line in lines if line.startswith(program + " ")]
 
 
@@ -45,7 +47,9 @@ def test_first_snippet_runs(monkeypatch):
 
 
 @pytest.mark.embedded
-@pytest.mark.skipif(not is_prepared(), reason="the embedded model is not prepared; run `sparsight prepare`")
+@pytest.mark.skipif(
+    not is_prepared(), reason="the embedded model is not prepared; run `sparsight prepare`"
+)
 def test_whole_program_runs(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     exec(blocks("python")[1], {})  # noqa: S102
@@ -56,7 +60,9 @@ def test_whole_program_runs(monkeypatch, capsys):
 
 
 @pytest.mark.embedded
-@pytest.mark.skipif(not is_prepared(), reason="the embedded model is not prepared; run `sparsight prepare`")
+@pytest.mark.skipif(
+    not is_prepared(), reason="the embedded model is not prepared; run `sparsight prepare`"
+)
 def test_chat_snippet_runs(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     scope = {}
@@ -85,22 +91,34 @@ def test_make_targets_exist(target):
 def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", text)
-    own = [ROOT / target.removeprefix(REPOSITORY) for target in targets if target.startswith(REPOSITORY)]
+    own = [
+        ROOT / target.removeprefix(REPOSITORY)
+        for target in targets
+        if target.startswith(REPOSITORY)
+    ]
     near = [page.parent / target for target in targets if not re.match("https?://", target)]
     assert [path for path in own + near if not path.exists()] == []
-    assert page != ROOT / "README.md" or (own and not near), "an index page shows README.md without the files beside it"
+    assert page != ROOT / "README.md" or (own and not near), (
+        "an index page shows README.md without the files beside it"
+    )
 
 
 def test_tables_equal_the_result_files():
     done = subprocess.run(
-        [sys.executable, "benchmarks/table.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "benchmarks/table.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_models_page_is_up_to_date():
     page = ROOT / "docs" / "models.md"
-    assert page.read_text(encoding="utf-8") == models_page(), "run: sparsight models --markdown > docs/models.md"
+    assert page.read_text(encoding="utf-8") == models_page(), (
+        "run: sparsight models --markdown > docs/models.md"
+    )
 
 
 def test_readme_counts_the_families():

@@ -16,7 +16,9 @@ from sparsight.models.embedded import is_prepared
 
 FOLDER = Path(__file__).parents[1] / "examples"
 MAKEFILE = (FOLDER.parent / "Makefile").read_text(encoding="utf-8")
-EMBEDDED = pytest.mark.skipif(not is_prepared(), reason="the embedded model is not prepared; run `sparsight prepare`")
+EMBEDDED = pytest.mark.skipif(
+    not is_prepared(), reason="the embedded model is not prepared; run `sparsight prepare`"
+)
 
 
 def setting(name):
@@ -25,7 +27,9 @@ def setting(name):
 
 def demo():
     """Image, question and options of `make demo`."""
-    line = re.search(r"sparsight ask \$\(IMAGE\) \"\$\(QUESTION\)\" (.*) --picture demo.png", MAKEFILE)[1]
+    line = re.search(
+        r"sparsight ask \$\(IMAGE\) \"\$\(QUESTION\)\" (.*) --picture demo.png", MAKEFILE
+    )[1]
     return setting("IMAGE"), setting("QUESTION"), line.split()
 
 
@@ -45,7 +49,10 @@ def test_the_scene_is_small_and_no_part_of_the_split():
     path = FOLDER / "scene.png"
     assert path.stat().st_size < 300_000
     own = np.asarray(Image.open(path).convert("RGB")).astype(float)
-    others = [np.asarray(Image.open(other).convert("RGB")) for other in sorted((SPLIT / "images").glob("*.webp"))]
+    others = [
+        np.asarray(Image.open(other).convert("RGB"))
+        for other in sorted((SPLIT / "images").glob("*.webp"))
+    ]
     same = [other for other in others if other.shape == own.shape]
     assert len(same) > 100
     assert min(abs(other - own).mean() for other in same) > 10
@@ -71,4 +78,7 @@ def test_the_demo_answers_rightly_dense_and_sparse(tmp_path):
 @pytest.mark.embedded
 @EMBEDDED
 def test_the_drawn_triangle_is_answered_rightly():
-    assert answers(FOLDER / "triangle.png", "what color is the shape?", "--retain", "64")["dense"] == "blue"
+    assert (
+        answers(FOLDER / "triangle.png", "what color is the shape?", "--retain", "64")["dense"]
+        == "blue"
+    )

@@ -50,7 +50,10 @@ def test_paths_and_urls_of_files(red, monkeypatch):
     (red.parent / "~odd.png").write_bytes(red.read_bytes())
     monkeypatch.chdir(red.parent)
     sources = [red, str(red), red.as_uri(), f"file://localhost{red}", "~/red photo.png", "~odd.png"]
-    sources += [embedded_in_url(red), embedded_in_url(red, "IMAGE/PNG;name=x").replace("data", "DATA")]
+    sources += [
+        embedded_in_url(red),
+        embedded_in_url(red, "IMAGE/PNG;name=x").replace("data", "DATA"),
+    ]
     sources += ["data:image/png;base64," + embedded_in_url(red).split(",")[1].replace("=", "%3D")]
     for source in sources:
         assert read_image(source).getpixel((0, 0)) == RED, source
@@ -59,7 +62,10 @@ def test_paths_and_urls_of_files(red, monkeypatch):
 @pytest.mark.parametrize(
     ("source", "part"),
     [
-        ("https://example.org/a.png", "https://example.org/a.png is a URL.*fetches nothing; download"),
+        (
+            "https://example.org/a.png",
+            "https://example.org/a.png is a URL.*fetches nothing; download",
+        ),
         (Path("https://example.org/a.png"), "is a URL"),
         ("HTTP://example.org/a.png", "is a URL"),
         ("s3://bucket/a.png", "is a URL"),
@@ -106,7 +112,9 @@ def test_cut_off_and_programmed_images_are_refused(tmp_path):
 
 def test_images_of_a_caller(red):
     dark = Image.fromarray(np.full((2, 3), 25700, np.uint16))
-    assert [image.getpixel((0, 0)) for image in rgb_images([red, str(red), dark, np.asarray(dark)])] == [
+    assert [
+        image.getpixel((0, 0)) for image in rgb_images([red, str(red), dark, np.asarray(dark)])
+    ] == [
         RED,
         RED,
         (100, 100, 100),

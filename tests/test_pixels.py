@@ -39,7 +39,9 @@ def png(width, depth, colour, data, *chunks):
     """A PNG of one row, byte by byte: what Pillow cannot write."""
 
     def chunk(name, body):
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0))
     body = chunk(b"IDAT", zlib.compress(b"\0" + data)) + chunk(b"IEND", b"")
@@ -49,7 +51,18 @@ def png(width, depth, colour, data, *chunks):
 
 def tiff(bits, photometric, kind, data, width=2):
     """A TIFF of one row of greys; `kind` is 1 for unsigned, 2 for signed, 3 for floating point."""
-    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: len(data), 339: kind}
+    tags = {
+        256: width,
+        257: 1,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: 1,
+        279: len(data),
+        339: kind,
+    }
     table = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
     head = b"II*\0" + struct.pack("<I", 8 + len(data)) + data
     return Image.open(io.BytesIO(head + struct.pack("<H", len(tags)) + table + bytes(4)))
@@ -81,7 +94,11 @@ def test_other_depths_of_tiff():
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [([0.0, 0.25, 1.0], [0, 64, 255]), ([0.0, 99.6, 255.0], [0, 100, 255]), ([0.0, 257.0, 65535.0], [0, 1, 255])],
+    [
+        ([0.0, 0.25, 1.0], [0, 64, 255]),
+        ([0.0, 99.6, 255.0], [0, 100, 255]),
+        ([0.0, 257.0, 65535.0], [0, 1, 255]),
+    ],
 )
 @pytest.mark.parametrize("kind", ["F", "array", "TIFF"])
 def test_floats_by_their_range(kind, given, expected):
@@ -91,7 +108,8 @@ def test_floats_by_their_range(kind, given, expected):
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [([0, 1], [0, 255]), ([0, 9, 255], [0, 9, 255]), ([300, 65535], [1, 255])]
+    ("given", "expected"),
+    [([0, 1], [0, 255]), ([0, 9, 255], [0, 9, 255]), ([300, 65535], [1, 255])],
 )
 def test_integers_by_their_range(given, expected):
     values = np.array([given], dtype=np.int32)
@@ -102,7 +120,12 @@ def test_integers_by_their_range(given, expected):
 
 @pytest.mark.parametrize(
     ("given", "part"),
-    [([-1.0, 1.0], "from -1 to 1"), ([0.0, 70000.0], "from 0 to 70000"), ([0.0, np.nan], "NaN"), ([np.inf, 0], "NaN")],
+    [
+        ([-1.0, 1.0], "from -1 to 1"),
+        ([0.0, 70000.0], "from 0 to 70000"),
+        ([0.0, np.nan], "NaN"),
+        ([np.inf, 0], "NaN"),
+    ],
 )
 def test_values_of_no_known_range_are_refused(given, part):
     with pytest.raises(InputError, match=f'the image, of mode "F", holds values.*{part}'):
@@ -113,7 +136,10 @@ def test_formats_that_scale_to_16_bits_say_their_range():
     dark = Image.open(io.BytesIO(b"P5 2 1 65535\n" + struct.pack(">HH", 100, 200)))
     assert greys(dark) == [0, 1]
     assert greys(Image.open(io.BytesIO(b"P5 2 1 4095\n" + struct.pack(">HH", 0, 4095)))) == [0, 255]
-    assert greys(Image.open(io.BytesIO(b"Pf 2 1 -1.0\n" + struct.pack("<ff", 0.5, 1)))) == [128, 255]
+    assert greys(Image.open(io.BytesIO(b"Pf 2 1 -1.0\n" + struct.pack("<ff", 0.5, 1)))) == [
+        128,
+        255,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +166,9 @@ def test_modes(mode, value, expected):
 
 
 def test_lab():
-    found = [pixels(Image.new("LAB", (1, 1), value))[0] for value in ((255, 128, 128), (128, 188, 128))]
+    found = [
+        pixels(Image.new("LAB", (1, 1), value))[0] for value in ((255, 128, 128), (128, 188, 128))
+    ]
     assert np.abs(np.array(found) - [WHITE, (206, 63, 122)]).max() <= 2
 
 
@@ -150,7 +178,10 @@ def test_palettes():
     image.putpixel((1, 0), 1)
     assert pixels(image) == [(10, 20, 30), (200, 0, 0)]
     assert pixels(stored(image, "PNG", transparency=1)) == [(10, 20, 30), WHITE]
-    assert pixels(stored(image, "PNG", transparency=bytes([51, 255]))) == [(206, 208, 210), (200, 0, 0)]
+    assert pixels(stored(image, "PNG", transparency=bytes([51, 255]))) == [
+        (206, 208, 210),
+        (200, 0, 0),
+    ]
     assert pixels(stored(image, "GIF", transparency=0)) == [WHITE, (200, 0, 0)]
     both = image.convert("PA")
     both.putalpha(Image.fromarray(np.array([[0, 255]], dtype=np.uint8)))
@@ -234,7 +265,9 @@ def test_profiles_are_followed():
     clear = stored(Image.new("RGBA", (1, 1), (255, 0, 0, 0)), "PNG", icc_profile=wide_gamut())
     assert pixels(clear) == [WHITE]
     plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert pixels(stored(Image.new("RGB", (1, 1), (9, 8, 7)), "PNG", icc_profile=plain)) == [(9, 8, 7)]
+    assert pixels(stored(Image.new("RGB", (1, 1), (9, 8, 7)), "PNG", icc_profile=plain)) == [
+        (9, 8, 7)
+    ]
 
 
 @pytest.mark.parametrize(("mode", "profile"), [("RGB", b"no profile"), ("CMYK", wide_gamut())])

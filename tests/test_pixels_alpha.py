@@ -25,6 +25,11 @@ def test_colours_and_alpha_of_other_ranges_are_refused(colour, alpha, part):
 @pytest.mark.parametrize("white", [1.0, 255.0, 65535])
 def test_colours_and_alpha_of_one_range(white):
     half, none = white / 2, 0
-    values = np.array([[[white, none, none, white], [none, none, none, half], [white, none, none, none]]])
+    values = np.array(
+        [[[white, none, none, white], [none, none, none, half], [white, none, none, none]]]
+    )
     assert pixels(values) == [(255, 0, 0), (127, 127, 127), WHITE]
-    assert pixels(np.array([[[none, none, none, white], [none, none, none, white]]])) == [BLACK, BLACK]
+    assert pixels(np.array([[[none, none, none, white], [none, none, none, white]]])) == [
+        BLACK,
+        BLACK,
+    ]

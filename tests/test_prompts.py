@@ -35,23 +35,31 @@ def squares(count):
 @pytest.mark.parametrize("begins", [False, True], ids=["template", "template and tokenizer"])
 def test_the_first_token_stands_once(model, begins):
     processor = tiny_processor.processor(tiny_processor.BEGINS, begins)
-    written = processor.apply_chat_template([user_message(QUESTION, squares(1))], add_generation_prompt=True)
+    written = processor.apply_chat_template(
+        [user_message(QUESTION, squares(1))], add_generation_prompt=True
+    )
     twice = processor(images=squares(1), text=written)["input_ids"][0]
     assert twice[:2].count(BOS) == 1 + begins, "what the two steps do, which nothing here takes"
-    ids = prompt_inputs(model, processor, [user_message(QUESTION, squares(1))])["input_ids"][0].tolist()
+    ids = prompt_inputs(model, processor, [user_message(QUESTION, squares(1))])["input_ids"][
+        0
+    ].tolist()
     assert (ids[0], ids.count(BOS)) == (BOS, 1)
 
 
 def test_a_tokenizer_that_begins_alone_is_left_to_it(model):
     for template in (tiny_processor.TEMPLATE, None):
-        ids = prompt_inputs(model, tiny_processor.processor(template, True), [user_message(QUESTION, squares(1))])
+        ids = prompt_inputs(
+            model, tiny_processor.processor(template, True), [user_message(QUESTION, squares(1))]
+        )
         assert ids["input_ids"][0].tolist().count(BOS) == 1
 
 
 def test_later_turns_begin_nothing(model):
     """A template that marks the first turn alone is rendered again for a turn that goes on with the cache."""
     odd = "{{- bos_token -}}{{- messages | length -}}" + tiny_processor.TEMPLATE
-    talk = Chat(model, tiny_processor.processor(odd, True), reuse="cache", max_new_tokens=2, eos_token_id=0)
+    talk = Chat(
+        model, tiny_processor.processor(odd, True), reuse="cache", max_new_tokens=2, eos_token_id=0
+    )
     talk.ask(QUESTION, squares(1))
     before = talk._sequence.shape[1]
     talk.ask(QUESTION)
@@ -69,12 +77,18 @@ def test_every_way_builds_the_same_prompt(model, processor, monkeypatch, tmp_pat
 
     image, seen = Image.new("RGB", (60, 40), RED), []
     image.save(tmp_path / "red.png")
-    monkeypatch.setattr(type(model), "generate", lambda _, **given: seen.append(given) or given["input_ids"])
+    monkeypatch.setattr(
+        type(model), "generate", lambda _, **given: seen.append(given) or given["input_ids"]
+    )
     with pytest.raises(AttributeError):  # the answer of this `generate` is no output
         Chat(model, processor).ask(QUESTION, [image])
     monkeypatch.setattr(cli, "load_model", lambda *_: (model, processor))
-    monkeypatch.setattr(cli, "answer_sparse", lambda _, __, inputs, *more: seen.append(inputs) or more[9])
-    request = cli.Request((str(tmp_path / "red.png"), QUESTION), None, "sparsevlm", "12", False, 1, 1, None)
+    monkeypatch.setattr(
+        cli, "answer_sparse", lambda _, __, inputs, *more: seen.append(inputs) or more[9]
+    )
+    request = cli.Request(
+        (str(tmp_path / "red.png"), QUESTION), None, "sparsevlm", "12", False, 1, 1, None
+    )
     with pytest.raises(IndexError):
         cli.ask(request, as_json=True)
     seen.append(Examiner(model, processor, 1)._inputs([image], QUESTION, None))
@@ -93,7 +107,9 @@ def test_a_chat_takes_what_a_file_holds(model, processor, tmp_path):
         chats = [Chat(model, processor, max_new_tokens=2) for _ in range(4)]
         answers = {
             talk.ask(QUESTION, given)
-            for talk, given in zip(chats, (image, [image], values, tmp_path / "deep.png"), strict=True)
+            for talk, given in zip(
+                chats, (image, [image], values, tmp_path / "deep.png"), strict=True
+            )
         }
     assert len(answers) == 1
     shown = [np.asarray(talk.messages[0]["content"][0]["image"]) for talk in chats]
@@ -143,14 +159,26 @@ def test_placeholders_of_a_processor_are_known():
     ("template", "images", "settings", "part"),
     [
         ("{{- '<image> what' -}}", 2, {}, "a place for 1 of 2 images"),
-        ("{{- raise_exception('turns must alternate') -}}", 1, {}, "no prompt of this .*turns must alternate"),
+        (
+            "{{- raise_exception('turns must alternate') -}}",
+            1,
+            {},
+            "no prompt of this .*turns must alternate",
+        ),
         (tiny_processor.TEMPLATE, 1, {"truncation": True, "max_length": 9}, "truncation would cut"),
         (tiny_processor.TEMPLATE, 1, {"text_kwargs": {"truncation": True}}, "truncation would cut"),
-        ({"rag": tiny_processor.TEMPLATE}, 1, {}, r"chat templates \(rag\), but none named default"),
+        (
+            {"rag": tiny_processor.TEMPLATE},
+            1,
+            {},
+            r"chat templates \(rag\), but none named default",
+        ),
         (tiny_processor.TEMPLATE, 1, {"padding": "odd"}, "no prompt of this .*odd"),
     ],
 )
-def test_prompts_that_lose_something_are_refused_by_their_cause(model, template, images, settings, part):
+def test_prompts_that_lose_something_are_refused_by_their_cause(
+    model, template, images, settings, part
+):
     processor = tiny_processor.processor(template)
     with pytest.raises(InputError, match=part):
         prompt_inputs(model, processor, [user_message(QUESTION, squares(images))], settings)
@@ -182,7 +210,11 @@ def test_lists_of_tensors_move_and_other_things_stay(model):
         @staticmethod
         def apply_chat_template(*_, tokenize, **__):
             ids, pixels = torch.tensor([[tiny.IMAGE, 5]]), [torch.zeros(3, dtype=torch.float64)]
-            return {"input_ids": ids, "pixel_values": pixels, "names": ["a"], "none": None} if tokenize else ""
+            return (
+                {"input_ids": ids, "pixel_values": pixels, "names": ["a"], "none": None}
+                if tokenize
+                else ""
+            )
 
     found = prompt_inputs(model, Lists(), [user_message(QUESTION, squares(1))])
     assert set(found) == {"input_ids", "pixel_values"}
@@ -192,7 +224,8 @@ def test_lists_of_tensors_move_and_other_things_stay(model):
 def test_a_prompt_longer_than_the_positions_is_refused(model, processor, monkeypatch):
     monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 40)
     with pytest.raises(
-        InputError, match=r"prompt has 44 tokens, but the model has positions for 40; give fewer images"
+        InputError,
+        match=r"prompt has 44 tokens, but the model has positions for 40; give fewer images",
     ):
         prompt_inputs(model, processor, [user_message(QUESTION, squares(1))])
     prompt_inputs(model, processor, [user_message("what", squares(1))])

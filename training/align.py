@@ -1,7 +1,7 @@
 """The first stage: the encoder's last layers and the projector learn to say what each patch shows (`targets.py`).
 
-The decoder is not run, so a step costs a tenth of a step of the second stage, and the decoder then starts from visual
-tokens that already mean something in its own space.
+The decoder is not run, so a step costs a tenth of a step of the second stage, and the decoder then
+starts from visual tokens that already mean something in its own space.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class Source:
     paints: np.ndarray
 
 
-def sources(scenes: np.ndarray, clips: np.ndarray, shapes: np.ndarray, drawn: EasyVQA) -> list[Source]:
+def sources(
+    scenes: np.ndarray, clips: np.ndarray, shapes: np.ndarray, drawn: EasyVQA
+) -> list[Source]:
     """Labels everything that is encoded."""
     of_scenes = [labels(scene_data.scene(i)) for i in track(range(len(scenes)), "label")]
     frames = [frame for i in range(len(clips) // 8) for frame in scene_data.clip(i).frames]
@@ -52,10 +54,16 @@ def sources(scenes: np.ndarray, clips: np.ndarray, shapes: np.ndarray, drawn: Ea
 def batch(source: Source, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns states, names and colours of pictures."""
     states = torch.from_numpy(np.stack([source.states[i] for i in numbers]).astype(np.float32))
-    return states, torch.from_numpy(source.names[numbers]).long(), torch.from_numpy(source.paints[numbers]).long()
+    return (
+        states,
+        torch.from_numpy(source.names[numbers]).long(),
+        torch.from_numpy(source.paints[numbers]).long(),
+    )
 
 
-def naming(eye: Eye, words: Dictionary, given: Source, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+def naming(
+    eye: Eye, words: Dictionary, given: Source, numbers: list[int]
+) -> tuple[torch.Tensor, torch.Tensor, Any]:
     """Returns the loss of some pictures and, for patches that show a thing, whether name and colour are right."""
     states, names, paints = batch(given, numbers)
     tokens = eye(states)  # (b, g^2, D)
@@ -70,13 +78,17 @@ def naming(eye: Eye, words: Dictionary, given: Source, numbers: list[int]) -> tu
     return loss, far[counts].mean(), right
 
 
-def align(eye: Eye, words: Dictionary, given: list[Source], *, steps: int, seed: int, log: Path) -> dict[str, float]:
+def align(
+    eye: Eye, words: Dictionary, given: list[Source], *, steps: int, seed: int, log: Path
+) -> dict[str, float]:
     """Trains encoder layers and projector; returns the shares of held-out patches named and coloured rightly."""
     dice = np.random.default_rng(seed)
     groups = [list(eye.layers.parameters()), list(eye.projector.parameters())]
     rates = [{"params": group, "lr": rate} for group, rate in zip(groups, _RATES, strict=True)]
     optimizer = torch.optim.AdamW(rates, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, list(_RATES), total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, list(_RATES), total_steps=steps, pct_start=0.1
+    )
     began, last = time.monotonic(), {}
     with log.open("w") as lines:
         for step in track(range(1, steps + 1), "align"):
@@ -93,7 +105,9 @@ def align(eye: Eye, words: Dictionary, given: list[Source], *, steps: int, seed:
             if step % 100 == 0 or step == steps:
                 last = held_out(eye, words, given[0])
                 row = {"step": step, "far": far.item(), "trained": right[0].item(), **last}
-                lines.write(json.dumps(row | {"seconds": round(time.monotonic() - began, 1)}) + "\n")
+                lines.write(
+                    json.dumps(row | {"seconds": round(time.monotonic() - began, 1)}) + "\n"
+                )
                 lines.flush()
     return last
 
@@ -102,6 +116,13 @@ def align(eye: Eye, words: Dictionary, given: list[Source], *, steps: int, seed:
 def held_out(eye: Eye, words: Dictionary, scenes: Source) -> dict[str, float]:
     """Returns the shares of patches that show a thing and are named and coloured rightly, and their distance."""
     last = len(scenes.names)
-    rows = [naming(eye, words, scenes, list(range(a, a + 8))) for a in range(last - HELD_OUT, last, 8)]
-    means = np.mean([[float(name), float(paint), float(far)] for _, far, (name, paint) in rows], axis=0).tolist()
-    return {what: round(mean, 4) for what, mean in zip(("name", "colour", "distance"), means, strict=True)}
+    rows = [
+        naming(eye, words, scenes, list(range(a, a + 8))) for a in range(last - HELD_OUT, last, 8)
+    ]
+    means = np.mean(
+        [[float(name), float(paint), float(far)] for _, far, (name, paint) in rows], axis=0
+    ).tolist()
+    return {
+        what: round(mean, 4)
+        for what, mean in zip(("name", "colour", "distance"), means, strict=True)
+    }

@@ -21,18 +21,30 @@ def _trainable(student: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: value for name, value in student.named_parameters() if value.requires_grad}
 
 
-def save(folder: Path, student: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
+def save(
+    folder: Path,
+    student: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
+) -> None:
     """Writes the trained values and both AdamW moments, each file in one move."""
     tensors: dict[str, torch.Tensor] = {}
     for name, value in _trainable(student).items():
         state = optimizer.state[value]
-        tensors |= {f"value.{name}": value.detach(), f"m.{name}": state["exp_avg"], f"v.{name}": state["exp_avg_sq"]}
+        tensors |= {
+            f"value.{name}": value.detach(),
+            f"m.{name}": state["exp_avg"],
+            f"v.{name}": state["exp_avg_sq"],
+        }
     save_file(tensors, folder / f"{_TENSORS}.new")
     (folder / f"{_TENSORS}.new").replace(folder / _TENSORS)
     (folder / _STATE).write_text(json.dumps({"step": step, "seconds": seconds}), encoding="utf-8")
 
 
-def restore(folder: Path, student: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+def restore(
+    folder: Path, student: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
     """Reads a checkpoint back and returns its step and the seconds spent."""
     tensors = load_file(folder / _TENSORS)
     state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
@@ -62,11 +74,19 @@ class Exporter:
         (self._folder / "README.md").unlink(missing_ok=True)
         self._neutral_config()
         weights = load_file(self._folder / "adapter_model.safetensors")
-        save_file(_half(weights), self._folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(
+            _half(weights), self._folder / "adapter_model.safetensors", metadata={"format": "pt"}
+        )
         layers = dict(enumerate(eye.layers, FROZEN))
-        encoder = {f"{i}.{name}": value for i, layer in layers.items() for name, value in layer.state_dict().items()}
+        encoder = {
+            f"{i}.{name}": value
+            for i, layer in layers.items()
+            for name, value in layer.state_dict().items()
+        }
         save_file(_half(encoder), self._folder / "encoder.safetensors", metadata={"format": "pt"})
-        save_file(_half(folded(eye)), self._folder / "projector.safetensors", metadata={"format": "pt"})
+        save_file(
+            _half(folded(eye)), self._folder / "projector.safetensors", metadata={"format": "pt"}
+        )
         for path in self._folder.iterdir():
             path.chmod(0o644)
         write_manifest(self._folder, self._rank, training, {})
@@ -75,7 +95,10 @@ class Exporter:
         """Names the base model by its parts, not by a path."""
         path = self._folder / "adapter_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
-        config |= {"base_model_name_or_path": "sparsight-embedded", "target_modules": sorted(config["target_modules"])}
+        config |= {
+            "base_model_name_or_path": "sparsight-embedded",
+            "target_modules": sorted(config["target_modules"]),
+        }
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -87,7 +110,9 @@ def folded(eye: Eye) -> dict[str, torch.Tensor]:
     return weights | {"linear_1.weight": scaled}
 
 
-def write_manifest(folder: Path, rank: int, training: dict[str, Any], accuracy: dict[str, float]) -> None:
+def write_manifest(
+    folder: Path, rank: int, training: dict[str, Any], accuracy: dict[str, float]
+) -> None:
     """Writes the manifest over the files as they are now."""
     manifest = {
         "files": {name: sha256_of(folder / name) for name in ADAPTER_FILES},

@@ -1,6 +1,7 @@
 """easy-VQA: 5,000 drawn images with 48,248 questions, read out of a pinned wheel that is never installed.
 
-Knows the data set's files; knows nothing about models. The set is by its package's authors, MIT licence.
+Knows the data set's files; knows nothing about models. The set is by its package's authors, MIT
+licence.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ class EasyVQA:
 
     def image(self, number: int) -> Image.Image:
         """Returns one 64x64 image as RGB."""
-        return Image.open(io.BytesIO(self._archive.read(f"{self._root}/images/{number}.png"))).convert("RGB")
+        return Image.open(
+            io.BytesIO(self._archive.read(f"{self._root}/images/{number}.png"))
+        ).convert("RGB")
 
     def pictures(self, count: int) -> Pictures:
         """Returns the first images as the encoder gets them."""

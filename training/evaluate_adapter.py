@@ -2,10 +2,10 @@
 
 Run: python training/evaluate_adapter.py --limit 400 --out result.json
 
-Open questions (a colour or a shape) are reported apart from yes/no questions, of which the wording alone predicts 84 %
-("is there ...?" no, "is there not ...?" yes); "surprising" ones are those where it predicts wrongly. The control asks
-the same open questions about other images: an accuracy far above guessing there would mean that the answers do not come
-from the image.
+Open questions (a colour or a shape) are reported apart from yes/no questions, of which the wording
+alone predicts 84 % ("is there ...?" no, "is there not ...?" yes); "surprising" ones are those where
+it predicts wrongly. The control asks the same open questions about other images: an accuracy far
+above guessing there would mean that the answers do not come from the image.
 """
 
 from __future__ import annotations
@@ -39,16 +39,24 @@ MAX_NEW_TOKENS = 8
 def arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--adapter", type=Path, default=None, help="adapter folder; default is the shipped one")
-    parser.add_argument("--cache", type=Path, default=None, help="cache folder of the embedded model")
+    parser.add_argument(
+        "--adapter", type=Path, default=None, help="adapter folder; default is the shipped one"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=None, help="cache folder of the embedded model"
+    )
     parser.add_argument("--limit", type=int, default=400, help="open questions, drawn with --seed")
     parser.add_argument("--limit-yes-no", type=int, default=200)
     parser.add_argument("--limit-swapped", type=int, default=200)
-    parser.add_argument("--retain", nargs="*", default=["dense"], help="budgets: dense, a count or a fraction")
+    parser.add_argument(
+        "--retain", nargs="*", default=["dense"], help="budgets: dense, a count or a fraction"
+    )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None, help="JSON file of the results")
-    parser.add_argument("--write-manifest", action="store_true", help="put the dense accuracies into the manifest")
+    parser.add_argument(
+        "--write-manifest", action="store_true", help="put the dense accuracies into the manifest"
+    )
     return parser.parse_args()
 
 
@@ -109,20 +117,28 @@ class Subject:
 
     def accuracy(self, asked: list[Case], title: str) -> float | None:
         """Returns the share of answers that equal the expected word exactly; None when nothing is asked."""
-        asked = sorted(asked, key=lambda case: len(case.question.text))  # similar lengths, little padding
+        asked = sorted(
+            asked, key=lambda case: len(case.question.text)
+        )  # similar lengths, little padding
         right = 0
         for start in track(range(0, len(asked), self.batch), title):
             batch = asked[start : start + self.batch]
             said = answers(self.model, self.processor, self.data, batch)
-            right += sum(answer == case.question.answer for answer, case in zip(said, batch, strict=True))
+            right += sum(
+                answer == case.question.answer for answer, case in zip(said, batch, strict=True)
+            )
         return round(right / len(asked), 4) if asked else None
 
 
 def evaluate(args: argparse.Namespace, subject: Subject) -> list[dict[str, Any]]:
     """Returns one row of accuracies per budget."""
     open_cases = cases([q for q in subject.data.questions if q.is_open], args.limit, args.seed)
-    closed_cases = cases([q for q in subject.data.questions if not q.is_open], args.limit_yes_no, args.seed)
-    hard_cases = cases([q for q in subject.data.questions if q.kind == "surprising"], args.limit_yes_no, args.seed)
+    closed_cases = cases(
+        [q for q in subject.data.questions if not q.is_open], args.limit_yes_no, args.seed
+    )
+    hard_cases = cases(
+        [q for q in subject.data.questions if q.kind == "surprising"], args.limit_yes_no, args.seed
+    )
     suites = {"open": open_cases, "yes_no": closed_cases, "yes_no_surprising": hard_cases}
     suites["open_swapped"] = swapped(open_cases)[: args.limit_swapped]
     rows = []

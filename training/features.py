@@ -81,8 +81,8 @@ class Eye(nn.Module):
 def encode(model: Any, processor: Any, pictures: Pictures, folder: Path) -> np.ndarray:
     """Returns the states behind the frozen layers, (pictures, 1 + grid^2, 384) float16, CLS first.
 
-    They are computed in bfloat16 (mean deviation about 1 % of the mean magnitude). A finished file is reused; an
-    unfinished one never gets that name.
+    They are computed in bfloat16 (mean deviation about 1 % of the mean magnitude). A finished file
+    is reused; an unfinished one never gets that name.
     """
     path = folder / f"{pictures.name}_{pictures.count}_{FROZEN}.f16"
     shape = (pictures.count, 1 + pictures.grid**2, WIDTH)
@@ -91,7 +91,10 @@ def encode(model: Any, processor: Any, pictures: Pictures, folder: Path) -> np.n
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     store = np.memmap(partial, np.float16, "w+", shape=shape)
-    size = {"size": {"shortest_edge": pictures.size}, "crop_size": {"height": pictures.size, "width": pictures.size}}
+    size = {
+        "size": {"shortest_edge": pictures.size},
+        "crop_size": {"height": pictures.size, "width": pictures.size},
+    }
     tower = model.model.vision_tower
     for start in track(range(0, pictures.count, _BATCH), f"encode {pictures.name}"):
         numbers = range(start, min(start + _BATCH, pictures.count))

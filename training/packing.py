@@ -1,7 +1,8 @@
 """One training sequence per image, or per row of images: its visual tokens once, then all its questions side by side.
 
-Each question sees the images and itself, never another question, and its positions restart after the images, so every
-question is computed exactly as it would be alone at inference while the visual tokens are paid for once.
+Each question sees the images and itself, never another question, and its positions restart after
+the images, so every question is computed exactly as it would be alone at inference while the visual
+tokens are paid for once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Asked:
 
     Args:
         question: what is asked.
-        answer: what is to be said, in pieces: text and whether it is to be predicted; the end of the turn follows.
+        answer: what is to be said, in pieces: text and whether it is to be predicted; the end of
+            the turn follows.
         kind: under which name its accuracy is reported.
         weight: of its loss.
     """
@@ -64,7 +66,9 @@ class Prompt:
         image = processor.tokenizer.convert_tokens_to_ids("<image>")
         first = ids.index(image)
         second = ids.index(image, first + 1)
-        return cls(processor, ids[:first], ids[first + 1 : second], processor.tokenizer.eos_token_id)
+        return cls(
+            processor, ids[:first], ids[first + 1 : second], processor.tokenizer.eos_token_id
+        )
 
     @staticmethod
     def _render(processor: Any, question: str, images: int = 1) -> list[int]:
@@ -79,13 +83,17 @@ class Prompt:
         ids = self._render(self.processor, text)
         return ids[len(self.prefix) + 1 :]
 
-    def conversation(self, turns: list[tuple[str, str]]) -> tuple[str, tuple[tuple[str, bool], ...]]:
+    def conversation(
+        self, turns: list[tuple[str, str]]
+    ) -> tuple[str, tuple[tuple[str, bool], ...]]:
         """Returns the first question and, in pieces, all that follows it in the template; answers are predicted."""
         end = self.processor.tokenizer.convert_ids_to_tokens(self.end)
         pieces = [(turns[0][1], True)]
         for question, answer in turns[1:]:
             asked = [{"role": "user", "content": [{"type": "text", "text": question}]}]
-            text = self.processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+            text = self.processor.apply_chat_template(
+                asked, add_generation_prompt=True, tokenize=False
+            )
             pieces += [(end, True), (f"\n{text}", False), (answer, True)]
         return turns[0][0], tuple(pieces)
 
@@ -111,7 +119,11 @@ class Prompt:
 
     def start(self, layout: Layout) -> int:
         """Returns the position of the first token behind the last image."""
-        return len(self.prefix) + layout.images * layout.patches + (layout.images - 1) * len(self.between)
+        return (
+            len(self.prefix)
+            + layout.images * layout.patches
+            + (layout.images - 1) * len(self.between)
+        )
 
 
 @dataclass(frozen=True)

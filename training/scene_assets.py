@@ -1,10 +1,12 @@
 """Makes the pictures that scenes are composed of, out of three public packages, and lists whose they are.
 
-Run: python training/scene_assets.py --emoji package/assets --monuments explore_monuments.rcc --textures skimage/data
+Run: python training/scene_assets.py --emoji package/assets --monuments explore_monuments.rcc
+--textures skimage/data
 
-The emoji are those of npm's @lobehub/fluent-emoji-3d 1.1.0 (MIT), the photographs those of Debian's gcompris-qt-data
-3.1-2 whose README says public domain or CC0, the textures three of scikit-image 0.26.0 (CC0). The pictures that come
-out ship with sparsight; this script is only needed to change them.
+The emoji are those of npm's @lobehub/fluent-emoji-3d 1.1.0 (MIT), the photographs those of Debian's
+gcompris-qt-data 3.1-2 whose README says public domain or CC0, the textures three of scikit-image
+0.26.0 (CC0). The pictures that come out ship with sparsight; this script is only needed to change
+them.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ def resources(path: Path) -> Iterator[tuple[str, bytes]]:
 def free_photos(readme: str) -> Iterator[dict[str, str]]:
     """Yields file, author, licence and source of every photograph that may be copied freely."""
     for block in readme.split("\n\n"):
-        found = {key: re.search(rf"{key}: (.*)", block) for key in ("Copyright", "License", "Source")}
+        found = {
+            key: re.search(rf"{key}: (.*)", block) for key in ("Copyright", "License", "Source")
+        }
         files = re.search(r"Files:\n(.*)", block, re.DOTALL)
         if files and all(found.values()):
             author, licence, source = (match[1].strip() for match in found.values() if match)
@@ -79,9 +83,13 @@ def squared(image: Image.Image) -> Image.Image:
 def main() -> None:
     """Writes the pictures and `sources.json` beside them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--emoji", type=Path, required=True, help="folder `assets` of the npm package")
+    parser.add_argument(
+        "--emoji", type=Path, required=True, help="folder `assets` of the npm package"
+    )
     parser.add_argument("--monuments", type=Path, required=True, help="explore_monuments.rcc")
-    parser.add_argument("--textures", type=Path, required=True, help="folder `data` of scikit-image")
+    parser.add_argument(
+        "--textures", type=Path, required=True, help="folder `data` of scikit-image"
+    )
     args = parser.parse_args()
     for folder in ("things", "backgrounds"):
         (ASSETS / folder).mkdir(parents=True, exist_ok=True)
@@ -95,17 +103,25 @@ def main() -> None:
     readme = next(text for name, text in files.items() if name.endswith("/README")).decode("utf-8")
     sources = []
     for photo in free_photos(readme):
-        body = next((body for name, body in files.items() if name.endswith("/" + photo["file"])), None)
+        body = next(
+            (body for name, body in files.items() if name.endswith("/" + photo["file"])), None
+        )
         if body is not None:
             name = Path(photo["file"]).stem.lower()
-            squared(Image.open(io.BytesIO(body))).save(ASSETS / "backgrounds" / f"{name}.webp", quality=80, method=6)
+            squared(Image.open(io.BytesIO(body))).save(
+                ASSETS / "backgrounds" / f"{name}.webp", quality=80, method=6
+            )
             sources.append({**photo, "file": f"{name}.webp"})
     for name in TEXTURES:
         squared(Image.open(args.textures / f"{name}.png")).save(
             ASSETS / "backgrounds" / f"{name}.webp", quality=80, method=6
         )
-        sources.append({"file": f"{name}.webp", "author": "scikit-image", "licence": "CC0-1.0", "source": name})
-    (ASSETS / "sources.json").write_text(json.dumps(sources, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        sources.append(
+            {"file": f"{name}.webp", "author": "scikit-image", "licence": "CC0-1.0", "source": name}
+        )
+    (ASSETS / "sources.json").write_text(
+        json.dumps(sources, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

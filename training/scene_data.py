@@ -57,13 +57,22 @@ def turns(of: Scene, rng: random.Random) -> list[tuple[str, Turn]]:
 def facts(of: Scene, rng: random.Random) -> tuple[tuple[str, bool], ...]:
     """Draws a table of things, some of them absent: names are given; colour and place, or absence, are to be said.
 
-    A question costs twenty tokens and teaches one word; a line of this table costs six and teaches three.
+    A question costs twenty tokens and teaches one word; a line of this table costs six and teaches
+    three.
     """
     here = list(of.singles)
-    away = [thing.name for thing in THINGS if not any(item.thing == thing.name for item in of.items)]
-    lines = [(item.thing, f" {item.colour or 'plain'} {ask.cell(item.box) or 'between'}\n") for item in here]
+    away = [
+        thing.name for thing in THINGS if not any(item.thing == thing.name for item in of.items)
+    ]
+    lines = [
+        (item.thing, f" {item.colour or 'plain'} {ask.cell(item.box) or 'between'}\n")
+        for item in here
+    ]
     lines += [(name, " none\n") for name in rng.sample(away, rng.randrange(2, 6))]
-    lines += [(f"{sign.colour} sign", f" {sign.text} {ask.cell(sign.box) or 'between'}\n") for sign in of.signs]
+    lines += [
+        (f"{sign.colour} sign", f" {sign.text} {ask.cell(sign.box) or 'between'}\n")
+        for sign in of.signs
+    ]
     rng.shuffle(lines)
     return tuple(piece for name, found in lines for piece in ((f" {name}:", False), (found, True)))
 
@@ -72,16 +81,21 @@ def neighbours(of: Scene, rng: random.Random) -> tuple[tuple[str, bool], ...]:
     """Draws a table of what is left of, right of, above, below or next to what."""
     found = ask.relations(of)
     rng.shuffle(found)
-    lines = [(f" {words} the {anchor.thing}:", f" {item.label}\n") for words, anchor, item in found[:6]]
+    lines = [
+        (f" {words} the {anchor.thing}:", f" {item.label}\n") for words, anchor, item in found[:6]
+    ]
     return tuple(piece for asked, answer in lines for piece in ((asked, False), (answer, True)))
 
 
 def clip_turns(of: Clip, rng: random.Random) -> list[Turn]:
     """Draws questions about a clip: what happens in it, and what its first frame shows."""
     still = [
-        make(of.frames[0], rng) for make in (ask.present, partial(ask.absent, how="random"), ask.colour, ask.place)
+        make(of.frames[0], rng)
+        for make in (ask.present, partial(ask.absent, how="random"), ask.colour, ask.place)
     ]
-    found = [replace(turn, question=turn.question.replace("image", "video")) for turn in still if turn]
+    found = [
+        replace(turn, question=turn.question.replace("image", "video")) for turn in still if turn
+    ]
     return [about_clip(of), *(turn for turn in found if of.subject not in turn.question)]
 
 

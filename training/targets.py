@@ -1,9 +1,9 @@
 """What each visual token should stand for: the words for what its patch shows, and where it is.
 
-A visual token's target is the sum of three vectors in the decoder's own space: the embedding of the name of the thing
-under its patch, the embedding of its colour, and a weak code of its row and column. The first two are what the
-decoder's attention already knows how to find (`README.md`). The code takes little of that and says where things are,
-which one-dimensional positions hardly do.
+A visual token's target is the sum of three vectors in the decoder's own space: the embedding of the
+name of the thing under its patch, the embedding of its colour, and a weak code of its row and
+column. The first two are what the decoder's attention already knows how to find (`README.md`). The
+code takes little of that and says where things are, which one-dimensional positions hardly do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from sparsight.evaluate.scenes.scene import SIZE, Box, Scene
 
 GRID = SIZE // PATCH
 NOTHING = "background"
-NAMES = (NOTHING, *dict.fromkeys([*(thing.name for thing in THINGS), *WORDS, "circle", "rectangle", "triangle"]))
+NAMES = (
+    NOTHING,
+    *dict.fromkeys([*(thing.name for thing in THINGS), *WORDS, "circle", "rectangle", "triangle"]),
+)
 DIGITS = tuple("0123456789")
 PAINTS = (NOTHING, *dict.fromkeys([*COLOURS, "teal"]))
 _COVERED = 0.4  # share of a patch that shows a thing for the patch to stand for it
@@ -100,7 +103,10 @@ def shape_labels(source: EasyVQA, count: int) -> tuple[np.ndarray, np.ndarray]:
     for number in range(count):
         pixels = np.asarray(source.image(number), np.int16)
         ink = (np.abs(pixels - pixels[0, 0]).max(-1) > _INK).astype(np.uint8) * 255
-        here = np.asarray(Image.fromarray(ink).resize((GRID, GRID), Image.Resampling.BOX)).ravel() >= 255 * _COVERED
+        here = (
+            np.asarray(Image.fromarray(ink).resize((GRID, GRID), Image.Resampling.BOX)).ravel()
+            >= 255 * _COVERED
+        )
         for question in asked[number]:
             if question.answer in NAMES:
                 names[number, here] = NAMES.index(question.answer)
@@ -112,8 +118,12 @@ def shape_labels(source: EasyVQA, count: int) -> tuple[np.ndarray, np.ndarray]:
 def places(grid: int, width: int) -> torch.Tensor:
     """Returns a code of length 1 for each patch, (grid^2, width), near for patches that are near each other."""
     line = (torch.arange(grid) + 0.5) / grid * math.pi
-    waves = torch.stack([wave(turns * line) for turns in (1, 2) for wave in (torch.cos, torch.sin)], -1)  # (grid, 4)
-    both = torch.cat([waves.repeat_interleave(grid, 0), waves.repeat(grid, 1)], -1) / 2  # (grid^2, 8)
+    waves = torch.stack(
+        [wave(turns * line) for turns in (1, 2) for wave in (torch.cos, torch.sin)], -1
+    )  # (grid, 4)
+    both = (
+        torch.cat([waves.repeat_interleave(grid, 0), waves.repeat(grid, 1)], -1) / 2
+    )  # (grid^2, 8)
     basis = torch.linalg.qr(torch.randn(width, 8, generator=torch.Generator().manual_seed(0)))[0]
     found: torch.Tensor = both @ basis.T
     return found
@@ -131,7 +141,10 @@ class Dictionary:
         self.names = Names.of((*NAMES, *DIGITS), processor, embedding)
         self.paints = Names.of(PAINTS, processor, embedding)
         self.length = float(embedding.float().norm(dim=-1).median())
-        self._places = {grid: _PLACE * self.length * places(grid, embedding.shape[1]) for grid in (GRID, GRID // 2)}
+        self._places = {
+            grid: _PLACE * self.length * places(grid, embedding.shape[1])
+            for grid in (GRID, GRID // 2)
+        }
 
     def meant(self, names: torch.Tensor, paints: torch.Tensor) -> torch.Tensor:
         """Returns the targets, (b, grid^2, D), from numbers of names and colours, (b, grid^2)."""

@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Chat", "Method", "Run", "SparseVLM", "SparseVLMPlus", "SparsightError", "__version__", "run_of", "sparsify"]
+__all__ = [
+    "Chat",
+    "Method",
+    "Run",
+    "SparseVLM",
+    "SparseVLMPlus",
+    "SparsightError",
+    "__version__",
+    "run_of",
+    "sparsify",
+]
 
 _HOMES = {
     "Chat": "chat",

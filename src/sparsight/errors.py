@@ -1,6 +1,9 @@
 """Every error that sparsight raises on purpose: each says what was given, what is allowed and what to do."""
 
-TESTED = (5, 24)  # the newest minor release that the tests pass on; pyproject.toml has the same bound
+TESTED = (
+    5,
+    24,
+)  # the newest minor release that the tests pass on; pyproject.toml has the same bound
 TESTED_WITH = f"sparsight is tested with transformers up to {'.'.join(map(str, TESTED))}; install one of those"
 
 

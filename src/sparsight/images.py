@@ -41,8 +41,13 @@ def read_image(source: Source) -> Image.Image:
         path.stat()
     except FileNotFoundError:
         raise InputError(f"{name}: no such file.") from None
-    except (OSError, ValueError) as error:  # a name that is too long or holds a null byte, or a closed folder
-        raise InputError(f"{name[:SHOWN]}: cannot be looked up: {getattr(error, 'strerror', None) or error}.") from None
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a name that is too long or holds a null byte, or a closed folder
+        raise InputError(
+            f"{name[:SHOWN]}: cannot be looked up: {getattr(error, 'strerror', None) or error}."
+        ) from None
     if path.is_dir():
         raise InputError(f"{name} is a folder; give an image file.")
     if not path.is_file():
@@ -53,7 +58,11 @@ def read_image(source: Source) -> Image.Image:
 def source_name(source: Source) -> str:
     """Return how an image is named to people: its path, or the start of the URL that holds it."""
     text = os.fspath(source)
-    return f"{text[:SHOWN]}... ({len(text)} characters)" if DATA.match(text) and len(text) > SHOWN else text
+    return (
+        f"{text[:SHOWN]}... ({len(text)} characters)"
+        if DATA.match(text) and len(text) > SHOWN
+        else text
+    )
 
 
 def source_file(source: Source) -> Path | None:
@@ -71,11 +80,19 @@ def source_file(source: Source) -> Path | None:
             raise InputError(f"{text} is on another machine; copy the file here and give its path.")
         return Path(url2pathname(unquote(parts.path)))
     if scheme is not None and not os.path.exists(text):
-        raise InputError(f"{text} is a URL, and sparsight fetches nothing; download the image and give the file.")
+        raise InputError(
+            f"{text} is a URL, and sparsight fetches nothing; download the image and give the file."
+        )
     try:
-        return Path(text).expanduser() if text.startswith("~") and not os.path.exists(text) else Path(text)
+        return (
+            Path(text).expanduser()
+            if text.startswith("~") and not os.path.exists(text)
+            else Path(text)
+        )
     except RuntimeError:
-        raise InputError(f"{text}: there is no such user here; give the path of the image.") from None
+        raise InputError(
+            f"{text}: there is no such user here; give the path of the image."
+        ) from None
 
 
 def _decoded(text: str, name: str) -> bytes:
@@ -84,8 +101,14 @@ def _decoded(text: str, name: str) -> bytes:
     Raises: InputError: it is no image in base64.
     """
     head = DATA.match(text)
-    if head is None or not head["kind"].lower().startswith("image/") or "base64" not in head["rest"].lower().split(";"):
-        raise InputError(f"{name} holds no image in base64; give data:image/png;base64,... or a file.")
+    if (
+        head is None
+        or not head["kind"].lower().startswith("image/")
+        or "base64" not in head["rest"].lower().split(";")
+    ):
+        raise InputError(
+            f"{name} holds no image in base64; give data:image/png;base64,... or a file."
+        )
     try:
         return base64.b64decode("".join(unquote(text[head.end() :]).split()), validate=True)
     except ValueError as error:
@@ -114,13 +137,16 @@ def _check_opened(image: Image.Image, name: str) -> None:
             f"{name} is too large: {image.width} x {image.height} pixels; {MOST_PIXELS // 10**6} million are allowed."
         )
     if image.format == "EPS":
-        raise InputError(f"{name} is a PostScript program, which would have to be run; convert it to PNG first.")
+        raise InputError(
+            f"{name} is a PostScript program, which would have to be run; convert it to PNG first."
+        )
 
 
 def rgb_images(images: Any) -> list[Image.Image]:
     """Return images as prompts take them.
 
-    Args: images: one or several; each a Pillow image, a NumPy array (`sparsight.pixels.to_rgb`) or a path.
+    Args: images: one or several; each a Pillow image, a NumPy array (`sparsight.pixels.to_rgb`) or
+    a path.
     Raises: InputError: one is none of these or cannot be read.
     """
     return [rgb_image(image, f"image {number}") for number, image in enumerate(listed(images), 1)]

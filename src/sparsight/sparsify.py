@@ -62,7 +62,9 @@ class Run:
     def _finished(self) -> tuple[Stats, Trace]:
         finished = self._engine.finished.get()
         if finished is None:
-            raise AttachError("no prompt with an image has run yet; call generate() or the model first.")
+            raise AttachError(
+                "no prompt with an image has run yet; call generate() or the model first."
+            )
         return finished
 
     def picture(
@@ -76,8 +78,8 @@ class Run:
         """Draw which visual tokens lived through each site of the caller's last prefill with images.
 
         Args:
-            images: of the sample in the order of its prompt: one or several, each what `Chat.ask` takes, and converted
-                in the same way; a clip is the list of its frames.
+            images: of the sample in the order of its prompt: one or several, each what `Chat.ask`
+                takes, and converted in the same way; a clip is the list of its frames.
             question: written above.
             answers: written above, each behind its label.
             processor: of the model; asked what it cuts off an image and how it tiles it.
@@ -87,8 +89,9 @@ class Run:
         Raises:
             AttachError: there was no prefill with images yet.
             UnsupportedError: it is not known where the visual tokens lie, or they lie nowhere.
-            InputError: no such sample; something that is no image, or other images than the sample's; one of which the
-                processor shows next to nothing; words that are no str; or a processor that has no image processor.
+            InputError: no such sample; something that is no image, or other images than the
+                sample's; one of which the processor shows next to nothing; words that are no str;
+                or a processor that has no image processor.
         """
         finished = Finished(name_of(self._engine.model), self.method, *self._finished())
         return picture_of(finished, images, words_of(question, answers), processor, sample)
@@ -110,22 +113,28 @@ class Run:
             PromptError: no (B, L) bool tensor.
         """
         if self._engine.marks.get() is None:
-            raise UnsupportedError("a vision-language model tells its visual tokens itself; it takes no visual_mask.")
+            raise UnsupportedError(
+                "a vision-language model tells its visual tokens itself; it takes no visual_mask."
+            )
         self._engine.marks.set(check_marks(marks))
 
     @contextmanager
     def rating(self, last: int) -> Iterator[None]:
         """Have only the end of each prompt's text rate its images, inside the block.
 
-        For a conversation that is prefilled again: the earlier turns stay in the prompt, and do not ask. It holds for
+        For a conversation that is prefilled again: the earlier turns stay in the prompt, and do not
+            ask. It holds for
         the caller's own prompts, not for those of other threads.
 
         Args:
-            last: tokens at the end of the prompt that may rate, at least 1; those behind the last image at most.
+            last: tokens at the end of the prompt that may rate, at least 1; those behind the last
+                image at most.
         Raises: SettingError: `last` is below 1.
         """
         if isinstance(last, bool) or not isinstance(last, numbers.Integral) or last < 1:
-            raise SettingError(f"rating(last={last!r}) leaves no token that could rate; give a whole number >= 1.")
+            raise SettingError(
+                f"rating(last={last!r}) leaves no token that could rate; give a whole number >= 1."
+            )
         before = self._engine.rating.get()
         self._engine.rating.set(int(last))
         try:
@@ -150,7 +159,9 @@ class Run:
         Raises: AttachError: the run has been detached, or its block has been entered before.
         """
         if not self._engine.attached:
-            raise AttachError("this run has ended, and its model prunes no more; call sparsify() for a new one.")
+            raise AttachError(
+                "this run has ended, and its model prunes no more; call sparsify() for a new one."
+            )
         if self._entered:
             raise AttachError(
                 "the block of this run is entered already, and would end with the inner one; enter it once."
@@ -159,25 +170,35 @@ class Run:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Leave the model as it was, also after an error."""
         self.detach()
 
 
 def sparsify(
-    model: nn.Module, method: Method, *, visual_mask: torch.Tensor | None = None, replace: bool = False
+    model: nn.Module,
+    method: Method,
+    *,
+    visual_mask: torch.Tensor | None = None,
+    replace: bool = False,
 ) -> Run:
     """Have a vision-language model look at fewer visual tokens, reversibly.
 
     Args:
-        model: an unmodified transformers model of a supported family, or PEFT's wrapper of one, in evaluation mode.
+        model: an unmodified transformers model of a supported family, or PEFT's wrapper of one, in
+            evaluation mode.
         method: what to keep; all settings belong to it.
-        visual_mask: (B, L) bool, for a text model that gets its visual tokens in `inputs_embeds`: which of them are
-            visual. Set `run.visual_mask` before a prompt laid out differently. None for vision-language models.
-        replace: whether a run that holds the model already is detached first, as when a notebook's cell runs again. If
-            the new run is refused by what the model or the method is, the old one stays. Within the replaced run's
-            block, the new run outlives it: that block's end detaches nothing, and the model stays sparsified until the
+        visual_mask: (B, L) bool, for a text model that gets its visual tokens in `inputs_embeds`:
+            which of them are visual. Set `run.visual_mask` before a prompt laid out differently.
+            None for vision-language models.
+        replace: whether a run that holds the model already is detached first, as when a notebook's
+            cell runs again. If the new run is refused by what the model or the method is, the old
+            one stays. Within the replaced run's block, the new run outlives it: that block's end
+                detaches nothing, and the model stays sparsified until the
             new run's block ends or its `detach()` is called.
 
     Returns:
@@ -191,12 +212,16 @@ def sparsify(
     """
     warn_untested()
     if not isinstance(method, Method):
-        raise UnsupportedError(f"{method!r} is not a method; give an instance such as SparseVLM(retain=192).")
+        raise UnsupportedError(
+            f"{method!r} is not a method; give an instance such as SparseVLM(retain=192)."
+        )
     Method.__post_init__(method)  # a class that overrides it may have left it out
     model = unwrapped(model)
     family = family_of(model) if visual_mask is None else text_family(model)
     check_pair(family, method)
-    engine = Engine(model, family, method, None if visual_mask is None else check_marks(visual_mask))
+    engine = Engine(
+        model, family, method, None if visual_mask is None else check_marks(visual_mask)
+    )
     _check_model(engine)
     with _LOCK:
         _make_room(engine, replace=replace)
@@ -212,7 +237,9 @@ def _check_model(engine: Engine) -> None:
     if not marked:
         engine.family.check_placeholders(vars(engine.base)["config"])
     check_cache_classes()
-    check_signatures(engine.base, engine.decoder, engine.layers, () if marked else engine.family.features)
+    check_signatures(
+        engine.base, engine.decoder, engine.layers, () if marked else engine.family.features
+    )
     check_host(engine.model, engine.decoder, engine.method.positions)
     check_distances(engine.family, engine.method, engine.beside.frequencies())
 
@@ -267,7 +294,9 @@ def run_of(model: nn.Module) -> Run | None:
 
     Returns: None if the model is not sparsified.
     """
-    run: Run | None = next((vars(part)[MARK] for part in model.modules() if MARK in vars(part)), None)
+    run: Run | None = next(
+        (vars(part)[MARK] for part in model.modules() if MARK in vars(part)), None
+    )
     return run
 
 
@@ -284,7 +313,11 @@ def check_pair(family: Family, method: Method) -> None:
     """
     name = type(method).__name__
     if method.scales_images and family.encoder is None:
-        raise UnsupportedError(f"{name} cannot scale the images of {family.name}; use Pool or Uniform instead.")
+        raise UnsupportedError(
+            f"{name} cannot scale the images of {family.name}; use Pool or Uniform instead."
+        )
     if method.positions not in family.positions:
         allowed = " or ".join(f"{name}(positions={policy!r})" for policy in family.positions)
-        raise UnsupportedError(f"positions={method.positions!r} is not defined for {family.name}; give {allowed}.")
+        raise UnsupportedError(
+            f"positions={method.positions!r} is not defined for {family.name}; give {allowed}."
+        )

@@ -35,7 +35,19 @@ def built(prefill):
 
 def test_runs_and_writes_what_it_prints(prefill, tmp_path, capsys):
     out = tmp_path / "new" / "result.json"
-    words = ["--shape", "tiny", "--retain", "12", "20", "--runs", "2", "--warm-up", "0", "--decode", "1"]
+    words = [
+        "--shape",
+        "tiny",
+        "--retain",
+        "12",
+        "20",
+        "--runs",
+        "2",
+        "--warm-up",
+        "0",
+        "--decode",
+        "1",
+    ]
     result = prefill.main([*words, "--text", "8", "--batch", "2", "--out", str(out)])
     last = capsys.readouterr().out.splitlines()[-1]
     assert json.loads(last) == json.loads(out.read_text()) == json.loads(json.dumps(result))
@@ -43,7 +55,11 @@ def test_runs_and_writes_what_it_prints(prefill, tmp_path, capsys):
     for budget in result["budgets"]:
         for way in ("dense", "sparse", "oracle"):
             assert len(budget[way]["prefill_ms"]["runs"]) == 2
-        assert budget["oracle"]["prefill_flops"] < budget["sparse"]["prefill_flops"] < budget["dense"]["prefill_flops"]
+        assert (
+            budget["oracle"]["prefill_flops"]
+            < budget["sparse"]["prefill_flops"]
+            < budget["dense"]["prefill_flops"]
+        )
         assert budget["oracle"]["kv_cache_bytes"] == budget["sparse"]["kv_cache_bytes"]
         assert sum(budget["visual_tokens_per_layer"]) / 8 <= budget["retain"]
         assert all(ratio > 0 for ratio in budget["ratios"].values())
@@ -90,8 +106,13 @@ def test_ratios_come_from_medians(prefill, built):
     model, inputs = built
     stats = prefill.dry_run(model, inputs, SparseVLM(retain=12))
     times = {"dense": 9.0, "sparse 12": 4.0, "oracle 12": 3.0}
-    timings = {name: {"prefill": Timing((ms, 0.0, 99.0)), "decode": Timing((1.0,))} for name, ms in times.items()}
+    timings = {
+        name: {"prefill": Timing((ms, 0.0, 99.0)), "decode": Timing((1.0,))}
+        for name, ms in times.items()
+    }
     found = prefill.summary(12, SparseVLM(retain=12), stats, timings)["ratios"]
     assert found["prefill_dense_over_sparse"] == pytest.approx(9 / 4)
     assert found["prefill_sparse_over_oracle"] == pytest.approx(4 / 3)
-    assert found["flops_dense_over_sparse"] == pytest.approx(stats.dense_prefill_flops / stats.prefill_flops)
+    assert found["flops_dense_over_sparse"] == pytest.approx(
+        stats.dense_prefill_flops / stats.prefill_flops
+    )

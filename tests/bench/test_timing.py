@@ -27,7 +27,9 @@ def test_interleaves_and_leaves_the_warm_up_out():
 
         return go
 
-    found = interleave({"a": task("a"), "b": task("b")}, runs=2, warm_up=1, report=lambda *at: seen.append(at))
+    found = interleave(
+        {"a": task("a"), "b": task("b")}, runs=2, warm_up=1, report=lambda *at: seen.append(at)
+    )
     assert order == ["a", "b", "b", "a", "a", "b"]
     assert found == {"a": {"ms": Timing((4.0, 5.0))}, "b": {"ms": Timing((3.0, 6.0))}}
     assert seen == [(i, 6) for i in range(6)]
@@ -80,5 +82,7 @@ def test_names_no_commit_of_somebody_elses_repository(tmp_path):
 
 
 def test_module_runs_as_a_command():
-    done = subprocess.run([sys.executable, "-m", "sparsight", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "sparsight", "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("sparsight ")

@@ -96,7 +96,9 @@ def test_refuses_a_broken_image(tmp_path, end):
     refused(run("ask", path, QUESTION), "cannot be read as an image")
 
 
-@pytest.mark.parametrize("side", [8_000, 10_000, 20_000])  # below, above and far above Pillow's own limit
+@pytest.mark.parametrize(
+    "side", [8_000, 10_000, 20_000]
+)  # below, above and far above Pillow's own limit
 def test_refuses_a_huge_image(tmp_path, side):
     path = tmp_path / "huge.png"
     Image.new("1", (side, side)).save(path)
@@ -113,7 +115,9 @@ def test_refuses_a_file_for_a_question(photo):
     refused(run("ask", photo, photo), "is a file")
 
 
-@pytest.mark.parametrize(("retain", "part"), [("0", "retain=0"), ("1.5", "retain=1.5"), ("many", "is no number")])
+@pytest.mark.parametrize(
+    ("retain", "part"), [("0", "retain=0"), ("1.5", "retain=1.5"), ("many", "is no number")]
+)
 def test_refuses_a_budget_that_says_nothing(photo, retain, part):
     refused(run("ask", photo, QUESTION, "--retain", retain), part)
 
@@ -134,8 +138,14 @@ def test_refuses_an_unknown_method(photo):
 
 
 def test_refuses_an_unsupported_model(photo, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
-    refused(run("ask", photo, QUESTION, "--model", tmp_path), "BertModel is not supported", "LlavaForCondition")
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "bert", "architectures": ["BertModel"]})
+    )
+    refused(
+        run("ask", photo, QUESTION, "--model", tmp_path),
+        "BertModel is not supported",
+        "LlavaForCondition",
+    )
 
 
 def test_refuses_a_folder_without_a_model(photo, tmp_path):
@@ -150,7 +160,9 @@ def test_refuses_weights_that_are_not_safetensors(photo, folder, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(folder, copy)
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    refused(run("ask", photo, QUESTION, "--model", copy), "cannot be loaded as a model", "safetensors")
+    refused(
+        run("ask", photo, QUESTION, "--model", copy), "cannot be loaded as a model", "safetensors"
+    )
 
 
 def test_refuses_damaged_weights(photo, folder, tmp_path):
@@ -173,7 +185,9 @@ def test_refuses_an_unprepared_model(photo, tmp_path, monkeypatch):
 
 def test_refuses_a_damaged_adapter(photo, monkeypatch):
     def load():
-        raise EmbeddedModelError("adapter_model.safetensors is damaged:\nSHA-256 differs; reinstall sparsight.")
+        raise EmbeddedModelError(
+            "adapter_model.safetensors is damaged:\nSHA-256 differs; reinstall sparsight."
+        )
 
     monkeypatch.setattr(embedded, "load", load)
     refused(run("ask", photo, QUESTION), "is damaged")
@@ -189,12 +203,16 @@ def test_refuses_the_image_placeholder_in_a_question(photo, folder):
     refused(run("ask", photo, "what is <image> ?", "--model", folder), "'<image>'")
 
 
-@pytest.mark.parametrize(("name", "part"), [("out.jpg", "must end in .png"), ("no/such/out.png", "folder")])
+@pytest.mark.parametrize(
+    ("name", "part"), [("out.jpg", "must end in .png"), ("no/such/out.png", "folder")]
+)
 def test_refuses_a_picture_that_cannot_be_written(photo, folder, tmp_path, name, part):
     refused(run("ask", photo, QUESTION, "--model", folder, "--picture", tmp_path / name), part)
 
 
-@pytest.mark.parametrize("words", [["ask", "--bogus"], ["nothing"], ["ask", "a.png", "q", "--runs", "0"]])
+@pytest.mark.parametrize(
+    "words", [["ask", "--bogus"], ["nothing"], ["ask", "a.png", "q", "--runs", "0"]]
+)
 def test_usage_errors_exit_with_2(words):
     result = run(*words)
     assert result.exit_code == 2
@@ -203,7 +221,17 @@ def test_usage_errors_exit_with_2(words):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_answers_in_one_json_document(photo, folder, count):
-    words = ["ask", *[photo] * count, QUESTION, "--model", folder, "--retain", "12", "--json", *QUICK]
+    words = [
+        "ask",
+        *[photo] * count,
+        QUESTION,
+        "--model",
+        folder,
+        "--retain",
+        "12",
+        "--json",
+        *QUICK,
+    ]
     result = run(*words)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -225,17 +253,39 @@ def test_answers_in_one_json_document(photo, folder, count):
 
 
 def test_full_retention_gives_the_same_answer(photo, folder):
-    result = run("ask", photo, QUESTION, "--model", folder, "--retain", "1.0", "--json", "--runs", "1")
+    result = run(
+        "ask", photo, QUESTION, "--model", folder, "--retain", "1.0", "--json", "--runs", "1"
+    )
     assert json.loads(result.stdout)["answers"]["same"] is True
 
 
 def test_reports_to_people_and_draws(photo, folder, tmp_path):
     target = tmp_path / "kept.png"
-    words = ["ask", photo, photo, QUESTION, "--model", folder, "--retain", "0.4", "--picture", target, *QUICK]
+    words = [
+        "ask",
+        photo,
+        photo,
+        QUESTION,
+        "--model",
+        folder,
+        "--retain",
+        "0.4",
+        "--picture",
+        target,
+        *QUICK,
+    ]
     result = run(*words)
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
-    for part in (QUESTION, "dense", "sparse", "prefill, GFLOPs", "decode, ms per token", "0: 72", "interleaved runs"):
+    for part in (
+        QUESTION,
+        "dense",
+        "sparse",
+        "prefill, GFLOPs",
+        "decode, ms per token",
+        "0: 72",
+        "interleaved runs",
+    ):
         assert part in result.stdout
     with Image.open(target) as image:
         image.load()
@@ -258,7 +308,9 @@ def test_settings_follow_a_method():
         retain=64, sites=(3, 7, 15), recycle=False
     )
     assert read_method("random:seed=4", "0.5", paper=False) == Random(retain=0.5, seed=4)
-    assert read_method("sparsevlm:level=rank:tau=0.5", "64", paper=False) == SparseVLM(retain=64, level="rank", tau=0.5)
+    assert read_method("sparsevlm:level=rank:tau=0.5", "64", paper=False) == SparseVLM(
+        retain=64, level="rank", tau=0.5
+    )
 
 
 @pytest.mark.parametrize(

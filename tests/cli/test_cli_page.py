@@ -13,7 +13,11 @@ from tests.cli.test_cli import QUESTION, QUICK, run
 from tests.support import tiny_processor
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
-NAMED = {"families": "<family>", "splits": "<split>", "refused": "<family>"}  # dicts whose keys are data
+NAMED = {
+    "families": "<family>",
+    "splits": "<split>",
+    "refused": "<family>",
+}  # dicts whose keys are data
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +29,21 @@ def documented(title):
     """The fields in the table below a title; `a.{b,c}` stands for two."""
     section = PAGE.split(f"## The document of `{title}`")[1].split("\n## ")[0]
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
-    found = [expanded for cell in cells for field in re.findall(r"`([^`]+)`", cell) for expanded in expand(field)]
+    found = [
+        expanded
+        for cell in cells
+        for field in re.findall(r"`([^`]+)`", cell)
+        for expanded in expand(field)
+    ]
     assert len(found) == len(set(found))
     return set(found)
 
 
 def expand(field):
-    parts = [part[1:-1].split(",") if part.startswith("{") else [part] for part in re.split(r"(\{[^}]*\})", field)]
+    parts = [
+        part[1:-1].split(",") if part.startswith("{") else [part]
+        for part in re.split(r"(\{[^}]*\})", field)
+    ]
     return ["".join(choice) for choice in itertools.product(*parts)]
 
 
@@ -50,7 +62,11 @@ def leaves(value, name=""):
 def fields(document):
     """Names of all values in a document; what is empty or null in one place and holds more in another is no value."""
     found = set(leaves(document))
-    return {name for name in found if not any(other.startswith((f"{name}.", f"{name}[]")) for other in found)}
+    return {
+        name
+        for name in found
+        if not any(other.startswith((f"{name}.", f"{name}[]")) for other in found)
+    }
 
 
 def test_fields_of_ask(folder, tmp_path):
@@ -61,7 +77,16 @@ def test_fields_of_ask(folder, tmp_path):
 
 
 def test_fields_of_eval(folder, tmp_path):
-    words = ["--methods", "dense,sparsevlm", "--retain", "32,2", "--limit", "2", "--out", tmp_path / "out"]
+    words = [
+        "--methods",
+        "dense,sparsevlm",
+        "--retain",
+        "32,2",
+        "--limit",
+        "2",
+        "--out",
+        tmp_path / "out",
+    ]
     result = run("eval", "--model", folder, *words, "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
@@ -71,13 +96,21 @@ def test_fields_of_eval(folder, tmp_path):
 
 def test_exit_codes():
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE)}
-    assert codes == {0, streams.UNEXPECTED, streams.REFUSED, streams.INTERRUPTED, streams.READER_GONE}
+    assert codes == {
+        0,
+        streams.UNEXPECTED,
+        streams.REFUSED,
+        streams.INTERRUPTED,
+        streams.READER_GONE,
+    }
 
 
 def test_commands():
     shown = re.sub(r"\x1b\[[0-9;]*m", "", run("--help").stdout)
     listed = {
-        name for cell in re.findall(r"^\| (`.*?`) \|", PAGE, re.MULTILINE) for name in re.findall(r"`(\w+)", cell)
+        name
+        for cell in re.findall(r"^\| (`.*?`) \|", PAGE, re.MULTILINE)
+        for name in re.findall(r"`(\w+)", cell)
     }
     commands = {"ask", "eval", "prepare", "methods", "models", "modes"}
     assert commands <= listed

@@ -46,7 +46,9 @@ def place(tmp_path_factory):
     (folder / "again.png").symlink_to(HERE)
     (folder / "folder.png").mkdir()
     (folder / "odd").mkdir()
-    (folder / "odd" / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
+    (folder / "odd" / "config.json").write_text(
+        json.dumps({"model_type": "bert", "architectures": ["BertModel"]})
+    )
     (folder / "broken").mkdir()
     (folder / "broken" / "config.json").write_text("{")
     return folder
@@ -114,7 +116,10 @@ WRONG = [
     ([HERE, QUESTION, "--picture", "no/out.png"], "its folder does not exist"),
     ([HERE, QUESTION, "--picture", "/proc/out.png"], "--picture /proc/out.png cannot be written"),
     ([HERE, QUESTION, "--picture", "x" * 300 + ".png"], "cannot be written: File name too long"),
-    ([HERE, QUESTION, "--picture", "x" * 300 + "/out.png"], "cannot be written: File name too long"),
+    (
+        [HERE, QUESTION, "--picture", "x" * 300 + "/out.png"],
+        "cannot be written: File name too long",
+    ),
     ([HERE, QUESTION, "--picture", "loop.png"], "cannot be written"),
     ([HERE, QUESTION, "--picture", "folder.png"], "is there and no regular file"),
     ([HERE, QUESTION, "--picture", HERE], "is one of the images, and would overwrite it"),
@@ -124,7 +129,10 @@ WRONG = [
         [HERE, QUESTION, "--method", "sparsevlm:sites=3/7:sites=2/5"],
         "setting 'sites' is given twice in sites=3/7:sites",
     ),
-    ([HERE, QUESTION, "--method", "random:seed=1:positions=keep: seed =1"], "setting 'seed' is given twice"),
+    (
+        [HERE, QUESTION, "--method", "random:seed=1:positions=keep: seed =1"],
+        "setting 'seed' is given twice",
+    ),
     ([HERE, QUESTION, "--runs", "0"], "'--runs'"),
     ([HERE, QUESTION, "--runs", "few"], "'--runs'"),
     ([HERE, QUESTION, "--max-new-tokens", "0"], "'--max-new-tokens'"),
@@ -171,7 +179,10 @@ LATER = [
     ([HERE, QUESTION, "--model", "blind"], "image"),
     ([HERE, "what is <image> ?", "--model", "model"], "'<image>'"),
     ([HERE, QUESTION, "--model", "model", "--retain", "1"], "a layer mean of 1"),
-    ([HERE, QUESTION, "--model", "model", "--method", "sparsevlm:sites=99", "--retain", "9"], "sites"),
+    (
+        [HERE, QUESTION, "--model", "model", "--method", "sparsevlm:sites=99", "--retain", "9"],
+        "sites",
+    ),
 ]
 
 
@@ -183,7 +194,9 @@ def test_before_anything_is_answered(place, monkeypatch, words, part):
 
 def test_a_long_question_with_a_full_stop_is_no_file(place, monkeypatch):
     monkeypatch.chdir(place)
-    refused(run("ask", "nowhere.png", "what is this. " + "please " * 60), "nowhere.png: no such file")
+    refused(
+        run("ask", "nowhere.png", "what is this. " + "please " * 60), "nowhere.png: no such file"
+    )
 
 
 def test_eval_refuses_devices_and_formats_before_the_model_is_loaded(tmp_path):
@@ -198,6 +211,9 @@ def test_devices():
 
 
 def test_questions_in_bytes_that_the_locale_does_not_know():
-    assert as_text("quelle est la forme é ?".encode().decode("ascii", "surrogateescape")) == "quelle est la forme é ?"
+    assert (
+        as_text("quelle est la forme é ?".encode().decode("ascii", "surrogateescape"))
+        == "quelle est la forme é ?"
+    )
     with pytest.raises(InputError, match="no text in UTF-8"):
         as_text(b"\xe9".decode("utf-8", "surrogateescape"))

@@ -23,7 +23,14 @@ from tests.support import tiny_processor
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "quelle est la couleur à côté \N{CJK UNIFIED IDEOGRAPH-4E2D} ?"
-PRINTING = [["methods"], ["models"], ["models", "--markdown"], ["modes"], ["modes", "--markdown"], ["--help"]]
+PRINTING = [
+    ["methods"],
+    ["models"],
+    ["models", "--markdown"],
+    ["modes"],
+    ["modes", "--markdown"],
+    ["--help"],
+]
 NAMES = [" ".join(words) for words in PRINTING]
 
 
@@ -33,7 +40,16 @@ def words(tmp_path_factory):
     folder = tmp_path_factory.mktemp("é")
     Image.linear_gradient("L").convert("RGB").resize((60, 40)).save(folder / "phöto.png")
     model = tiny_processor.save(folder / "model")
-    return ["ask", str(folder / "phöto.png"), QUESTION, "--model", str(model), "--retain", "12", *QUICK]
+    return [
+        "ask",
+        str(folder / "phöto.png"),
+        QUESTION,
+        "--model",
+        str(model),
+        "--retain",
+        "12",
+        *QUICK,
+    ]
 
 
 def run_in(charset, words):
@@ -47,7 +63,9 @@ def test_json_in_any_encoding(words, charset):
     result = run_in(charset, [*words, "--json"])
     assert json.loads(result.stdout)["question"] == QUESTION
     assert result.stdout.count("\n") == 1
-    assert ("\\u00e9" in result.stdout or "\\u00e0" in result.stdout) == (charset in ("ascii", "latin-1"))
+    assert ("\\u00e9" in result.stdout or "\\u00e0" in result.stdout) == (
+        charset in ("ascii", "latin-1")
+    )
     assert result.stderr == ""
 
 
@@ -104,16 +122,24 @@ def test_a_process_ends_as_documented():
     """The rest of the way, through the end of Python: nothing is said behind the last line."""
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT / "src")}
     shell = f"{sys.executable} -m sparsight modes | head -1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        ["bash", "-c", shell], capture_output=True, text=True, env=environment, check=False
+    )
     assert done.stdout.splitlines()[0].startswith("mode")
-    assert (done.stdout.splitlines()[1], done.stderr) in (("141", ""), ("0", ""))  # 0: all fitted into the pipe
+    assert (done.stdout.splitlines()[1], done.stderr) in (
+        ("141", ""),
+        ("0", ""),
+    )  # 0: all fitted into the pipe
     shell = f"{sys.executable} -m sparsight methods > /dev/full; echo $?"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        ["bash", "-c", shell], capture_output=True, text=True, env=environment, check=False
+    )
     assert (done.stdout, done.stderr.count("\n")) == ("1\n", 1)
 
 
 @pytest.mark.parametrize(
-    "command", ["methods", "--help", "--version", "ask nowhere.png what", "eval --suite nowhere", "prepare"]
+    "command",
+    ["methods", "--help", "--version", "ask nowhere.png what", "eval --suite nowhere", "prepare"],
 )
 def test_a_closed_output_is_named_before_any_work(command, monkeypatch):
     said = io.StringIO()
@@ -123,7 +149,9 @@ def test_a_closed_output_is_named_before_any_work(command, monkeypatch):
         app(command.split())
     monkeypatch.undo()
     assert ended.value.code == 1
-    assert said.getvalue().startswith("error: the output cannot be written: standard output is closed")
+    assert said.getvalue().startswith(
+        "error: the output cannot be written: standard output is closed"
+    )
     assert said.getvalue().count("\n") == 1
 
 
@@ -131,7 +159,9 @@ def test_a_closed_output_is_named_before_any_work(command, monkeypatch):
 def test_a_process_without_an_output_ends_with_1(closing):
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     shell = f"{sys.executable} -m sparsight methods {closing}"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        ["bash", "-c", shell], capture_output=True, text=True, env=environment, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith("error: the output cannot be written: ")
 
@@ -142,7 +172,11 @@ def fail(*_):
 
 
 def test_unexpected_errors_are_one_line_and_a_hint(words, monkeypatch):
-    monkeypatch.setattr(cli, "load_model", lambda *_: warnings.warn(InputWarning("one frame"), stacklevel=1) or fail())
+    monkeypatch.setattr(
+        cli,
+        "load_model",
+        lambda *_: warnings.warn(InputWarning("one frame"), stacklevel=1) or fail(),
+    )
     result = run(*words)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines() == [

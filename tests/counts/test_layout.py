@@ -5,8 +5,12 @@ import functools
 import pytest
 import torch
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
-from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
-from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+    LlavaOnevisionImageProcessorPil,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from sparsight import sparsify
@@ -20,7 +24,11 @@ from tests.support.tiny_families import family_batch, tiny_family
 from tests.support.tiny_kinds import KINDS, PINPOINTS, SMALL
 
 QUERIES = ("aria", "idefics2")
-PROCESSED = ("llava-next", "llava-next-video", "llava-onevision")  # their images come from a processor
+PROCESSED = (
+    "llava-next",
+    "llava-next-video",
+    "llava-onevision",
+)  # their images come from a processor
 UNKNOWN = ("video-llama3",)
 PLAIN = [name for name in KINDS if name not in (*QUERIES, *PROCESSED, *UNKNOWN)]
 VIDEOS = [name for name, kind in KINDS.items() if kind.video]
@@ -39,9 +47,16 @@ def lit(given, index, size, cell, key="pixel_values"):
     """The same pixels with one cell of one image lit; `size` are the rows and columns that its pixels are cut into."""
     pixels = given[key].clone()
     flat = pixels.view(-1, *pixels.shape[-3:])
-    height, width = (int(n) for n in given["image_sizes"][index]) if "image_sizes" in given else flat.shape[-2:]
+    height, width = (
+        (int(n) for n in given["image_sizes"][index]) if "image_sizes" in given else flat.shape[-2:]
+    )
     left, top, right, bottom = cell_of(size, *cell)
-    flat[index, :, round(top * height) : round(bottom * height), round(left * width) : round(right * width)] += 40
+    flat[
+        index,
+        :,
+        round(top * height) : round(bottom * height),
+        round(left * width) : round(right * width),
+    ] += 40
     return {**given, key: pixels}
 
 
@@ -58,7 +73,9 @@ def test_tokens_of_images_that_are_given_as_pixels(name):
     if name in ROTARY:
         given = {"pixel_values": torch.randn(1, 3, ROTARY[name], ROTARY[name], generator=random)}
     else:
-        made = [KINDS[name].image(random, number) for number in range(1 if KINDS[name].nested else 2)]
+        made = [
+            KINDS[name].image(random, number) for number in range(1 if KINDS[name].nested else 2)
+        ]
         given = {key: torch.cat([own[key] for own in made]) for key in made[0]}
     layout = bright.layout_of(model, given, len(encode(model, given)))
     pixels = next(key for key in given if key.startswith("pixel_values"))
@@ -79,7 +96,9 @@ def test_tokens_of_videos(name):
     each = [len(encode(model, own)) for own in made]
     layout = bright.layout_of(model, given, sum(each), video=True)
     frames = given[key].shape[1]
-    assert [(grid.image, grid.frame) for grid in layout.grids] == [(i, f) for i in (0, 1) for f in range(frames)]
+    assert [(grid.image, grid.frame) for grid in layout.grids] == [
+        (i, f) for i in (0, 1) for f in range(frames)
+    ]
     for index in (0, frames - 1):
         for cell in targets(layout.grids[index].size):
             light = lit(given, index, layout.grids[index].size, cell, key)
@@ -92,13 +111,24 @@ def test_tokens_of_videos(name):
 def inner(place):
     """The middle of a place: padding that is not a whole number of patches shifts rows and columns by less than one."""
     left, top, right, bottom = place
-    return (3 * left + right) / 4, (3 * top + bottom) / 4, (left + 3 * right) / 4, (top + 3 * bottom) / 4
+    return (
+        (3 * left + right) / 4,
+        (3 * top + bottom) / 4,
+        (left + 3 * right) / 4,
+        (top + 3 * bottom) / 4,
+    )
 
 
 def next_processor(name):
-    kind = LlavaOnevisionImageProcessorPil if name == "llava-onevision" else LlavaNextImageProcessorPil
+    kind = (
+        LlavaOnevisionImageProcessorPil if name == "llava-onevision" else LlavaNextImageProcessorPil
+    )
     size = {"height": SMALL, "width": SMALL}
-    side = {"size": size} if name == "llava-onevision" else {"size": {"shortest_edge": SMALL}, "crop_size": size}
+    side = (
+        {"size": size}
+        if name == "llava-onevision"
+        else {"size": {"shortest_edge": SMALL}, "crop_size": size}
+    )
     return kind(image_grid_pinpoints=PINPOINTS, **side)
 
 
@@ -106,7 +136,10 @@ def next_processor(name):
 @pytest.mark.parametrize("name", PROCESSED)
 def test_tokens_of_an_overview_and_tiles(name, size):
     model, process = quiet(name), next_processor(name)
-    given = {key: torch.as_tensor(value) for key, value in process(painted(size, None), return_tensors="pt").items()}
+    given = {
+        key: torch.as_tensor(value)
+        for key, value in process(painted(size, None), return_tensors="pt").items()
+    }
     given = {key: given[key] for key in ("pixel_values", "image_sizes")}
     layout = bright.layout_of(model, given, len(encode(model, given)))
     assert [(grid.image, grid.part) for grid in layout.grids] == [(0, 0), (0, 1)]
@@ -114,7 +147,9 @@ def test_tokens_of_an_overview_and_tiles(name, size):
     assert len(layout.others) == fine.size[0], "a row end for each row"
     for grid in (overview, fine):
         for cell in targets(grid.size):
-            spot = process(painted(size, inner(cell_of(grid.size, *cell))), return_tensors="pt")["pixel_values"]
+            spot = process(painted(size, inner(cell_of(grid.size, *cell))), return_tensors="pt")[
+                "pixel_values"
+            ]
             seen = noticing(model, given, {**given, "pixel_values": spot})
             check(layout, grid, cell, seen)
 
@@ -134,7 +169,10 @@ def test_a_fine_grid_that_is_too_large_is_scaled_down():
 
 def test_several_images_of_a_onevision_prompt_are_not_tiled():
     model = quiet("llava-onevision")
-    given = {"pixel_values": torch.randn(2, 1, 3, SMALL, SMALL), "image_sizes": torch.tensor([[16, 32], [24, 16]])}
+    given = {
+        "pixel_values": torch.randn(2, 1, 3, SMALL, SMALL),
+        "image_sizes": torch.tensor([[16, 32], [24, 16]]),
+    }
     given["batch_num_images"] = torch.tensor([2])
     layout = bright.layout_of(model, given, len(encode(model, given)))
     assert layout.sizes == ((4, 4), (4, 4))
@@ -144,8 +182,14 @@ def test_several_images_of_a_onevision_prompt_are_not_tiled():
 @pytest.mark.parametrize("name", tiny_rotary.QWEN)
 def test_tokens_of_images_of_any_size(name):
     model, size = quiet(name), (40, 24)
-    temporal = {"patch_size": tiny_rotary.PATCH, "merge_size": tiny_rotary.MERGE, "temporal_patch_size": 2}
-    process = Qwen2VLImageProcessorPil(**temporal, size={"shortest_edge": 64, "longest_edge": 10**6})
+    temporal = {
+        "patch_size": tiny_rotary.PATCH,
+        "merge_size": tiny_rotary.MERGE,
+        "temporal_patch_size": 2,
+    }
+    process = Qwen2VLImageProcessorPil(
+        **temporal, size={"shortest_edge": 64, "longest_edge": 10**6}
+    )
     given = dict(process([painted(size, None), painted((24, 32), None)], return_tensors="pt"))
     features = functools.partial(encode, model)
     layout = bright.layout_of(model, given, len(features(given)))
@@ -167,12 +211,16 @@ def test_tokens_of_frames_of_any_size(name):
 
     def clip(frame, cell):
         spots = [cell_of((2, 4), *cell) if f == frame else None for f in range(3)]
-        patches = process([painted((32, 16), spot) for spot in spots], return_tensors="pt")["pixel_values"]
+        patches = process([painted((32, 16), spot) for spot in spots], return_tensors="pt")[
+            "pixel_values"
+        ]
         return {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([[3, 4, 8]])}
 
     dark = clip(None, (0, 0))
     layout = bright.layout_of(model, dark, len(encode(model, dark)), video=True)
-    assert [(grid.image, grid.frame, grid.size) for grid in layout.grids] == [(0, f, (2, 4)) for f in range(3)]
+    assert [(grid.image, grid.frame, grid.size) for grid in layout.grids] == [
+        (0, f, (2, 4)) for f in range(3)
+    ]
     for frame in range(3):
         for cell in targets((2, 4)):
             seen = noticing(model, dark, clip(frame, cell))
@@ -183,8 +231,13 @@ def test_tokens_of_frames_of_any_size(name):
 def test_tiles_are_images_in_the_order_of_the_processor():
     """Each tile shows its part of the image; the last one shows the whole."""
     model = quiet("internvl")
-    process = GotOcr2ImageProcessorPil(crop_to_patches=True, max_patches=2, size={"height": 32, "width": 32})
-    dark, light = (process(painted((64, 32), spot), return_tensors="pt") for spot in (None, cell_of((4, 8), 1, 6)))
+    process = GotOcr2ImageProcessorPil(
+        crop_to_patches=True, max_patches=2, size={"height": 32, "width": 32}
+    )
+    dark, light = (
+        process(painted((64, 32), spot), return_tensors="pt")
+        for spot in (None, cell_of((4, 8), 1, 6))
+    )
     dark, light = ({"pixel_values": torch.as_tensor(own["pixel_values"])} for own in (dark, light))
     layout = bright.layout_of(model, dark, len(encode(model, dark)))
     assert layout.sizes == ((4, 4),) * 3
@@ -204,7 +257,8 @@ def test_learned_queries_lie_nowhere(name):
     assert layout.row.unique().tolist() == layout.column.unique().tolist() == [-1]
 
 
-# ---- in a run -----------------------------------------------------------------------------------------------------
+# ---- in a run
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_every_family_is_read():
@@ -218,7 +272,10 @@ def test_a_trace_tells_the_layout_of_each_sample(name, beams):
         pytest.skip("transformers before 5.18 mix up the images of copied rows")
     model = tiny_family(name)
     batch = family_batch(model, name, [["image", 5], [2, "image", 2, "image", 6], [9]])
-    alone = [family_of(model).layouts(model.model.config, own["input_ids"], own)[0] for own in batch.alone]
+    alone = [
+        family_of(model).layouts(model.model.config, own["input_ids"], own)[0]
+        for own in batch.alone
+    ]
     with sparsify(model, Random(retain=0.5)) as run:
         model.generate(**batch.inputs, max_new_tokens=2, num_beams=beams)
     assert run.trace.layouts == tuple(layout for layout in alone for _ in range(beams))
@@ -235,11 +292,14 @@ def test_a_prompt_with_other_images_than_it_says_has_no_layout():
     assert second is None
 
 
-# ---- the type -----------------------------------------------------------------------------------------------------
+# ---- the type
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_blocks_are_laid_out_in_order():
-    layout = layout_of((Block(1, 2, before=1), Block(2, 2, row_end=1, after=1, image=1, part=1, frame=2)))
+    layout = layout_of(
+        (Block(1, 2, before=1), Block(2, 2, row_end=1, after=1, image=1, part=1, frame=2))
+    )
     assert layout.row.tolist() == [-1, 0, 0, 0, 0, -1, 1, 1, -1, -1]
     assert layout.column.tolist() == [-1, 0, 1, 0, 1, -1, 0, 1, -1, -1]
     assert layout.image.tolist() == layout.part.tolist() == [0] * 3 + [1] * 7

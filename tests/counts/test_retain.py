@@ -33,14 +33,18 @@ def test_a_sample_with_no_more_than_the_count_keeps_all(method):
     assert not method.prunes(plan)
 
 
-@pytest.mark.parametrize("number", [np.int64(12), np.int32(12), np.uint8(12), np.int64(576), np.int64(1)], ids=repr)
+@pytest.mark.parametrize(
+    "number", [np.int64(12), np.int32(12), np.uint8(12), np.int64(576), np.int64(1)], ids=repr
+)
 def test_counts_of_any_integer_type(number):
     method = SparseVLM(retain=number)
     assert method == SparseVLM(retain=int(number))
     assert type(method.retain) is int
 
 
-@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.float16(0.5), Fraction(1, 2)], ids=repr)
+@pytest.mark.parametrize(
+    "number", [np.float32(0.5), np.float64(0.5), np.float16(0.5), Fraction(1, 2)], ids=repr
+)
 def test_fractions_of_any_real_type(number):
     method = SparseVLM(retain=number)
     assert method == SparseVLM(retain=0.5)
@@ -50,7 +54,10 @@ def test_fractions_of_any_real_type(number):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (12.0, "retain=12.0 is a float, and floats are fractions in (0, 1]; give the int 12 for a count"),
+        (
+            12.0,
+            "retain=12.0 is a float, and floats are fractions in (0, 1]; give the int 12 for a count",
+        ),
         (np.float64(192), "give the int 192 for a count"),
         (1.5, "retain=1.5 keeps nothing meaningful; give a count >= 1 or a fraction in (0, 1]"),
         (0, "retain=0 keeps nothing meaningful"),
@@ -79,7 +86,9 @@ def test_counts_that_rise_are_refused(kept):
 
 
 def test_counts_for_more_tokens_than_there_are_are_refused():
-    with pytest.raises(BudgetError, match=re.escape("kept=(300, 200, 110) is made for more than the sample's 250")):
+    with pytest.raises(
+        BudgetError, match=re.escape("kept=(300, 200, 110) is made for more than the sample's 250")
+    ):
         SparseVLM.paper(192).schedule(250, 32)
 
 

@@ -30,7 +30,12 @@ PAPER = {  # budget: counts that leave the sites, authors' mean, entering mean
     96: ((249, 55, 27), 96.9375, 114.09375),
     64: ((82, 32, 18), 64.8125, 82.25),
 }
-PLUS = {192: (192.4375, 206.75), 128: (128.0, 144.125), 96: (96.8125, 113.9375), 64: (64.4375, 81.8125)}
+PLUS = {
+    192: (192.4375, 206.75),
+    128: (128.0, 144.125),
+    96: (96.8125, 113.9375),
+    64: (64.4375, 81.8125),
+}
 MACS = {576: 4.62, 192: 2.13, 128: 1.73, 64: 1.31}  # 1e12, with 118 text tokens
 
 
@@ -52,7 +57,15 @@ def test_published_counts_of_plus(retain):
 
 
 def test_published_recycling_in_detail():
-    steps = [(276, 83, 9), (109, 33, 4), (94, 29, 3), (273, 82, 9), (202, 61, 7), (81, 25, 3), (338, 102, 11)]
+    steps = [
+        (276, 83, 9),
+        (109, 33, 4),
+        (94, 29, 3),
+        (273, 82, 9),
+        (202, 61, 7),
+        (81, 25, 3),
+        (338, 102, 11),
+    ]
     steps += [(201, 61, 7), (29, 9, 1), (510, 154, 16), (52, 16, 2), (15, 5, 1)]
     for dropped, pool, clusters in steps:
         assert recycled_count(dropped, 0.3, 0.1) == (pool, clusters)
@@ -81,12 +94,14 @@ def test_grouped_queries_cost_less():
 def test_unpublished_budget_names_the_published_ones():
     for method, listed in ((SparseVLM, "192, 128, 96, 64"), (SparseVLMPlus, "192, 128, 96, 64")):
         with pytest.raises(
-            BudgetError, match=re.escape(f"{method.__name__}.paper(100) was not published; choose {listed}")
+            BudgetError,
+            match=re.escape(f"{method.__name__}.paper(100) was not published; choose {listed}"),
         ):
             method.paper(100)
 
 
-# ---- every budget -------------------------------------------------------------------------------------------------
+# ---- every budget
+# -------------------------------------------------------------------------------------------------
 
 depths = st.integers(2, 96)
 tokens = st.integers(1, 3000)
@@ -100,7 +115,12 @@ def places(draw):
 
 
 @settings(max_examples=300, deadline=None)
-@given(place=places(), visual=tokens, share=st.floats(0, 1), accounting=st.sampled_from(["entering", "authors"]))
+@given(
+    place=places(),
+    visual=tokens,
+    share=st.floats(0, 1),
+    accounting=st.sampled_from(["entering", "authors"]),
+)
 def test_solved_counts(place, visual, share, accounting):
     layers, sites = place
     first = sites[0] - (accounting == "authors")
@@ -159,7 +179,13 @@ def test_recycled_counts_fit(dropped, tau, theta):
 
 
 @settings(max_examples=150, deadline=None)
-@given(place=places(), visual=tokens, retain=st.floats(0.01, 1), recycle=st.booleans(), authors=st.booleans())
+@given(
+    place=places(),
+    visual=tokens,
+    retain=st.floats(0.01, 1),
+    recycle=st.booleans(),
+    authors=st.booleans(),
+)
 def test_schedules_of_methods(place, visual, retain, recycle, authors):
     layers, sites = place
     accounting = "authors" if authors else "entering"
@@ -192,12 +218,20 @@ def test_the_published_cost_can_be_asked_for():
         assert entering - 1 < plan.mean() <= math.ceil(entering)
 
 
-# ---- sites and settings -------------------------------------------------------------------------------------------
+# ---- sites and settings
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("wanted", "sites"),
-    [(576, (3, 7, 15)), (116, (3, 7, 15)), (115, (2, 7, 15)), (77, (2, 7, 15)), (76, (1, 7, 15)), (32, (1, 7, 15))],
+    [
+        (576, (3, 7, 15)),
+        (116, (3, 7, 15)),
+        (115, (2, 7, 15)),
+        (77, (2, 7, 15)),
+        (76, (1, 7, 15)),
+        (32, (1, 7, 15)),
+    ],
 )
 def test_small_budgets_move_the_first_site_forward(wanted, sites):
     assert affordable_sites(wanted, 576, 30) == sites
@@ -228,7 +262,9 @@ def test_sites_out_of_range(sites):
         check_sites(sites, 8)
 
 
-@pytest.mark.parametrize("retain", [0, -1, True, False, 1.5, 0.0, -0.1, math.nan, math.inf, "192", None, [64], 64 + 0j])
+@pytest.mark.parametrize(
+    "retain", [0, -1, True, False, 1.5, 0.0, -0.1, math.nan, math.inf, "192", None, [64], 64 + 0j]
+)
 def test_meaningless_budgets(retain):
     for make in (SparseVLM, SparseVLMPlus):
         with pytest.raises(BudgetError, match=re.escape(f"retain={retain!r}")):
@@ -270,7 +306,14 @@ def test_settings_out_of_range(changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"heads": 0}, {"heads": 0.0}, {"heads": 1.5}, {"heads": True}, {"prior_floor": 0.0}, {"prior_floor": 2.0}],
+    [
+        {"heads": 0},
+        {"heads": 0.0},
+        {"heads": 1.5},
+        {"heads": True},
+        {"prior_floor": 0.0},
+        {"prior_floor": 2.0},
+    ],
 )
 def test_settings_of_plus_out_of_range(changes):
     with pytest.raises(SettingError, match=next(iter(changes))):

@@ -89,7 +89,8 @@ def test_a_crop_into_the_pruned_prompt_is_refused_and_never_used(model, inputs):
 def test_chosen_and_repeated_samples(model):
     method, batch = SparseVLM(retain=0.5), tiny.batch([["image", 4], ["image", 9], [3, "image", 2]])
     want = [
-        dense.Reference(model, method).run(dense.turn(model, own), dense.Turn([9])).logits[-1] for own in batch.alone
+        dense.Reference(model, method).run(dense.turn(model, own), dense.Turn([9])).logits[-1]
+        for own in batch.alone
     ]
     with sparsify(model, method), torch.no_grad():
         cache = DynamicCache()
@@ -98,7 +99,9 @@ def test_chosen_and_repeated_samples(model):
         cache.batch_repeat_interleave(2)
         cache.reorder_cache(torch.tensor([3, 0, 1, 2]))
         rows = [0, 2, 2, 0]
-        mask = torch.cat([batch.inputs["attention_mask"][rows], torch.ones(4, 1, dtype=torch.int64)], dim=1)
+        mask = torch.cat(
+            [batch.inputs["attention_mask"][rows], torch.ones(4, 1, dtype=torch.int64)], dim=1
+        )
         step = {"input_ids": torch.full((4, 1), 9), "attention_mask": mask}
         logits = model(**step, **cached(cache)).logits[:, -1]
     for row, sample in enumerate(rows):

@@ -34,7 +34,11 @@ def inputs():
 
 def renamed(function, old, new):
     """A function that takes an argument by another name, as a release to come may do."""
-    names = function.__signature__ if hasattr(function, "__signature__") else compat._signature(function)
+    names = (
+        function.__signature__
+        if hasattr(function, "__signature__")
+        else compat._signature(function)
+    )
     parameters = [p.replace(name=new) if p.name == old else p for p in names.parameters.values()]
 
     def other(*args, **kwargs):
@@ -45,7 +49,9 @@ def renamed(function, old, new):
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("method", [SparseVLM(retain=0.5, positions="renumber"), Uniform(retain=0.5)], ids=repr)
+@pytest.mark.parametrize(
+    "method", [SparseVLM(retain=0.5, positions="renumber"), Uniform(retain=0.5)], ids=repr
+)
 def test_a_cache_by_either_name(model, method, spelling):
     step = torch.tensor([[5]])
     with torch.no_grad(), sparsify(model, method), warnings.catch_warnings():
@@ -58,7 +64,10 @@ def test_a_cache_by_either_name(model, method, spelling):
         assert torch.equal(model(input_ids=step, **{spelling: cache}).logits, wanted)
         cache = DynamicCache()
         model.model(**inputs(), **{spelling: cache})
-        assert torch.equal(model.lm_head(model.model(input_ids=step, **{spelling: cache}).last_hidden_state), wanted)
+        assert torch.equal(
+            model.lm_head(model.model(input_ids=step, **{spelling: cache}).last_hidden_state),
+            wanted,
+        )
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -68,7 +77,11 @@ def test_generate_goes_on_with_a_cache_by_either_name(model, spelling):
         warnings.simplefilter("error")
         first = model.generate(**given)
         longer = torch.cat([first.sequences, torch.tensor([[7, 8]])], dim=1)
-        later = {"input_ids": longer, "attention_mask": torch.ones_like(longer), "max_new_tokens": 3}
+        later = {
+            "input_ids": longer,
+            "attention_mask": torch.ones_like(longer),
+            "max_new_tokens": 3,
+        }
         turns = []
         for name in (spelling, NAME):
             cache = compat.output_cache(model.generate(**given))
@@ -79,7 +92,10 @@ def test_generate_goes_on_with_a_cache_by_either_name(model, spelling):
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_cache_that_cannot_be_pruned_is_refused_by_either_name(model, spelling):
     static = transformers.StaticCache(config=model.config, max_cache_len=64)
-    with sparsify(model, Uniform(retain=0.5)), pytest.raises(UnsupportedError, match="StaticLayer cannot be pruned"):
+    with (
+        sparsify(model, Uniform(retain=0.5)),
+        pytest.raises(UnsupportedError, match="StaticLayer cannot be pruned"),
+    ):
         model(**inputs(), **{spelling: static})
 
 
@@ -108,20 +124,28 @@ def test_a_base_model_that_takes_images_by_a_new_name_is_refused(model, monkeypa
     for name in ("pixel_values", "mm_encoder_outputs"):
         forward = renamed(forward, name, f"new_{name}")
     monkeypatch.setattr(modeling_llava.LlavaModel, "forward", forward)
-    with pytest.raises(UnsupportedError, match=r"LlavaModel\.forward takes no images as pixel_values"):
+    with pytest.raises(
+        UnsupportedError, match=r"LlavaModel\.forward takes no images as pixel_values"
+    ):
         sparsify(model, Uniform(retain=0.5))
 
 
 def test_images_by_a_name_that_nobody_knows_are_refused(model):
     given = inputs()
     pixels = given.pop("pixel_values")
-    with sparsify(model, Uniform(retain=0.5)), pytest.raises(PromptError, match="pixel_values_2 may be their images"):
+    with (
+        sparsify(model, Uniform(retain=0.5)),
+        pytest.raises(PromptError, match="pixel_values_2 may be their images"),
+    ):
         model(**given, pixel_values_2=pixels)
 
 
 def test_a_cache_that_reaches_layers_unseen_is_refused(model, monkeypatch):
     monkeypatch.setattr(layer_inputs, "take_cache", lambda _: None)
-    with sparsify(model, Uniform(retain=0.5)), pytest.raises(UnsupportedError, match="not handed under a known name"):
+    with (
+        sparsify(model, Uniform(retain=0.5)),
+        pytest.raises(UnsupportedError, match="not handed under a known name"),
+    ):
         model(**inputs(), use_cache=True)
 
 
@@ -156,14 +180,18 @@ def test_an_untested_release_is_told_once(model, monkeypatch):
 def test_a_part_that_moved_is_refused_by_name(model):
     model.model.text = model.model.language_model
     del model.model.language_model
-    with pytest.raises(UnsupportedError, match="LlavaModel has no part 'language_model'; sparsight is tested with"):
+    with pytest.raises(
+        UnsupportedError, match="LlavaModel has no part 'language_model'; sparsight is tested with"
+    ):
         sparsify(model, Uniform(retain=0.5))
 
 
 def test_a_config_that_names_no_placeholder_is_refused(model, monkeypatch):
     family = replace(LLAVA, visual_ids=("image_token_by_a_new_name",))
     monkeypatch.setattr("sparsight.families.LLAVA", family)
-    with pytest.raises(UnsupportedError, match="names no visual placeholder as image_token_by_a_new_name"):
+    with pytest.raises(
+        UnsupportedError, match="names no visual placeholder as image_token_by_a_new_name"
+    ):
         sparsify(model, Uniform(retain=0.5))
 
 
@@ -202,7 +230,9 @@ def test_a_cache_of_other_parts_is_refused(model, monkeypatch, kind, name):
         if name in vars(owner):
             monkeypatch.delattr(owner, name)
     check_cache_classes.cache_clear()
-    with pytest.raises(UnsupportedError, match=rf"transformers' cache has no {kind.__name__}\.{name}\(\)"):
+    with pytest.raises(
+        UnsupportedError, match=rf"transformers' cache has no {kind.__name__}\.{name}\(\)"
+    ):
         sparsify(model, Uniform(retain=0.5))
 
 
@@ -215,7 +245,9 @@ def test_a_cache_that_counts_by_another_name_is_refused(model, monkeypatch):
     monkeypatch.setattr("sparsight.engine.cache.DynamicSlidingWindowLayer", Layer)
     monkeypatch.setitem(CACHE_PARTS, Layer, CACHE_PARTS[DynamicSlidingWindowLayer])
     check_cache_classes.cache_clear()
-    with pytest.raises(UnsupportedError, match=r"transformers' cache has no Layer\.cumulative_length"):
+    with pytest.raises(
+        UnsupportedError, match=r"transformers' cache has no Layer\.cumulative_length"
+    ):
         sparsify(model, Uniform(retain=0.5))
 
 

@@ -33,7 +33,9 @@ def test_full_retention_is_bit_identical(method, kernel, layout):
         plain = model(**inputs).logits
         with sparsify(model, method(retain=1.0)) as run:
             assert torch.equal(model(**inputs).logits, plain)
-    assert run.stats.mean_visual_tokens == sum(run.stats.visual_tokens) / sum(v > 0 for v in run.stats.visual_tokens)
+    assert run.stats.mean_visual_tokens == sum(run.stats.visual_tokens) / sum(
+        v > 0 for v in run.stats.visual_tokens
+    )
 
 
 @pytest.mark.parametrize("positions", ["keep", "renumber"])
@@ -54,9 +56,13 @@ def test_keeping_everything_at_active_sites_is_bit_identical(kernel, layout, pos
 def test_text_only_prompt_is_untouched(method):
     model = tiny_model("sdpa")
     batch = tiny.batch([[9], [17]])
-    plain = model.generate(**batch.inputs, max_new_tokens=4, output_logits=True, return_dict_in_generate=True)
+    plain = model.generate(
+        **batch.inputs, max_new_tokens=4, output_logits=True, return_dict_in_generate=True
+    )
     with sparsify(model, METHODS[method]) as run:
-        own = model.generate(**batch.inputs, max_new_tokens=4, output_logits=True, return_dict_in_generate=True)
+        own = model.generate(
+            **batch.inputs, max_new_tokens=4, output_logits=True, return_dict_in_generate=True
+        )
         with pytest.raises(AttachError, match="no prompt with an image"):
             _ = run.stats
     assert same(own, plain)
@@ -69,7 +75,9 @@ def test_manual_loop_without_position_ids_equals_generate(kernel):
     inputs = tiny.batch([[2, "image", 7]], dtype=model.dtype).inputs
     for method in METHODS.values():
         with sparsify(model, method), torch.no_grad():
-            done = model.generate(**inputs, max_new_tokens=5, output_logits=True, return_dict_in_generate=True)
+            done = model.generate(
+                **inputs, max_new_tokens=5, output_logits=True, return_dict_in_generate=True
+            )
             cache = DynamicCache()
             logits = [model(**inputs, **cached(cache)).logits[:, -1]]
             for token in done.sequences[0, -5:-1]:
@@ -96,19 +104,33 @@ def test_hidden_states_have_the_promised_lengths(method, kernel):
 def test_narrow_dtypes_give_finite_numbers(layout, dtype, kernel):
     model = tiny_model(kernel, dtype=dtype)
     batch = tiny.batch(LAYOUTS[layout], dtype=dtype)
-    for method in (SparseVLM(retain=0.5), SparseVLM(level="rank", retain=None), SparseVLMPlus(retain=0.5)):
+    for method in (
+        SparseVLM(retain=0.5),
+        SparseVLM(level="rank", retain=None),
+        SparseVLMPlus(retain=0.5),
+    ):
         contract.check_finite(model, method, batch)
         contract.check_counts(model, method, batch)
 
 
 @pytest.mark.parametrize(
-    "shape", [{"kind": "qwen2"}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}, {"num_hidden_layers": 2}]
+    "shape",
+    [
+        {"kind": "qwen2"},
+        {"num_key_value_heads": 4},
+        {"num_key_value_heads": 1},
+        {"num_hidden_layers": 2},
+    ],
 )
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_other_text_models(kernel, shape):
     model = tiny_model(kernel, **shape)
     batch = tiny.batch(LAYOUTS["unequal images"], dtype=model.dtype)
-    for method in (SparseVLM(retain=0.7), SparseVLM(retain=0.7, positions="keep"), SparseVLMPlus(retain=0.7)):
+    for method in (
+        SparseVLM(retain=0.7),
+        SparseVLM(retain=0.7, positions="keep"),
+        SparseVLMPlus(retain=0.7),
+    ):
         for check in contract.CHECKS.values():
             check(model, method, batch)
 
@@ -185,11 +207,17 @@ def test_an_image_at_the_very_start():
 def test_costs_are_those_of_what_ran(method):
     model, inputs = tiny_model("sdpa"), tiny.batch([["image", 7]]).inputs
     seen = contract.prefill(model, METHODS[method], inputs)
-    stored = sum(x.numel() * x.element_size() for layer in seen.cache.layers for x in (layer.keys, layer.values))
+    stored = sum(
+        x.numel() * x.element_size()
+        for layer in seen.cache.layers
+        for x in (layer.keys, layer.values)
+    )
     assert seen.stats.kv_cache_bytes == stored
     with torch.no_grad():
         cache = output_cache(model(**inputs, **cached(DynamicCache())))
-    plain = sum(x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values))
+    plain = sum(
+        x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values)
+    )
     assert seen.stats.dense_kv_cache_bytes == plain
     assert seen.stats.prefill_flops < seen.stats.dense_prefill_flops
     # the rounding of retain is below a token, and each wait for the device is one that is known
@@ -205,7 +233,9 @@ def test_image_features_encoded_before():
     with sparsify(model, SparseVLM(retain=0.5)), torch.no_grad():
         want = model(**inputs).logits
         outputs = {"image": model.get_image_features(pixel_values=inputs["pixel_values"])}
-        hidden = model.model(input_ids=inputs["input_ids"], mm_encoder_outputs=outputs).last_hidden_state
+        hidden = model.model(
+            input_ids=inputs["input_ids"], mm_encoder_outputs=outputs
+        ).last_hidden_state
     assert torch.equal(model.lm_head(hidden), want)
 
 

@@ -40,7 +40,10 @@ class DropsAll(Broken):
 class Doubles(Broken):
     def spoil(self, selection, view):
         return replace(
-            selection, keep=torch.cat([selection.keep[:, :1], selection.keep[:, :1], selection.keep[:, 2:]], dim=1)
+            selection,
+            keep=torch.cat(
+                [selection.keep[:, :1], selection.keep[:, :1], selection.keep[:, 2:]], dim=1
+            ),
         )
 
 
@@ -51,7 +54,9 @@ class NoNumbers(Broken):
 
 class ForgetsAnImage(Broken):
     def spoil(self, selection, view):
-        return Selection(torch.arange(view.keep_count).expand(len(view.hidden), -1), score=selection.score)
+        return Selection(
+            torch.arange(view.keep_count).expand(len(view.hidden), -1), score=selection.score
+        )
 
 
 def best(score, view):
@@ -73,7 +78,9 @@ class Dice(Broken):
 
 class LooksAtTheRow(Broken):
     def spoil(self, selection, view):
-        rolled = [score.roll(7 * row + len(view.hidden)) for row, score in enumerate(selection.score)]
+        rolled = [
+            score.roll(7 * row + len(view.hidden)) for row, score in enumerate(selection.score)
+        ]
         return best(torch.stack(rolled), view)
 
 
@@ -111,7 +118,10 @@ def test_broken_methods(monkeypatch, method, positions):
 
 @pytest.mark.parametrize("method", [OneTooFew, DropsAll])
 def test_the_engine_itself_refuses_other_counts(method):
-    with sparsify(tiny_model("sdpa"), method(**SITES)), pytest.raises(ValueError, match=r"exactly \d+ are allowed"):
+    with (
+        sparsify(tiny_model("sdpa"), method(**SITES)),
+        pytest.raises(ValueError, match=r"exactly \d+ are allowed"),
+    ):
         tiny_model("sdpa")(**BATCH.inputs)
 
 
@@ -124,9 +134,15 @@ def spoil_rows(monkeypatch, change):
         order = self.compactor.batch.order.clone()
         for row, sample in enumerate(self.samples):
             start = values.shape[1] - sample.length
-            seen, where = self.compactor.slots.image_of[row][order[row, start:]] >= 0, torch.arange(sample.length)
+            seen, where = (
+                self.compactor.slots.image_of[row][order[row, start:]] >= 0,
+                torch.arange(sample.length),
+            )
             change(where, seen.nonzero().flatten(), (~seen).nonzero().flatten())
-            values[row, start:], order[row, start:] = values[row, start:][where], order[row, start:][where]
+            values[row, start:], order[row, start:] = (
+                values[row, start:][where],
+                order[row, start:][where],
+            )
         self.compactor.batch = replace(self.compactor.batch, order=order)
         return values
 
@@ -181,7 +197,9 @@ class DropsOneMore(SparseVLM):
 
     def schedule(self, visual_tokens, layers):
         plan = super().schedule(visual_tokens, layers)
-        return replace(plan, kept=(visual_tokens - 1,) * len(plan.sites), recycled=(0,) * len(plan.sites))
+        return replace(
+            plan, kept=(visual_tokens - 1,) * len(plan.sites), recycled=(0,) * len(plan.sites)
+        )
 
 
 def test_full_retention_bites():

@@ -42,7 +42,9 @@ def prefill(model, inputs, **changes):
         return model(**{**inputs, **changes}).logits
 
 
-@pytest.mark.parametrize("method", [SparseVLM(), SparseVLM(positions="keep"), SparseVLMPlus(), Downscale()])
+@pytest.mark.parametrize(
+    "method", [SparseVLM(), SparseVLM(positions="keep"), SparseVLMPlus(), Downscale()]
+)
 def test_block_leaves_no_trace(model, inputs, method):
     before, plain = snapshot(model), prefill(model, inputs)
     with sparsify(model, method):
@@ -74,7 +76,8 @@ def test_an_error_in_the_body(model):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize(
-    "where", ["vision_tower", "language_model.layers.0", "language_model.layers.5", "language_model.norm"]
+    "where",
+    ["vision_tower", "language_model.layers.0", "language_model.layers.5", "language_model.norm"],
 )
 def test_an_error_inside_the_model(model, inputs, where, error):
     before, text = snapshot(model), tiny.batch([[9]]).inputs
@@ -89,8 +92,11 @@ def test_an_error_inside_the_model(model, inputs, where, error):
         with pytest.raises(error):
             prefill(model, inputs)
         handle.remove()
-        # no hook of torch sees an interrupt, so its pass stays open until the next one or the end of the block
-        assert passes._CURRENT.get() is None or error is KeyboardInterrupt, "the broken pass is still open"
+        # no hook of torch sees an interrupt, so its pass stays open until the next one or the end
+        # of the block
+        assert passes._CURRENT.get() is None or error is KeyboardInterrupt, (
+            "the broken pass is still open"
+        )
         assert torch.equal(model(**text).logits, plain)
         assert passes._CURRENT.get() is None, "passes pile up"
         assert torch.equal(prefill(model, inputs), pruned)
@@ -111,7 +117,10 @@ def test_a_refused_prompt_leaves_the_block_usable(model, inputs):
 REFUSED = {
     "sites": (lambda model: SparseVLM(sites=(3, 99)), SettingError),
     "no method": (lambda model: "sparsevlm", UnsupportedError),
-    "kernel": (lambda model: model.set_attn_implementation("flex_attention") or SparseVLM(), UnsupportedError),
+    "kernel": (
+        lambda model: model.set_attn_implementation("flex_attention") or SparseVLM(),
+        UnsupportedError,
+    ),
 }
 
 
@@ -175,7 +184,10 @@ def test_two_models_at_once(model, inputs):
     for each, method in ((model, SparseVLM(retain=0.5)), (other, SparseVLMPlus(retain=0.3))):
         with sparsify(each, method):
             alone.append(prefill(each, inputs))
-    with sparsify(model, SparseVLM(retain=0.5)) as first, sparsify(other, SparseVLMPlus(retain=0.3)) as second:
+    with (
+        sparsify(model, SparseVLM(retain=0.5)) as first,
+        sparsify(other, SparseVLMPlus(retain=0.3)) as second,
+    ):
         assert torch.equal(prefill(model, inputs), alone[0])
         assert torch.equal(prefill(other, inputs), alone[1])
         assert first.stats.schedules != second.stats.schedules
@@ -200,7 +212,10 @@ def at_once(*jobs):
 @pytest.mark.parametrize("shared", [True, False])
 def test_threads(shared):
     models = [tiny.tiny_llava()] * 2 if shared else [tiny.tiny_llava(), tiny.tiny_llava(seed=1)]
-    prompts = [tiny.batch([["image", 5]]).inputs, tiny.batch([["image", 2, "image", 9]], seed=1).inputs]
+    prompts = [
+        tiny.batch([["image", 5]]).inputs,
+        tiny.batch([["image", 2, "image", 9]], seed=1).inputs,
+    ]
     method = SparseVLM(retain=0.5)
 
     def answer(index):

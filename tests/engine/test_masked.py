@@ -18,7 +18,9 @@ def text(*shape, seed=5):
 def wanted(method, inputs, *later):
     """Dense logits of one sample's image turn and what was said later, in float64."""
     model = tiny_model("sdpa")
-    inputs = {key: value.double() if key == "pixel_values" else value for key, value in inputs.items()}
+    inputs = {
+        key: value.double() if key == "pixel_values" else value for key, value in inputs.items()
+    }
     later = [part if isinstance(part, dense.Turn) else dense.Turn(list(part)) for part in later]
     return dense.Reference(model, method).run(dense.turn(model, inputs), *later).logits
 
@@ -68,11 +70,17 @@ MODES = {
 
 @pytest.mark.parametrize("layout", ["one", "left padded", "unequal images", "text among them"])
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("method", [SparseVLM(retain=0.5), SparseVLM(retain=0.5, positions="keep"), SparseVLMPlus()])
+@pytest.mark.parametrize(
+    "method", [SparseVLM(retain=0.5), SparseVLM(retain=0.5, positions="keep"), SparseVLMPlus()]
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_generate(mode, method, kernel, layout):
     model, settings = tiny_model(kernel), MODES[mode]
-    if tiny.OLD and layout == "unequal images" and {"num_beams", "num_return_sequences"} & set(settings):
+    if (
+        tiny.OLD
+        and layout == "unequal images"
+        and {"num_beams", "num_return_sequences"} & set(settings)
+    ):
         pytest.skip("transformers before 5.18 mixes up the images of copied rows, pruned or not")
     batch = tiny.batch(LAYOUTS[layout], dtype=model.dtype)
     torch.manual_seed(0)
@@ -94,7 +102,9 @@ def test_generate(mode, method, kernel, layout):
             score = float(want.log_softmax(dim=-1).gather(1, torch.tensor(said)[:, None]).sum())
             assert abs(score - float(done.sequences_scores[row])) < 1e-3
         else:
-            close(torch.stack([step[row] for step in done.logits]).to(model.dtype), want, f"row {row}")
+            close(
+                torch.stack([step[row] for step in done.logits]).to(model.dtype), want, f"row {row}"
+            )
 
 
 @pytest.mark.mode("sampling")
@@ -104,7 +114,9 @@ def test_sampling_repeats_with_its_seed():
         rows = []
         for seed in (1, 1, 2):
             torch.manual_seed(seed)
-            rows.append(model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=12)[0].tolist())
+            rows.append(
+                model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=12)[0].tolist()
+            )
     assert rows[0] == rows[1] != rows[2]
 
 
@@ -126,7 +138,9 @@ def test_second_text_turn_with_generate(method, kernel):
             output_logits=True,
         )
     said = second.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-    close(torch.cat(second.logits).to(model.dtype), wanted(method, inputs, said)[-4:-1], "second turn")
+    close(
+        torch.cat(second.logits).to(model.dtype), wanted(method, inputs, said)[-4:-1], "second turn"
+    )
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -159,7 +173,9 @@ def test_second_text_turn_of_unequal_length(method, kernel):
 @pytest.mark.parametrize("method", METHODS)
 def test_second_turn_with_a_new_image(method, kernel):
     model, method = tiny_model(kernel), METHODS[method]
-    first, second = (tiny.batch([["image", 4]], seed=seed, dtype=model.dtype).inputs for seed in (0, 1))
+    first, second = (
+        tiny.batch([["image", 4]], seed=seed, dtype=model.dtype).inputs for seed in (0, 1)
+    )
     if kernel == "eager":
         first, second = ({**part} for part in (first, second))
     cache, said = DynamicCache(), text(3).tolist()
@@ -169,7 +185,9 @@ def test_second_turn_with_a_new_image(method, kernel):
         out = model(**{**second, "attention_mask": mask}, **cached(cache))
         parts.append(out.logits)
         assert run.stats.visual_tokens == (tiny.VISUAL,)
-        parts += [model(input_ids=torch.tensor([[token]]), **cached(cache)).logits for token in said]
+        parts += [
+            model(input_ids=torch.tensor([[token]]), **cached(cache)).logits for token in said
+        ]
     reference = tiny_model("sdpa")
     new = dense.turn(reference, {**second, "pixel_values": second["pixel_values"].double()})
     close(torch.cat(parts, dim=1)[0], wanted(method, first, new, said), "two images, two turns")
@@ -181,7 +199,12 @@ def test_an_image_after_a_text_turn(method):
     batch, cache = tiny.batch([["image", 4], ["image", 4]]), DynamicCache()
     before, pads = text(2, 6), torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
     with sparsify(model, method) as run, torch.no_grad():
-        model(input_ids=before, attention_mask=pads, position_ids=contract.positions(pads), **cached(cache))
+        model(
+            input_ids=before,
+            attention_mask=pads,
+            position_ids=contract.positions(pads),
+            **cached(cache),
+        )
         mask = torch.cat([pads, batch.inputs["attention_mask"]], dim=1)
         ids = contract.positions(mask)[:, before.shape[1] :]
         inputs = {**batch.inputs, "attention_mask": mask, "position_ids": ids}
@@ -202,7 +225,9 @@ def test_cropped_answer_can_be_said_otherwise(method):
         model(**inputs, **cached(cache))
         model(input_ids=wrong, **cached(cache))
         cache.crop(-4)  # the wrong answer, and the last word of the question
-        logits = model(input_ids=torch.cat([inputs["input_ids"][:, -1:], said], dim=1), **cached(cache)).logits
+        logits = model(
+            input_ids=torch.cat([inputs["input_ids"][:, -1:], said], dim=1), **cached(cache)
+        ).logits
     close(logits[0], wanted(method, inputs, said[0].tolist())[-5:], "after a crop")
 
 
@@ -214,7 +239,9 @@ def test_padding_between_real_tokens(method):
     mask[0, 2:4] = mask[0, -4:-2] = 0
     with sparsify(model, method), torch.no_grad():
         ids = contract.positions(mask)
-        logits = model(**{**inputs, "attention_mask": mask, "position_ids": ids}, **cached(cache)).logits[0, -2:]
+        logits = model(
+            **{**inputs, "attention_mask": mask, "position_ids": ids}, **cached(cache)
+        ).logits[0, -2:]
         longer = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
         step = {"attention_mask": longer, "position_ids": contract.positions(longer)[:, -1:]}
         last = model(input_ids=torch.tensor([[9]]), **step, **cached(cache)).logits[0]
@@ -227,7 +254,9 @@ def test_a_finished_row_goes_on_as_padding():
     batch = tiny.batch(LAYOUTS["left padded"])
     with sparsify(model, method):
         alone = [model.generate(**own, max_new_tokens=8)[0, -8:].tolist() for own in batch.alone]
-        together = model.generate(**batch.inputs, max_new_tokens=8, eos_token_id=alone[0][1])[:, -8:].tolist()
+        together = model.generate(**batch.inputs, max_new_tokens=8, eos_token_id=alone[0][1])[
+            :, -8:
+        ].tolist()
     stop = alone[0].index(alone[0][1]) + 1
     assert together[0] == alone[0][:stop] + [tiny.PAD] * (8 - stop)
     assert together[1] == alone[1]

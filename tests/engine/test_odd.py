@@ -1,8 +1,9 @@
 """Odd combinations of model, prompt, padding, budget, sites, method, kernel and way to call: right, or refused by name.
 
-Drawn cases (support/odd_cases.py) of every kind of tiny model (support/odd_models.py), the same ones in every run; each
-is run (support/odd_run.py) and judged (support/odd_judge.py). Were the library to refuse everything, or the cases to
-ask for nothing, the counts of the last test would show it.
+Drawn cases (support/odd_cases.py) of every kind of tiny model (support/odd_models.py), the same
+ones in every run; each is run (support/odd_run.py) and judged (support/odd_judge.py). Were the
+library to refuse everything, or the cases to ask for nothing, the counts of the last test would
+show it.
 """
 
 from collections import Counter
@@ -24,7 +25,9 @@ from tests.support.odd_judge import judge, layers_of
 EXAMPLES = 40  # of each kind of model
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
-pytestmark = pytest.mark.skipif(tiny.OLD, reason="transformers before 5.18 mixes up rows in cases that are drawn here")
+pytestmark = pytest.mark.skipif(
+    tiny.OLD, reason="transformers before 5.18 mixes up rows in cases that are drawn here"
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,9 @@ def test_odd(kind, tally):
     layers = layers_of(odd_models.model(kind, *odd_models.variants(kind)[0]))
 
     @seed(odd_models.KINDS.index(kind))
-    @settings(max_examples=EXAMPLES, phases=[Phase.generate, Phase.shrink], suppress_health_check=HEALTH)
+    @settings(
+        max_examples=EXAMPLES, phases=[Phase.generate, Phase.shrink], suppress_health_check=HEALTH
+    )
     @given(cases(kind, layers))
     def holds(case):
         found[judge(case)] += 1
@@ -51,9 +56,13 @@ def test_most_cases_are_served(tally, record_property):
     if set(tally) != set(odd_models.KINDS):
         pytest.skip("not all kinds have run")
     total = sum(found.total() for found in tally.values())
-    right, untouched = (sum(found[word] for found in tally.values()) for word in ("right", "untouched"))
+    right, untouched = (
+        sum(found[word] for found in tally.values()) for word in ("right", "untouched")
+    )
     refused = total - right - untouched
-    record_property("odd cases", f"{total}: {right} right, {untouched} untouched, {refused} refused")
+    record_property(
+        "odd cases", f"{total}: {right} right, {untouched} untouched, {refused} refused"
+    )
     print(f"{total} odd cases: {right} right, {untouched} untouched, {refused} refused")  # noqa: T201
     assert total >= 1000
     assert 0.03 < refused / total < 0.3
@@ -61,7 +70,8 @@ def test_most_cases_are_served(tally, record_property):
     assert all(found["right"] for found in tally.values())
 
 
-# ---- it bites -----------------------------------------------------------------------------------------------------
+# ---- it bites
+# -----------------------------------------------------------------------------------------------------
 
 PADDED = Case(
     kind="internvl",
@@ -126,7 +136,9 @@ def test_what_is_broken_fails(monkeypatch, breaks):
 
 def test_a_trace_that_is_left_fails(monkeypatch):
     plain, model = Engine.detach, odd_models.model(PADDED.kind, PADDED.kernel, PADDED.dtype)
-    monkeypatch.setattr(Engine, "detach", lambda self: (plain(self), setattr(self.base, "left_behind", 1)))
+    monkeypatch.setattr(
+        Engine, "detach", lambda self: (plain(self), setattr(self.base, "left_behind", 1))
+    )
     with pytest.raises(AssertionError, match="leaves a trace"):
         judge(PADDED)
     del model.model.left_behind

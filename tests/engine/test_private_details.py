@@ -42,10 +42,20 @@ SIZES = {
     "pad_token_id": 0,
     "initializer_range": 0.3,
 }
-DECODERS = [LlamaConfig, Qwen2Config, Qwen3Config, MistralConfig, Gemma2Config, CohereConfig, OlmoConfig, Phi3Config]
+DECODERS = [
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+    MistralConfig,
+    Gemma2Config,
+    CohereConfig,
+    OlmoConfig,
+    Phi3Config,
+]
 
 
-# ---- engine.py ----------------------------------------------------------------------------------------------------
+# ---- engine.py
+# ----------------------------------------------------------------------------------------------------
 
 
 def watch(model, path, inputs):
@@ -80,10 +90,14 @@ def test_parts_of_the_decoder(kind):
     for name in ("layers", "rotary_emb", "norm"):
         assert hasattr(decoder, name), f"the decoder no longer has {name!r}"
     assert hasattr(decoder.rotary_emb, "inv_freq"), "the rotary module no longer has 'inv_freq'"
-    assert all(hasattr(layer, "self_attn") for layer in decoder.layers), "layers no longer have 'self_attn'"
+    assert all(hasattr(layer, "self_attn") for layer in decoder.layers), (
+        "layers no longer have 'self_attn'"
+    )
     hidden = torch.zeros(2, 3, 64, dtype=torch.float64)
     table = decoder.rotary_emb(hidden, torch.arange(3)[None])
-    assert [part.shape for part in table] == [(1, 3, 16)] * 2, "rotary_emb no longer gives (cos, sin) of (1, L, d)"
+    assert [part.shape for part in table] == [(1, 3, 16)] * 2, (
+        "rotary_emb no longer gives (cos, sin) of (1, L, d)"
+    )
     assert isinstance(decoder.layers[0](hidden, position_embeddings=table), torch.Tensor), (
         "a layer gives more than a tensor"
     )
@@ -100,13 +114,19 @@ def test_families_name_what_exists():
             if kind is None:
                 continue  # younger than this version
             forward = inspect.signature(kind.forward).parameters
-            own = {"pixel_values"} if "pixel_values_images" in forward else set()  # of Video-LLaVA, before 5.18
+            own = (
+                {"pixel_values"} if "pixel_values_images" in forward else set()
+            )  # of Video-LLaVA, before 5.18
             missing = set(family.features) - set(forward) - renamed - own
             assert not missing, f"{name} no longer takes {missing}"
-            assert tiny.OLD or "mm_encoder_outputs" in forward, f"{name} takes encoded features by another name"
+            assert tiny.OLD or "mm_encoder_outputs" in forward, (
+                f"{name} takes encoded features by another name"
+            )
             assert "input_ids" in forward, f"{name} no longer takes input_ids"
             known = {field for field in family.visual_ids if hasattr(kind.config_class, field)}
-            assert known or not hasattr(kind, "config_class"), f"{name}'s config names placeholders otherwise"
+            assert known or not hasattr(kind, "config_class"), (
+                f"{name}'s config names placeholders otherwise"
+            )
 
 
 def test_generate_encodes_images_into_an_argument_we_know():
@@ -121,7 +141,8 @@ def test_generate_encodes_images_into_an_argument_we_know():
     assert all("input_ids" in kwargs for kwargs in seen), "generate() no longer passes input_ids"
 
 
-# ---- scaling.py ---------------------------------------------------------------------------------------------------
+# ---- scaling.py
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_encoders_that_take_images_of_any_size():
@@ -129,26 +150,40 @@ def test_encoders_that_take_images_of_any_size():
     tower = model.get_submodule("model." + LLAVA.encoder)
     for encoder in (type(tower), SiglipVisionModel):
         parameters = inspect.signature(encoder.forward).parameters
-        assert {"pixel_values", "interpolate_pos_encoding"} <= set(parameters), f"{encoder.__name__} takes one size"
+        assert {"pixel_values", "interpolate_pos_encoding"} <= set(parameters), (
+            f"{encoder.__name__} takes one size"
+        )
     projector = model.get_submodule("model." + LLAVA.projector)
     handle = projector.register_forward_hook(lambda _, __, out: seen.append(out.shape))
     with torch.no_grad():
         model(**inputs)
     handle.remove()
-    assert seen == [(1, tiny.VISUAL, 64)], "the projector no longer gives (images, visual tokens, width)"
+    assert seen == [(1, tiny.VISUAL, 64)], (
+        "the projector no longer gives (images, visual tokens, width)"
+    )
     (layout,) = LLAVA.layouts(model.model.config, inputs["input_ids"], inputs)
     assert layout.sizes == ((6, 6),), "the vision config names its sizes otherwise"
 
 
-# ---- ledger.py ----------------------------------------------------------------------------------------------------
+# ---- ledger.py
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_dynamic_layer():
     cache = DynamicCache()
-    assert cache.layer_class_to_replicate is DynamicLayer, "a lazy DynamicCache no longer makes DynamicLayer"
+    assert cache.layer_class_to_replicate is DynamicLayer, (
+        "a lazy DynamicCache no longer makes DynamicLayer"
+    )
     assert cache.layers == [], "a DynamicCache without a config no longer makes its layers lazily"
     assert cache.offloading is False, "Cache no longer has 'offloading'"
-    for name in ("update", "crop", "reset", "reorder_cache", "batch_repeat_interleave", "batch_select_indices"):
+    for name in (
+        "update",
+        "crop",
+        "reset",
+        "reorder_cache",
+        "batch_repeat_interleave",
+        "batch_select_indices",
+    ):
         assert name in dir(DynamicLayer), f"DynamicLayer no longer has {name!r}"
     layer = DynamicLayer()
     layer.update(torch.zeros(2, 1, 5, 4), torch.zeros(2, 1, 5, 4))
@@ -187,22 +222,31 @@ def test_cache_asks_its_layers():
     for length in (3, 9):
         cache.update(torch.zeros(1, 1, length, 4), torch.zeros(1, 1, length, 4), len(cache.layers))
     assert isinstance(cache, Cache)
-    assert [cache.get_seq_length(i) for i in (0, 1)] == [3, 9], "Cache.get_seq_length() no longer asks the layer"
+    assert [cache.get_seq_length(i) for i in (0, 1)] == [3, 9], (
+        "Cache.get_seq_length() no longer asks the layer"
+    )
 
 
-# ---- attention.py -------------------------------------------------------------------------------------------------
+# ---- attention.py
+# -------------------------------------------------------------------------------------------------
 
 
 def test_attention_registry():
-    assert hasattr(AttentionInterface, "_global_mapping"), "AttentionInterface no longer has '_global_mapping'"
-    assert callable(ALL_ATTENTION_FUNCTIONS.get_interface), "ALL_ATTENTION_FUNCTIONS no longer has get_interface()"
+    assert hasattr(AttentionInterface, "_global_mapping"), (
+        "AttentionInterface no longer has '_global_mapping'"
+    )
+    assert callable(ALL_ATTENTION_FUNCTIONS.get_interface), (
+        "ALL_ATTENTION_FUNCTIONS no longer has get_interface()"
+    )
     assert "sdpa" in ALL_ATTENTION_FUNCTIONS.valid_keys(), "'sdpa' is no longer registered"
 
 
 def decoder(config):
     torch.manual_seed(0)
     model = AutoModel.from_config(config(**SIZES), attn_implementation="eager").eval()
-    assert model.config._attn_implementation == "eager", "configs no longer hold '_attn_implementation'"
+    assert model.config._attn_implementation == "eager", (
+        "configs no longer hold '_attn_implementation'"
+    )
     return model
 
 
@@ -219,18 +263,29 @@ def test_the_tap_reads_what_eager_attention_does(config, padded):
         remove = attach_tap(model.layers[1].self_attn, calls.append)
         got = model(ids, attention_mask=mask)
         remove()
-    assert calls, f"{config.__name__}: attention does not go through the config's '_attn_implementation'"
-    assert torch.equal(got.last_hidden_state, want.last_hidden_state), "the tap changes what it reads"
+    assert calls, (
+        f"{config.__name__}: attention does not go through the config's '_attn_implementation'"
+    )
+    assert torch.equal(got.last_hidden_state, want.last_hidden_state), (
+        "the tap changes what it reads"
+    )
     rows, columns = torch.arange(3, 11), torch.arange(11)
     for sample in (0, 1):
         own = RaterRows(calls[0], torch.tensor([sample]), rows[None], columns[None])
-        torch.testing.assert_close(own.mean_over_heads()[0], want.attentions[1][sample][:, rows].mean(dim=0))
-        torch.testing.assert_close(own.mean_over_raters()[0], want.attentions[1][sample][:, rows].mean(dim=1))
+        torch.testing.assert_close(
+            own.mean_over_heads()[0], want.attentions[1][sample][:, rows].mean(dim=0)
+        )
+        torch.testing.assert_close(
+            own.mean_over_raters()[0], want.attentions[1][sample][:, rows].mean(dim=1)
+        )
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 def test_the_tap_changes_no_bit(kernel):
-    model, inputs = tiny_model(kernel), tiny.batch([["image", 4]], dtype=tiny_model(kernel).dtype).inputs
+    model, inputs = (
+        tiny_model(kernel),
+        tiny.batch([["image", 4]], dtype=tiny_model(kernel).dtype).inputs,
+    )
     attention, calls = model.model.language_model.layers[2].self_attn, []
     config = attention.config
     with torch.no_grad():
@@ -251,7 +306,9 @@ def test_softcap_of_a_standalone_call():
     module.num_key_value_groups, module.head_dim, module.training = 2, 8, False
     mask = torch.full((1, 1, 6, 6), torch.finfo(torch.float32).min).triu(1)
     settings = {"scaling": 0.5, "softcap": 0.8}
-    _, weights = modeling_gemma2.eager_attention_forward(module, query, key, value, mask, **settings)
+    _, weights = modeling_gemma2.eager_attention_forward(
+        module, query, key, value, mask, **settings
+    )
     for given in (mask, None, mask == 0):
         made = AttentionCall(query, key, given, **settings)
         own = RaterRows(made, None, torch.arange(6)[None], torch.arange(6)[None]).mean_over_raters()
@@ -270,18 +327,27 @@ def test_masks_are_bool_for_sdpa_and_added_for_eager(kernel):
         model(**inputs)
     handle.remove()
     assert seen[0].ndim == 4, "the model's mask has no longer 4 dimensions"
-    assert (seen[0].dtype == torch.bool) == (kernel == "sdpa"), f"{kernel} takes another kind of mask"
+    assert (seen[0].dtype == torch.bool) == (kernel == "sdpa"), (
+        f"{kernel} takes another kind of mask"
+    )
 
 
-# ---- guard.py -----------------------------------------------------------------------------------------------------
+# ---- guard.py
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_fields_of_the_generation_config():
     model = tiny_model("sdpa")
     generate = inspect.signature(model.generate).parameters
-    assert list(generate)[:2] == ["inputs", "generation_config"], "generate() has another order of arguments"
+    assert list(generate)[:2] == ["inputs", "generation_config"], (
+        "generate() has another order of arguments"
+    )
     fields = set(vars(GenerationConfig())) | set(generate)
     known = [name for name in generate_guard.REFUSED if name in fields]
-    missing = set(generate_guard.REFUSED) - set(known) - {"use_mtp"}  # younger than the oldest supported version
-    assert not missing, f"generate() no longer knows {missing}: the guard looks for names that are gone"
+    missing = (
+        set(generate_guard.REFUSED) - set(known) - {"use_mtp"}
+    )  # younger than the oldest supported version
+    assert not missing, (
+        f"generate() no longer knows {missing}: the guard looks for names that are gone"
+    )
     assert "use_cache" in fields, "the generation config no longer has 'use_cache'"

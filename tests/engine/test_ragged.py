@@ -16,7 +16,10 @@ def model():
 @pytest.mark.parametrize("positions", ["keep", "renumber"])
 def test_more_images_than_tokens_that_are_left(model, positions, sites):
     inputs = tiny.batch([[part for _ in range(16) for part in ("image", 2)] + [8]]).inputs
-    with torch.no_grad(), sparsify(model, SparseVLM(retain=100, positions=positions, sites=sites)) as run:
+    with (
+        torch.no_grad(),
+        sparsify(model, SparseVLM(retain=100, positions=positions, sites=sites)) as run,
+    ):
         assert model(**inputs).logits.isfinite().all()
         assert run.stats.visual_tokens_per_layer[0][-1] < 16 + 2
 
@@ -31,7 +34,9 @@ def test_a_gap_in_the_mask_moves_nothing(model, method, positions, seed):
     gap = torch.full((1, 12), 50)
     with_gap = {
         "input_ids": torch.cat([ids[:, :cut], gap, ids[:, cut:]], dim=1),
-        "attention_mask": torch.cat([torch.ones(1, cut), torch.zeros(1, 12), torch.ones(1, 6)], dim=1).long(),
+        "attention_mask": torch.cat(
+            [torch.ones(1, cut), torch.zeros(1, 12), torch.ones(1, 6)], dim=1
+        ).long(),
         "pixel_values": plain["pixel_values"],
     }
     with_gap["position_ids"] = (with_gap["attention_mask"].cumsum(1) - 1).clamp_min(0)

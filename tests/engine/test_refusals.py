@@ -27,10 +27,13 @@ def inputs():
 
 def refuses(error, *words):
     """Expect an error whose message holds all words."""
-    return pytest.raises(error, match="(?s)" + "".join(f"(?=.*{re.escape(word)})" for word in words))
+    return pytest.raises(
+        error, match="(?s)" + "".join(f"(?=.*{re.escape(word)})" for word in words)
+    )
 
 
-# ---- attaching ----------------------------------------------------------------------------------------------------
+# ---- attaching
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_a_model_without_images():
@@ -55,7 +58,9 @@ def test_sites_outside_the_decoder(model, sites):
         sparsify(model, SparseVLM(retain=0.9, sites=sites))
 
 
-@pytest.mark.parametrize("kernel", ["flex_attention", "flash_attention_2", "flash_attention_3", "paged|sdpa"])
+@pytest.mark.parametrize(
+    "kernel", ["flex_attention", "flash_attention_2", "flash_attention_3", "paged|sdpa"]
+)
 @pytest.mark.mode("`flex_attention`, `flash_attention_2`, `flash_attention_3`, paged attention")
 def test_attention_kernels(kernel):
     model = tiny.tiny_llava()
@@ -95,7 +100,9 @@ def test_a_model_in_a_compiled_wrapper(model):
 
 
 def test_a_sliding_window():
-    model = tiny.tiny_llava(kind="qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=4)
+    model = tiny.tiny_llava(
+        kind="qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=4
+    )
     with refuses(UnsupportedError, "sliding_attention", "Qwen2Model", "full attention"):
         sparsify(model, SparseVLM(retain=0.5, positions="renumber"))
 
@@ -103,14 +110,25 @@ def test_a_sliding_window():
 def test_queries_scaled_by_position():
     model = tiny.tiny_llava()
     model.model.language_model.config.rope_parameters["llama_4_scaling_beta"] = 0.1
-    with refuses(UnsupportedError, "LlamaModel", "scales queries by position", "another text model"):
+    with refuses(
+        UnsupportedError, "LlamaModel", "scales queries by position", "another text model"
+    ):
         sparsify(model, METHOD)
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_moving_rotary_tables(kind, inputs):
-    extra = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "original_max_position_embeddings": 256}
-    rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0, **(extra if kind == "longrope" else {})}
+    extra = {
+        "short_factor": [1.0] * 8,
+        "long_factor": [2.0] * 8,
+        "original_max_position_embeddings": 256,
+    }
+    rope = {
+        "rope_type": kind,
+        "rope_theta": 10000.0,
+        "factor": 2.0,
+        **(extra if kind == "longrope" else {}),
+    }
     model = tiny.tiny_llava(rope_parameters=rope)
     with refuses(UnsupportedError, "renumber", kind, "positions='keep'"):
         sparsify(model, SparseVLM(retain=0.5, positions="renumber"))
@@ -118,7 +136,8 @@ def test_moving_rotary_tables(kind, inputs):
         assert model(**inputs).logits.isfinite().all()
 
 
-# ---- prompts ------------------------------------------------------------------------------------------------------
+# ---- prompts
+# ------------------------------------------------------------------------------------------------------
 
 
 def no_vision(model, monkeypatch):
@@ -140,7 +159,12 @@ def test_too_few_tokens(model, inputs, monkeypatch):
     no_vision(model, monkeypatch)
     with sparsify(model, SparseVLM(retain=2)):
         for call in (lambda: model.generate(**inputs, max_new_tokens=2), lambda: model(**inputs)):
-            with refuses(BudgetError, "2 visual tokens cannot be met", "the least is 5.375", "Give retain=6 or more"):
+            with refuses(
+                BudgetError,
+                "2 visual tokens cannot be met",
+                "the least is 5.375",
+                "Give retain=6 or more",
+            ):
                 call()
 
 
@@ -156,14 +180,18 @@ def test_embeddings_instead_of_ids(model, inputs):
         with refuses(PromptError, "inputs_embeds", "give input_ids"):
             model(inputs_embeds=embeds, pixel_values=inputs["pixel_values"])
         with refuses(PromptError, "inputs_embeds", "give input_ids"):
-            model.generate(inputs_embeds=embeds, pixel_values=inputs["pixel_values"], max_new_tokens=2)
+            model.generate(
+                inputs_embeds=embeds, pixel_values=inputs["pixel_values"], max_new_tokens=2
+            )
 
 
 @pytest.mark.parametrize("mask", ["bool", "float"])
 def test_a_mask_of_four_dimensions(model, inputs, mask):
     length = inputs["input_ids"].shape[1]
     square = torch.ones(1, 1, length, length).tril()
-    square = square.bool() if mask == "bool" else (1 - square.double()) * torch.finfo(torch.float64).min
+    square = (
+        square.bool() if mask == "bool" else (1 - square.double()) * torch.finfo(torch.float64).min
+    )
     with sparsify(model, METHOD), refuses(UnsupportedError, "4 dimensions", "2-D"):
         model(**{**inputs, "attention_mask": square})
 
@@ -178,7 +206,12 @@ def test_packed_prompts(model, inputs):
     """Without mask and cache, transformers reads a fresh start of the positions as another prompt."""
     ids, length = inputs["input_ids"], inputs["input_ids"].shape[1]
     places = torch.cat([torch.arange(length - 3), torch.arange(3)])[None]
-    call = {"input_ids": ids, "pixel_values": inputs["pixel_values"], "position_ids": places, "use_cache": False}
+    call = {
+        "input_ids": ids,
+        "pixel_values": inputs["pixel_values"],
+        "position_ids": places,
+        "use_cache": False,
+    }
     with sparsify(model, METHOD), pytest.raises((PromptError, UnsupportedError), match="packed"):
         model(**call)
 
@@ -187,14 +220,19 @@ def test_nothing_after_the_image(model):
     inputs = tiny.batch([[4, "image"]]).inputs
     with sparsify(model, METHOD):
         for call in (lambda: model.generate(**inputs, max_new_tokens=2), lambda: model(**inputs)):
-            with refuses(PromptError, "sample 0", "no text follows", "put the image before its question"):
+            with refuses(
+                PromptError, "sample 0", "no text follows", "put the image before its question"
+            ):
                 call()
 
 
 def test_masked_image_tokens(model, inputs):
     mask = inputs["attention_mask"].clone()
     mask[0, 5] = 0
-    with sparsify(model, METHOD), refuses(PromptError, "sample 0", "hides visual tokens", "mask padding only"):
+    with (
+        sparsify(model, METHOD),
+        refuses(PromptError, "sample 0", "hides visual tokens", "mask padding only"),
+    ):
         model(**{**inputs, "attention_mask": mask})
 
 
@@ -208,7 +246,8 @@ def test_labels_and_scattered_logits(model, inputs):
         assert model(**inputs, logits_to_keep=2).logits.shape[1] == 2
 
 
-# ---- caches and generate ------------------------------------------------------------------------------------------
+# ---- caches and generate
+# ------------------------------------------------------------------------------------------
 
 
 def test_caches_that_cannot_be_shortened(model, inputs):
@@ -216,7 +255,9 @@ def test_caches_that_cannot_be_shortened(model, inputs):
         "StaticLayer": StaticCache(config=model.config, max_cache_len=64),
         "offloaded": DynamicCache(config=model.config, offloading=True),
         "DynamicSlidingWindowLayer": DynamicCache(
-            config=tiny.text_config("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=0)
+            config=tiny.text_config(
+                "qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=0
+            )
         ),
     }
     with sparsify(model, METHOD):
@@ -226,7 +267,13 @@ def test_caches_that_cannot_be_shortened(model, inputs):
 
 
 OPTIONS = {
-    "cache_implementation": ["static", "offloaded", "offloaded_static", "quantized", "sliding_window"],
+    "cache_implementation": [
+        "static",
+        "offloaded",
+        "offloaded_static",
+        "quantized",
+        "sliding_window",
+    ],
     "assistant_early_exit": [2],
     "use_mtp": [True],
     "speculation_type": ["dflash"],
@@ -237,7 +284,9 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize(("option", "value"), [(o, v) for o, values in OPTIONS.items() for v in values])
+@pytest.mark.parametrize(
+    ("option", "value"), [(o, v) for o, values in OPTIONS.items() for v in values]
+)
 @pytest.mark.parametrize("way", ["argument", "generation_config", "model"])
 @pytest.mark.mode("`assistant_early_exit`, `use_mtp`, `speculation_type`")
 @pytest.mark.mode("contrastive search (`penalty_alpha`), `dola_layers`")

@@ -58,7 +58,8 @@ def alone(model, method, inputs):
         return prefill(model, inputs)
 
 
-# ---- threads ------------------------------------------------------------------------------------------------------
+# ---- threads
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_blocks_opened_and_closed_in_threads(model, other, inputs):
@@ -98,7 +99,8 @@ def test_a_block_ended_by_another_thread(model, inputs):
     assert passes._CURRENT.get() is None, "the pass of a block that has ended is still held"
 
 
-# ---- nested -------------------------------------------------------------------------------------------------------
+# ---- nested
+# -------------------------------------------------------------------------------------------------------
 
 
 def interrupt(*_):
@@ -144,7 +146,8 @@ def test_blocks_that_end_in_another_order(model, other, inputs):
     second.detach()
 
 
-# ---- interrupted --------------------------------------------------------------------------------------------------
+# ---- interrupted
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
@@ -220,7 +223,8 @@ def test_generators_in_turns_one_closed_half_way(model, other, inputs):
     assert said == [want[0][:2], want[1]]
 
 
-# ---- copies -------------------------------------------------------------------------------------------------------
+# ---- copies
+# -------------------------------------------------------------------------------------------------------
 
 COPIES = {
     "deepcopy": copy.deepcopy,
@@ -229,7 +233,9 @@ COPIES = {
 }
 
 
-@pytest.mark.parametrize("part", ["", "model", "model.language_model", "model.language_model.layers.2"])
+@pytest.mark.parametrize(
+    "part", ["", "model", "model.language_model", "model.language_model.layers.2"]
+)
 @pytest.mark.parametrize("way", COPIES)
 def test_a_copy_made_inside_the_block_is_refused(inputs, way, part):
     """Its hooks would be the original's, and so would its generate()."""

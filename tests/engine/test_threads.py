@@ -36,7 +36,9 @@ def warm(seed=0):
 
 
 def picture(seed):
-    pixels = torch.randint(0, 256, (tiny.SIDE, tiny.SIDE, 3), generator=torch.Generator().manual_seed(seed))
+    pixels = torch.randint(
+        0, 256, (tiny.SIDE, tiny.SIDE, 3), generator=torch.Generator().manual_seed(seed)
+    )
     return Image.fromarray(pixels.to(torch.uint8).numpy())
 
 
@@ -47,8 +49,15 @@ def words(seed, count):
 
 def facts(run):
     """What a caller reads of its last prefill."""
-    sites = [(site.site, site.keep.tolist(), site.centres.tolist()) for site in run.trace.samples[0]]
-    return run.stats.text_tokens, run.stats.visual_tokens_per_layer, sites, run.trace.raters[0].tolist()
+    sites = [
+        (site.site, site.keep.tolist(), site.centres.tolist()) for site in run.trace.samples[0]
+    ]
+    return (
+        run.stats.text_tokens,
+        run.stats.visual_tokens_per_layer,
+        sites,
+        run.trace.raters[0].tolist(),
+    )
 
 
 def conversation(model, processor, run, mode, seed):
@@ -57,13 +66,18 @@ def conversation(model, processor, run, mode, seed):
     if mode == "generate":
         for step in range(3):
             inputs = tiny.batch([["image", 5 + (seed + step) % 4]], seed=seed * 10 + step).inputs
-            said += [model.generate(**inputs, max_new_tokens=3, do_sample=False).tolist(), facts(run)]
+            said += [
+                model.generate(**inputs, max_new_tokens=3, do_sample=False).tolist(),
+                facts(run),
+            ]
         return said
     reuse = "cache" if mode == "cache" else "image"
     options = {"max_new_tokens": 3, "do_sample": False}
     talk = Chat(model, processor, reuse=reuse, history=mode != "image, no history", **options)
     for turn in range(3):
-        answer = talk.ask(words(seed * 10 + turn, 3 + (seed + turn) % 3), [picture(seed)] if turn == 0 else [])
+        answer = talk.ask(
+            words(seed * 10 + turn, 3 + (seed + turn) % 3), [picture(seed)] if turn == 0 else []
+        )
         said.append(answer)
         if turn == 0 or mode != "cache":
             said.append(facts(run))
@@ -94,9 +108,15 @@ def test_every_mode_at_once_on_one_model(processor):
         def job(mode, seed):
             return lambda: conversation(model, processor, run, mode, seed)
 
-        jobs = [job(MODES[(seed + number) % 4], seed) for number in range(ROUNDS) for seed in range(THREADS)]
+        jobs = [
+            job(MODES[(seed + number) % 4], seed)
+            for number in range(ROUNDS)
+            for seed in range(THREADS)
+        ]
         alone = [work() for work in jobs]
-        assert len({str(said) for said in alone}) > len(alone) // 2  # they differ, so that a mix-up shows
+        assert (
+            len({str(said) for said in alone}) > len(alone) // 2
+        )  # they differ, so that a mix-up shows
         assert in_threads(jobs) == alone
     assert snapshot(model) == before
 
@@ -108,7 +128,9 @@ def test_two_models_at_once(processor):
         runs = [first, second]
 
         def job(number, mode):
-            return lambda: conversation(models[number % 2], processor, runs[number % 2], mode, number)
+            return lambda: conversation(
+                models[number % 2], processor, runs[number % 2], mode, number
+            )
 
         jobs = [job(number, MODES[number // 2 % 4]) for number in range(16)]
         alone = [work() for work in jobs]
@@ -130,7 +152,9 @@ def test_memory_stays_flat(processor):
         for _ in range(4):
             in_threads(jobs)
             sizes.append(tensors())
-    assert max(sizes[1:]) - min(sizes[1:]) < 4096, sizes  # what the last caller holds may differ by a few numbers
+    assert max(sizes[1:]) - min(sizes[1:]) < 4096, (
+        sizes
+    )  # what the last caller holds may differ by a few numbers
 
 
 def test_one_thread_reads_the_newest_of_another_that_answers_for_it():
@@ -179,16 +203,24 @@ def test_marks_of_a_text_model_are_those_of_the_caller():
 
             return work
 
-        for (found, count), mask in zip(in_threads([job(mask) for mask in masks]), masks, strict=True):
+        for (found, count), mask in zip(
+            in_threads([job(mask) for mask in masks]), masks, strict=True
+        ):
             assert count == (int(mask.sum()),)
             run.visual_mask = mask
             with torch.no_grad():
-                assert all(torch.equal(part, text(inputs_embeds=embeds).last_hidden_state) for part in found)
+                assert all(
+                    torch.equal(part, text(inputs_embeds=embeds).last_hidden_state)
+                    for part in found
+                )
 
 
 def test_images_are_remembered_for_the_caller_alone():
     model = tiny.tiny_llava()
-    base, one, two = model.model, *(tiny.batch([["image", 4]], seed=seed).inputs["pixel_values"] for seed in (0, 1))
+    base, one, two = (
+        model.model,
+        *(tiny.batch([["image", 4]], seed=seed).inputs["pixel_values"] for seed in (0, 1)),
+    )
     plain = vars(base).get("get_image_features")
     inside, outside, seen = threading.Event(), threading.Event(), []
 
@@ -248,7 +280,9 @@ def test_tasks_after_a_warm_up_do_not_read_its_numbers():
         warm = generate(inputs[0])
         found = asyncio.run(both())
         assert [inside for inside, _ in found] == [(10,), (16,)]
-        assert warm not in [after for _, after in found]  # a task that handed its prompt on reads the newest
+        assert warm not in [
+            after for _, after in found
+        ]  # a task that handed its prompt on reads the newest
         assert run.stats.text_tokens == warm
 
 

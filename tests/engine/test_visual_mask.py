@@ -37,11 +37,18 @@ def merged(whole, rows):
         whole(**batch.inputs)
     handle.remove()
     marks = batch.inputs["input_ids"] == tiny.IMAGE
-    given = {"inputs_embeds": seen["inputs_embeds"], "attention_mask": batch.inputs["attention_mask"]}
+    given = {
+        "inputs_embeds": seen["inputs_embeds"],
+        "attention_mask": batch.inputs["attention_mask"],
+    }
     return SimpleNamespace(inputs=batch.inputs, given=given, marks=marks)
 
 
-ROWS = {"one": [["image", 6]], "padded": [[3, "image", 6], ["image", 9]], "text-only row": [["image", 6], [8]]}
+ROWS = {
+    "one": [["image", 6]],
+    "padded": [[3, "image", 6], ["image", 9]],
+    "text-only row": [["image", 6], [8]],
+}
 
 
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
@@ -58,7 +65,9 @@ def test_same_logits_and_choice_as_inside_the_vlm(pair, rows):
         assert all(torch.equal(a.keep, b.keep) for a, b in zip(alone, own, strict=True))
 
 
-@pytest.mark.parametrize("beams", [1, 2])  # an even number, or the first copy of each row would have its marks anyway
+@pytest.mark.parametrize(
+    "beams", [1, 2]
+)  # an even number, or the first copy of each row would have its marks anyway
 def test_generates_as_inside_the_vlm(pair, beams):
     whole, text = pair
     batch = merged(whole, ROWS["padded"])
@@ -76,7 +85,9 @@ def test_the_inner_model_and_a_new_mask(pair):
     first, second = merged(whole, ROWS["one"]), merged(whole, [[4, "image", 5]])
     with sparsify(text.model, METHOD, visual_mask=first.marks) as run, torch.no_grad():
         text.model(**first.given)
-        with pytest.raises(PromptError, match=r"\(1, 43\) does not fit inputs_embeds of 1 rows of 46 tokens"):
+        with pytest.raises(
+            PromptError, match=r"\(1, 43\) does not fit inputs_embeds of 1 rows of 46 tokens"
+        ):
             text.model(**second.given)
         run.visual_mask = first.marks.expand(2, -1)
         with pytest.raises(PromptError, match=r"\(2, 43\) does not fit inputs_embeds of 1 rows"):
@@ -94,7 +105,9 @@ def test_text_prompts_and_later_turns_pass_untouched(pair):
     with torch.no_grad():
         wanted = text(input_ids=words).logits
     with sparsify(text, METHOD, visual_mask=batch.marks), torch.no_grad():
-        assert torch.equal(text(input_ids=words).logits, wanted), "as long as the marks, but of words"
+        assert torch.equal(text(input_ids=words).logits, wanted), (
+            "as long as the marks, but of words"
+        )
         cache = output_cache(text(**batch.given))
         turn = words[:, :3]
         assert text(input_ids=turn, **cached(cache)).logits.isfinite().all()
@@ -105,12 +118,19 @@ def test_text_prompts_and_later_turns_pass_untouched(pair):
 def test_refusals(pair):
     whole, text = pair
     batch = merged(whole, ROWS["one"])
-    for marks, said in ((batch.marks.long(), "int64"), (batch.marks[0], r"shape \(43,\)"), ([True], "list")):
+    for marks, said in (
+        (batch.marks.long(), "int64"),
+        (batch.marks[0], r"shape \(43,\)"),
+        ([True], "list"),
+    ):
         with pytest.raises(PromptError, match=said):
             sparsify(text, METHOD, visual_mask=marks)
     with pytest.raises(UnsupportedError, match="leave visual_mask out"):
         sparsify(whole, METHOD, visual_mask=batch.marks)
-    with sparsify(whole, METHOD) as run, pytest.raises(UnsupportedError, match="takes no visual_mask"):
+    with (
+        sparsify(whole, METHOD) as run,
+        pytest.raises(UnsupportedError, match="takes no visual_mask"),
+    ):
         run.visual_mask = batch.marks
     windows = MistralForCausalLM(tiny.text_config("mistral", sliding_window=8)).eval()
     with pytest.raises(UnsupportedError, match="sliding windows"):
@@ -122,6 +142,9 @@ def test_refusals(pair):
         pytest.raises(UnsupportedError, match="rows and columns"),
     ):
         text(**batch.given)
-    with sparsify(text, METHOD, visual_mask=batch.marks), pytest.raises(UnsupportedError, match="labels"):
+    with (
+        sparsify(text, METHOD, visual_mask=batch.marks),
+        pytest.raises(UnsupportedError, match="labels"),
+    ):
         text(**batch.given, labels=torch.zeros(1, 43, dtype=torch.int64))
     assert not any(module._forward_pre_hooks for module in text.modules())

@@ -40,7 +40,9 @@ def forced(model, own, said):
     for token in said[:-1]:
         mask = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
         step = {"attention_mask": mask, "position_ids": contract.positions(mask)[:, -1:]}
-        parts.append(model(input_ids=torch.tensor([[token]]), **step, **cached(cache)).logits[:, -1])
+        parts.append(
+            model(input_ids=torch.tensor([[token]]), **step, **cached(cache)).logits[:, -1]
+        )
     return torch.cat(parts)
 
 
@@ -58,13 +60,21 @@ def test_several_answers(name, way):
     torch.manual_seed(0)
     with sparsify(model, METHODS["renumber"]):
         done = model.generate(
-            **batch.inputs, **settings, return_dict_in_generate=True, output_logits=True, output_scores=True
+            **batch.inputs,
+            **settings,
+            return_dict_in_generate=True,
+            output_logits=True,
+            output_scores=True,
         )
         for row, sequence in enumerate(done.sequences):
             said = sequence[start:].tolist()
             want = forced(model, batch.alone[row // 2], said)
             if way == "sampling":
-                contract.close(torch.stack([step[row] for step in done.logits]).to(want.dtype), want, f"row {row}")
+                contract.close(
+                    torch.stack([step[row] for step in done.logits]).to(want.dtype),
+                    want,
+                    f"row {row}",
+                )
                 continue
             score = float(want.log_softmax(dim=-1).gather(1, torch.tensor(said)[:, None]).sum())
             assert abs(score - float(done.sequences_scores[row])) < 1e-3
@@ -161,5 +171,7 @@ def test_drafts_in_a_later_turn():
         done = model.generate(**first, max_new_tokens=3, return_dict_in_generate=True)
         more = {"input_ids": torch.cat([done.sequences, torch.tensor([[9, 8, 7]])], dim=1)}
         for given in (more, second):
-            with pytest.raises(UnsupportedError, match=r"assistant_model.*later turn.*leave it out"):
+            with pytest.raises(
+                UnsupportedError, match=r"assistant_model.*later turn.*leave it out"
+            ):
                 model.generate(**given, **cached(output_cache(done)), **draft)

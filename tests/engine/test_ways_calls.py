@@ -34,7 +34,8 @@ def no_vision(model, monkeypatch):
     monkeypatch.setattr(model.model.vision_tower, "forward", fail)
 
 
-# ---- options ------------------------------------------------------------------------------------------------------
+# ---- options
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,10 @@ def test_a_model_config_fills_what_the_given_one_leaves_open(model, inputs, no_v
     for name, value in option.items():
         setattr(model.generation_config, name, value)
     given = GenerationConfig(max_new_tokens=2, pad_token_id=tiny.PAD)
-    with sparsify(model, METHOD), pytest.raises(UnsupportedError, match=rf"{next(iter(option))}.* is not supported"):
+    with (
+        sparsify(model, METHOD),
+        pytest.raises(UnsupportedError, match=rf"{next(iter(option))}.* is not supported"),
+    ):
         model.generate(**inputs, generation_config=given)
 
 
@@ -53,11 +57,16 @@ def test_an_option_that_is_taken_back(model, inputs):
     with sparsify(model, METHOD):
         want = model.generate(**inputs, max_new_tokens=3)
         model.generation_config.prefill_chunk_size = 8
-        assert torch.equal(model.generate(**inputs, max_new_tokens=3, prefill_chunk_size=None), want)
+        assert torch.equal(
+            model.generate(**inputs, max_new_tokens=3, prefill_chunk_size=None), want
+        )
 
 
 def test_arguments_by_place(model, inputs):
-    ids, rest = inputs["input_ids"], {name: part for name, part in inputs.items() if name != "input_ids"}
+    ids, rest = (
+        inputs["input_ids"],
+        {name: part for name, part in inputs.items() if name != "input_ids"},
+    )
     with sparsify(model, METHOD) as run:
         want, raters = model.generate(**inputs, max_new_tokens=4), run.trace.raters[0].tolist()
         other = tiny.tiny_llava(seed=3, dtype=torch.float32)
@@ -71,7 +80,10 @@ def test_arguments_by_place(model, inputs):
 @pytest.mark.parametrize("loop", [lambda *_, **__: None, "somebody/loop"])
 @pytest.mark.mode("`custom_generate`")
 def test_a_custom_loop(model, inputs, no_vision, loop):
-    with sparsify(model, METHOD), pytest.raises(UnsupportedError, match=r"custom_generate.*may not prefill once"):
+    with (
+        sparsify(model, METHOD),
+        pytest.raises(UnsupportedError, match=r"custom_generate.*may not prefill once"),
+    ):
         model.generate(**inputs, custom_generate=loop)
 
 
@@ -99,16 +111,23 @@ def test_guidance_and_streams(model, inputs):
 def test_a_pipeline():
     model, processor = tiny.tiny_llava(dtype=torch.float32), tiny_processor.processor()
     ask = pipeline("image-text-to-text", model=model, processor=processor)
-    noise = torch.randint(0, 255, (24, 24, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    noise = torch.randint(
+        0, 255, (24, 24, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     picture = Image.fromarray(noise.numpy())
     given = processor(text="<image> w20 w21 w22", images=picture, return_tensors="pt")
     with sparsify(model, METHOD):
-        want = processor.batch_decode(model.generate(**given, max_new_tokens=4), skip_special_tokens=True)[0]
-        said = ask(text="<image> w20 w21 w22", images=picture, generate_kwargs={"max_new_tokens": 4})
+        want = processor.batch_decode(
+            model.generate(**given, max_new_tokens=4), skip_special_tokens=True
+        )[0]
+        said = ask(
+            text="<image> w20 w21 w22", images=picture, generate_kwargs={"max_new_tokens": 4}
+        )
     assert said[0]["generated_text"].partition("w22")[2] == want.partition("w22")[2] != ""
 
 
-# ---- caches -------------------------------------------------------------------------------------------------------
+# ---- caches
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.mode("`StaticCache`, with and without torch.compile")
@@ -134,7 +153,10 @@ def test_caches_are_refused_before_an_image_is_encoded(model, inputs, no_vision)
 def test_quantised_caches_of_other_packages(model, inputs, no_vision, package):
     pytest.importorskip(package)
     cache = QuantizedCache(package.removeprefix("optimum."), config=model.config.get_text_config())
-    with sparsify(model, METHOD), pytest.raises(UnsupportedError, match=r"QuantizedLayer.*use DynamicCache"):
+    with (
+        sparsify(model, METHOD),
+        pytest.raises(UnsupportedError, match=r"QuantizedLayer.*use DynamicCache"),
+    ):
         model(**inputs, **cached(cache))
 
 
@@ -142,7 +164,11 @@ def test_quantised_caches_of_other_packages(model, inputs, no_vision, package):
 @pytest.mark.mode("a pruned cache in another model, or after its block")
 def test_a_pruned_cache_in_another_model(model, inputs):
     """Which would attend without the mask that its short layers need."""
-    other, cache, step = tiny.tiny_llava(dtype=torch.float32), DynamicCache(), {"input_ids": torch.tensor([[9]])}
+    other, cache, step = (
+        tiny.tiny_llava(dtype=torch.float32),
+        DynamicCache(),
+        {"input_ids": torch.tensor([[9]])},
+    )
     with sparsify(model, METHOD):
         model(**inputs, **cached(cache))
         with pytest.raises(AttachError, match="another model's"):
@@ -155,17 +181,25 @@ def test_a_pruned_cache_in_another_model(model, inputs):
             other(**step, **cached(cache))
 
 
-# ---- outputs ------------------------------------------------------------------------------------------------------
+# ---- outputs
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.mode("`output_hidden_states`, `output_attentions`")
 def test_outputs_of_generate_are_as_long_as_the_layers(inputs):
     model = tiny.tiny_llava(dtype=torch.float32, attention="eager")
-    given = {"output_hidden_states": True, "output_attentions": True, "return_dict_in_generate": True}
+    given = {
+        "output_hidden_states": True,
+        "output_attentions": True,
+        "return_dict_in_generate": True,
+    }
     with sparsify(model, METHOD) as run:
         done = model.generate(**inputs, max_new_tokens=3, **given)
         layers = run.stats.tokens_per_layer[0]
-    assert [part.shape[1] for part in done.hidden_states[0]] == [inputs["input_ids"].shape[1], *layers]
+    assert [part.shape[1] for part in done.hidden_states[0]] == [
+        inputs["input_ids"].shape[1],
+        *layers,
+    ]
     assert [part.shape[-1] for part in done.attentions[0]] == list(layers)
     assert [part.shape[-1] for part in done.attentions[2]] == [count + 2 for count in layers]
     assert {part.shape[1] for part in done.hidden_states[1]} == {1}
@@ -177,10 +211,13 @@ def test_last_logits_count_from_the_right(model, inputs):
     with sparsify(model, METHOD):
         every = model(**inputs).logits
         for count in (1, 3, 6):
-            torch.testing.assert_close(model(**inputs, logits_to_keep=count).logits, every[:, -count:])
+            torch.testing.assert_close(
+                model(**inputs, logits_to_keep=count).logits, every[:, -count:]
+            )
 
 
-# ---- compiled code ------------------------------------------------------------------------------------------------
+# ---- compiled code
+# ------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -189,7 +226,10 @@ def test_last_logits_count_from_the_right(model, inputs):
 def test_code_compiled_before(inputs):
     """No module shows that its forward was compiled; it prunes all the same, and forgets it afterwards."""
     torch._dynamo.reset()
-    model, method = tiny.tiny_llava(dtype=torch.float32, num_hidden_layers=3), Uniform(retain=0.5)  # reads no attention
+    model, method = (
+        tiny.tiny_llava(dtype=torch.float32, num_hidden_layers=3),
+        Uniform(retain=0.5),
+    )  # reads no attention
     decoder = model.model.language_model
     with sparsify(model, method):
         want = model(**inputs, use_cache=False).logits

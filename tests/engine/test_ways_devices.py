@@ -20,7 +20,9 @@ METHODS = {
     "uniform inside": Uniform(retain=0.5, sites=(0, 3, 5)),
 }
 CASES = [("llava", kernel, method) for kernel in ("sdpa", "eager") for method in METHODS]
-CASES += [(kind, "sdpa", "keep") for kind in ("qwen2", "qwen2_sliding", "qwen3", "gemma3", "paligemma")]
+CASES += [
+    (kind, "sdpa", "keep") for kind in ("qwen2", "qwen2_sliding", "qwen3", "gemma3", "paligemma")
+]
 
 
 def tiny_model(kind, kernel):
@@ -52,7 +54,11 @@ def turns(model, inputs, place):
     for new in (torch.ones(2, 1), torch.ones(2, 1), torch.tensor([[1, 1, 1], [0, 1, 1]])):
         mask = torch.cat([mask, new.long()], dim=1)
         ids = torch.full(new.shape, 9)
-        given = {"input_ids": ids, "attention_mask": mask, "position_ids": contract.positions(mask)[:, -ids.shape[1] :]}
+        given = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": contract.positions(mask)[:, -ids.shape[1] :],
+        }
         parts.append(model(**send(given, place), **cached(cache)).logits)
     return [part.cpu() for part in parts]
 
@@ -84,7 +90,9 @@ def test_devices_that_do_not_meet():
             spread(here) + there.to(SECOND)
 
 
-@pytest.mark.filterwarnings("ignore:You are calling .generate")  # before 5.18 transformers asks offloaded weights
+@pytest.mark.filterwarnings(
+    "ignore:You are calling .generate"
+)  # before 5.18 transformers asks offloaded weights
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.mode("accelerate's offload hooks")
 def test_weights_that_are_offloaded(inside):

@@ -44,14 +44,17 @@ def same_when_full(model, inputs):
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
-# ---- adapters -----------------------------------------------------------------------------------------------------
+# ---- adapters
+# -----------------------------------------------------------------------------------------------------
 
 
 def adapted(model):
     """PEFT's wrapper, with adapters that change the answer."""
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
-    settings = peft.LoraConfig(target_modules=["q_proj", "k_proj", "v_proj"], r=4, init_lora_weights=False)
+    settings = peft.LoraConfig(
+        target_modules=["q_proj", "k_proj", "v_proj"], r=4, init_lora_weights=False
+    )
     return peft.get_peft_model(model, settings).eval()
 
 
@@ -96,7 +99,8 @@ def test_a_wrapper_hides_no_refusal(model, inputs):
             wrapped(**inputs, logits_to_keep=torch.tensor([40]))
 
 
-# ---- quantised weights --------------------------------------------------------------------------------------------
+# ---- quantised weights
+# --------------------------------------------------------------------------------------------
 
 
 def of_torch(model):
@@ -104,7 +108,9 @@ def of_torch(model):
 
 
 def of_torchao(model):
-    torchao = pytest.importorskip("torchao.quantization")  # on a CPU it fills standard error, also in the demo
+    torchao = pytest.importorskip(
+        "torchao.quantization"
+    )  # on a CPU it fills standard error, also in the demo
     torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
     return model
 
@@ -115,14 +121,17 @@ def of_quanto(model):
     return model
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)
 @pytest.mark.parametrize("quantise", [of_torch, of_torchao, of_quanto])
 @pytest.mark.mode("quantised weights")
 def test_quantised_weights(model, inputs, quantise):
     same_when_full(quantise(model), inputs)
 
 
-# ---- precision ----------------------------------------------------------------------------------------------------
+# ---- precision
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -154,20 +163,27 @@ def test_scores_are_float32_under_autocast(model, inputs, monkeypatch):
         call = rows.call
         query, key = call.query[0].double(), call.key[0].double().repeat_interleave(2, dim=0)
         logits = (query @ key.transpose(-1, -2) * call.scaling).masked_fill(
-            ~torch.ones(query.shape[1], key.shape[1], dtype=torch.bool).tril(key.shape[1] - query.shape[1]), -torch.inf
+            ~torch.ones(query.shape[1], key.shape[1], dtype=torch.bool).tril(
+                key.shape[1] - query.shape[1]
+            ),
+            -torch.inf,
         )
         want = logits.softmax(dim=-1).mean(dim=0)[rows.rater_rows[0]][:, rows.columns[0]]
         assert float((got[0] - want).abs().max()) < 1e-6
 
 
-# ---- training -----------------------------------------------------------------------------------------------------
+# ---- training
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", ["", "model", "model.language_model"])
 @pytest.mark.mode("`model.train()` on the model or a part")
 def test_training_mode_of_any_part(model, inputs, part):
     model.get_submodule(part).train()
-    with sparsify(model, METHOD), pytest.raises(UnsupportedError, match=r"training.*model.eval\(\)"):
+    with (
+        sparsify(model, METHOD),
+        pytest.raises(UnsupportedError, match=r"training.*model.eval\(\)"),
+    ):
         model(**inputs)
 
 

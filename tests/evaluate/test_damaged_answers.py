@@ -19,7 +19,9 @@ def finished(tmp_path_factory):
     """An evaluation of two families, and the lines of its answers."""
     suite, out = tmp_path_factory.mktemp("suite"), tmp_path_factory.mktemp("out")
     compose_suite(3, "test", share=0.03).write(suite)
-    settings = Settings(CONFIGURATIONS, suite=suite, out=out, max_new_tokens=3, families=("place", "two-turn"))
+    settings = Settings(
+        CONFIGURATIONS, suite=suite, out=out, max_new_tokens=3, families=("place", "two-turn")
+    )
     run(tiny.tiny_llava(dtype=torch.float32), tiny_processor.processor(), settings)
     return settings, (out / "answers.jsonl").read_text().splitlines(keepends=True)
 
@@ -27,7 +29,9 @@ def finished(tmp_path_factory):
 def reopened(finished, number, line):
     """Open the evaluation with one of its lines put in place of another."""
     settings, lines = finished
-    (settings.out / "answers.jsonl").write_text("".join([*lines[:number], line, *lines[number + 1 :]]))
+    (settings.out / "answers.jsonl").write_text(
+        "".join([*lines[:number], line, *lines[number + 1 :]])
+    )
     with open_store(settings) as store:
         return store.records
 
@@ -38,7 +42,10 @@ def test_whole_lines_are_taken(finished):
 
 @pytest.mark.parametrize("line", ["{half\n", "\n", "[1]\n", "null\n", "[" * 100_000 + "\n", "{}\n"])
 def test_lines_that_are_no_record_are_named(finished, line):
-    with pytest.raises(InputError, match=r"line 2 is damaged .*; take it out to have it asked again, or change --out"):
+    with pytest.raises(
+        InputError,
+        match=r"line 2 is damaged .*; take it out to have it asked again, or change --out",
+    ):
         reopened(finished, 1, line)
 
 
@@ -61,9 +68,13 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values]
+)
 def test_fields_that_cannot_be_are_named(finished, name, value):
-    row = next(json.loads(line) for line in finished[1] if '"uniform@9"' in line and '"place"' in line)
+    row = next(
+        json.loads(line) for line in finished[1] if '"uniform@9"' in line and '"place"' in line
+    )
     assert row["sites"] == [0]
     assert len(row["recall"][0]) == 1
     row[name] = value
@@ -74,14 +85,18 @@ def test_fields_that_cannot_be_are_named(finished, name, value):
 def test_marks_that_are_not_those_of_the_answers_are_named(finished):
     row = json.loads(finished[1][1])
     row["right"] = [not right for right in row["right"]]
-    with pytest.raises(InputError, match=r"line 2 is damaged .its marks are not those of its answers"):
+    with pytest.raises(
+        InputError, match=r"line 2 is damaged .its marks are not those of its answers"
+    ):
         reopened(finished, 1, json.dumps(row) + "\n")
 
 
 def test_what_differs_from_the_suite_is_said(finished):
     row = json.loads(finished[1][1])
     row["split"] = "elsewhere"
-    with pytest.raises(InputError, match=r"line 2 is damaged .split 'elsewhere' is '.*' in the suite"):
+    with pytest.raises(
+        InputError, match=r"line 2 is damaged .split 'elsewhere' is '.*' in the suite"
+    ):
         reopened(finished, 1, json.dumps(row) + "\n")
 
 

@@ -11,7 +11,16 @@ from typer.testing import CliRunner
 from sparsight import SparseVLM
 from sparsight.cli import app
 from sparsight.errors import BudgetError, InputError, SettingError
-from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, mark_hard, open_store, read_records, run
+from sparsight.evaluate import (
+    DENSE,
+    Configuration,
+    Settings,
+    cast_weights,
+    mark_hard,
+    open_store,
+    read_records,
+    run,
+)
 from sparsight.evaluate.asking import Examiner
 from sparsight.evaluate.scenes import FAMILIES, SPLIT, compose_suite, load_images, load_suite
 from sparsight.evaluate.settings import Case
@@ -64,7 +73,11 @@ def make(suite, out, configurations=ALL, **changes):
 def untimed(document):
     """A document without what a clock says, and without the threads, which a fixture and a test may have apart."""
     if isinstance(document, dict):
-        return {key: untimed(document[key]) for key in document if not key.startswith(("seconds", "threads"))}
+        return {
+            key: untimed(document[key])
+            for key in document
+            if not key.startswith(("seconds", "threads"))
+        }
     return [untimed(value) for value in document] if isinstance(document, list) else document
 
 
@@ -88,11 +101,15 @@ def test_results_hold_every_family(finished):
     assert layers == sorted(layers)
     recall = [place["recall"] for place in sparse["evidence"]["sites"]]
     assert recall == sorted(recall, reverse=True)
-    assert all(place["recall"] <= place["recall_merged"] <= 1 for place in sparse["evidence"]["sites"])
+    assert all(
+        place["recall"] <= place["recall_merged"] <= 1 for place in sparse["evidence"]["sites"]
+    )
     assert set(sparse["families"]["two-turn"]["splits"]) == {"first", "second"}
     assert set(sparse["families"]["reading"]["splits"]) == {"large", "medium", "small"}
     rows = {row.pair: row for row in read_records(out)}
-    clip = next(row for row in rows.values() if row.family == "clip" and row.configuration == SPARSE.key)
+    clip = next(
+        row for row in rows.values() if row.family == "clip" and row.configuration == SPARSE.key
+    )
     assert clip.visual_tokens == 8 * tiny.VISUAL
     assert 0 < clip.mean_visual_tokens <= 8 * 14
     assert clip.dense_prefill_flops == rows[DENSE.key, clip.question].prefill_flops
@@ -139,7 +156,10 @@ def test_continuing_equals_one_go(finished, stopped, model, processor, tmp_path)
         ({"dtype": "bfloat16"}, "dtype 'float32' there"),
         ({"model": "other"}, "model 'embedded' there"),
         ({"suite": SPLIT}, "suite "),
-        ({"configurations": (Configuration("random", Random(retain=12, positions="renumber")),)}, "random@12 Random"),
+        (
+            {"configurations": (Configuration("random", Random(retain=12, positions="renumber")),)},
+            "random@12 Random",
+        ),
     ],
 )
 def test_another_evaluation_is_not_continued(finished, suite, change, part):
@@ -164,7 +184,9 @@ def test_a_second_turn_continues_on_the_cache(model, suite, template):
     prompt = examiner.prompt(Case(question, question), load_images(question, suite), known=True)
     row = examiner.ask(prompt, DENSE, None)
     first = model.generate(**prompt.inputs, max_new_tokens=3, do_sample=False)
-    more = processor.tokenizer(f"{question.turns[1].question} ASSISTANT :", return_tensors="pt")["input_ids"]
+    more = processor.tokenizer(f"{question.turns[1].question} ASSISTANT :", return_tensors="pt")[
+        "input_ids"
+    ]
     ids = torch.cat([first, more], dim=1)
     whole = {**prompt.inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
     second = model.generate(**whole, max_new_tokens=3, do_sample=False)
@@ -191,12 +213,16 @@ def test_without_images(model, processor, suite, tmp_path):
 def test_weights_change_and_tables_stay():
     cast = cast_weights(tiny.tiny_llava(dtype=torch.float32), torch.bfloat16)
     assert cast.dtype == torch.bfloat16
-    assert {buffer.dtype for name, buffer in cast.named_buffers() if "inv_freq" in name} == {torch.float32}
+    assert {buffer.dtype for name, buffer in cast.named_buffers() if "inv_freq" in name} == {
+        torch.float32
+    }
     with pytest.raises(SettingError, match="the model is in bfloat16"):
         run(cast, None, Settings())
 
 
-def test_the_mark_of_hard_questions_changes_no_evaluation(finished, model, processor, suite, tmp_path):
+def test_the_mark_of_hard_questions_changes_no_evaluation(
+    finished, model, processor, suite, tmp_path
+):
     marked = tmp_path / "suite"
     shutil.copytree(suite, marked)
     mark_hard(marked, {question.id: (14,) for question in load_suite(suite)})
@@ -246,7 +272,18 @@ def test_refuses_a_folder_that_cannot_be_written(tmp_path):
 
 
 def test_the_command_reports_and_continues(folder, suite, tmp_path, monkeypatch):
-    words = ["--suite", suite, "--model", folder, "--methods", "dense,sparsevlm,random", "--retain", "14", "--limit", 1]
+    words = [
+        "--suite",
+        suite,
+        "--model",
+        folder,
+        "--methods",
+        "dense,sparsevlm,random",
+        "--retain",
+        "14",
+        "--limit",
+        1,
+    ]
     words += ["--families", "place,two-turn", "--out", tmp_path]
     plain, calls = Examiner.ask, []
 

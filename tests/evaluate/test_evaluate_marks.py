@@ -32,7 +32,23 @@ from sparsight.sequence.trace import SiteTrace
 
 def record(key, question, right, answer="yes", expected="yes"):
     none = (None,)
-    return Record(key, question, "existence", "", (answer,), (expected,), (right,), 9, 9.0, 1, 1, 0.1, (), none, none)
+    return Record(
+        key,
+        question,
+        "existence",
+        "",
+        (answer,),
+        (expected,),
+        (right,),
+        9,
+        9.0,
+        1,
+        1,
+        0.1,
+        (),
+        none,
+        none,
+    )
 
 
 def test_compares_answers_without_case_and_period():
@@ -52,7 +68,9 @@ def test_f1_equals_its_definition():
     marks = marks_of(rows)
     assert marks.score == pytest.approx(2 * precision * recall / (precision + recall))
     assert marks.as_dict()["yes_share"] == pytest.approx(said.mean())
-    assert marks_of([replace(row, family="place") for row in rows]).score == pytest.approx((said == truth).mean())
+    assert marks_of([replace(row, family="place") for row in rows]).score == pytest.approx(
+        (said == truth).mean()
+    )
 
 
 def marks(right):
@@ -96,14 +114,28 @@ def test_evidence_tokens_equal_a_loop(seed):
     sizes, boxes = [(336, 336), (168, 120), (50, 40)], []
     for width, height in sizes:
         corners = rng.integers(0, (width - 9, height - 9), size=(seed % 4, 2))
-        boxes.append([Box(int(x), int(y), int(x) + int(rng.integers(2, 9)) * 3, int(y) + 9) for x, y in corners])
-    want = [mark for own, size in zip(boxes, sizes, strict=True) for mark in evidence_by_loops(own, size, 6, 8)]
+        boxes.append(
+            [
+                Box(int(x), int(y), int(x) + int(rng.integers(2, 9)) * 3, int(y) + 9)
+                for x, y in corners
+            ]
+        )
+    want = [
+        mark
+        for own, size in zip(boxes, sizes, strict=True)
+        for mark in evidence_by_loops(own, size, 6, 8)
+    ]
     assert evidence_tokens(boxes, sizes, grids_layout([(6, 8)] * 3)).tolist() == want
 
 
 def test_a_quarter_of_a_patch_is_enough():
     layout = grids_layout([(2, 2)])
-    assert evidence_tokens([[Box(0, 0, 7, 7)]], [(28, 28)], layout).tolist() == [True, False, False, False]
+    assert evidence_tokens([[Box(0, 0, 7, 7)]], [(28, 28)], layout).tolist() == [
+        True,
+        False,
+        False,
+        False,
+    ]
     assert not evidence_tokens([[Box(0, 0, 7, 6)]], [(28, 28)], layout).any()
 
 
@@ -136,7 +168,11 @@ def test_hard_questions_need_the_pixels(tmp_path):
     shutil.copy(SPLIT / QUESTIONS, tmp_path)
     first, second, third = (question.id for question in load_suite()[:3])
     own = load_suite()[2].hard_for_downscaling
-    rows = [record("dense", first, True), record("dense", second, False), record("downscale@64", third, False)]
+    rows = [
+        record("dense", first, True),
+        record("dense", second, False),
+        record("downscale@64", third, False),
+    ]
     rows += [record(f"downscale@{b}", q, False) for b in (192, 64) for q in (first, second)]
     rows += [record("downscale@128", first, True), record("downscale@0.5", first, False)]
     assert hard_for_downscaling(rows) == {first: (64, 192), second: ()}
@@ -160,10 +196,14 @@ def test_swapped_images_are_others():
 
 
 def test_budgets_of_several_images_are_fractions():
-    still, several, clip = (next(q for q in load_suite() if q.family == f) for f in ("place", "multi-image", "clip"))
+    still, several, clip = (
+        next(q for q in load_suite() if q.family == f) for f in ("place", "multi-image", "clip")
+    )
     sparse = Configuration("sparsevlm", SparseVLM(retain=192))
     assert sparse.method_for(still, 576, 0).retain == 192
-    assert sparse.method_for(several, 576, 0).retain == sparse.method_for(clip, 576, 0).retain == 1 / 3
+    assert (
+        sparse.method_for(several, 576, 0).retain == sparse.method_for(clip, 576, 0).retain == 1 / 3
+    )
     assert Configuration("sparsevlm", SparseVLM(retain=0.5)).method_for(clip, 576, 0).retain == 0.5
     seeds = {
         Configuration("random", Random(retain=12)).method_for(question, 36, seed).seed

@@ -10,7 +10,15 @@ import pytest
 from PIL import Image
 
 from sparsight.errors import InputError
-from sparsight.evaluate.scenes import FAMILIES, SPLIT, Box, Draft, compose_suite, load_images, load_suite
+from sparsight.evaluate.scenes import (
+    FAMILIES,
+    SPLIT,
+    Box,
+    Draft,
+    compose_suite,
+    load_images,
+    load_suite,
+)
 from sparsight.evaluate.scenes.ask import PLACES, cell
 from sparsight.evaluate.scenes.catalogue import COLOURS, THINGS
 from sparsight.evaluate.scenes.compose import FRAMES, MOST, compose, compose_clip
@@ -31,7 +39,11 @@ def shown():
 
 
 def of(family, split=None):
-    return [question for question in SUITE if question.family == family and split in (None, question.split)]
+    return [
+        question
+        for question in SUITE
+        if question.family == family and split in (None, question.split)
+    ]
 
 
 @pytest.mark.parametrize("pool", ["train", "test"])
@@ -43,7 +55,9 @@ def test_a_seed_gives_one_layout_and_one_picture(pool):
     assert compose("a", pool) != compose("b", pool)
     clip = compose_clip("a", pool)
     assert clip == compose_clip("a", pool)
-    assert [frame.tobytes() for frame in render_clip(clip)] == [frame.tobytes() for frame in render_clip(clip)]
+    assert [frame.tobytes() for frame in render_clip(clip)] == [
+        frame.tobytes() for frame in render_clip(clip)
+    ]
 
 
 def test_the_split_that_ships_is_what_its_recipe_says():
@@ -138,7 +152,12 @@ def test_answers_are_those_of_their_family():
     assert {question.turns[0].answer for question in of("multi-image")} == allowed["multi-image"]
     assert {question.turns[0].answer for question in of("attribute", "kind")} <= names
     assert {question.turns[0].answer for question in of("clip", "event")} <= names
-    assert {question.turns[0].answer for question in of("clip", "motion")} == {"left", "right", "up", "down"}
+    assert {question.turns[0].answer for question in of("clip", "motion")} == {
+        "left",
+        "right",
+        "up",
+        "down",
+    }
 
 
 @pytest.mark.parametrize("split", ["random", "popular", "adversarial"])
@@ -160,9 +179,15 @@ def test_colours_asked_for_are_those_painted(shown):
         turn = question.turns[0]
         assert turn.answer in COLOURS
         ((box,),) = turn.boxes
-        pixels = np.asarray(shown[question.id][0], dtype=float)[box.top : box.bottom, box.left : box.right]
-        middle = pixels[len(pixels) // 4 : -len(pixels) // 4, len(pixels) // 4 : -len(pixels) // 4].reshape(-1, 3)
-        near = np.array([(np.abs(middle - value).sum(-1) < 110).mean() for value in COLOURS.values()])
+        pixels = np.asarray(shown[question.id][0], dtype=float)[
+            box.top : box.bottom, box.left : box.right
+        ]
+        middle = pixels[
+            len(pixels) // 4 : -len(pixels) // 4, len(pixels) // 4 : -len(pixels) // 4
+        ].reshape(-1, 3)
+        near = np.array(
+            [(np.abs(middle - value).sum(-1) < 110).mean() for value in COLOURS.values()]
+        )
         ranks.append(int((near > near[list(COLOURS).index(turn.answer)]).sum()))
     assert np.mean(ranks) < 0.5
     assert Counter(ranks)[0] >= 0.8 * len(ranks)
@@ -182,7 +207,9 @@ def test_a_draft_writes_what_it_asks(tmp_path):
     assert load_suite(tmp_path) == tuple(draft.questions)
     assert {question.family for question in draft.questions} == set(FAMILIES)
     for question in draft.questions:
-        assert len(load_images(question, tmp_path)) == (FRAMES if question.family == "clip" else len(question.images))
+        assert len(load_images(question, tmp_path)) == (
+            FRAMES if question.family == "clip" else len(question.images)
+        )
 
 
 def test_missing_suites_are_named(tmp_path):

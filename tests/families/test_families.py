@@ -14,10 +14,27 @@ from tests.support.tiny_families import family_batch, tiny_family
 from tests.support.tiny_kinds import FIRST, KINDS
 
 RAGGED = [["image", 5], [2, "image", 2, "image", 6]]
-LAYOUTS = {"one": [[3, "image", 5]], "ragged": RAGGED, "video": [["video", 5], ["image", 3, "video", 4]]}
-METHODS = {"sparsevlm": SparseVLM(retain=0.5), "plus": SparseVLMPlus(retain=0.5), "random": Random(retain=0.5)}
-NOWHERE = {"aria": "learned queries", "idefics2": "learned queries", "video-llama3": "are not known"}
-CASES = [(name, layout) for name, kind in KINDS.items() for layout in LAYOUTS if layout != "video" or kind.video]
+LAYOUTS = {
+    "one": [[3, "image", 5]],
+    "ragged": RAGGED,
+    "video": [["video", 5], ["image", 3, "video", 4]],
+}
+METHODS = {
+    "sparsevlm": SparseVLM(retain=0.5),
+    "plus": SparseVLMPlus(retain=0.5),
+    "random": Random(retain=0.5),
+}
+NOWHERE = {
+    "aria": "learned queries",
+    "idefics2": "learned queries",
+    "video-llama3": "are not known",
+}
+CASES = [
+    (name, layout)
+    for name, kind in KINDS.items()
+    for layout in LAYOUTS
+    if layout != "video" or kind.video
+]
 VIDEOS = [(name, "video") for name, kind in KINDS.items() if kind.video]
 
 
@@ -46,7 +63,10 @@ def test_contract_with_eager_attention(name):
 def test_methods_that_need_grids(name):
     model, batch = make(name, "sdpa", "ragged")
     if name in NOWHERE:
-        with sparsify(model, Pool(retain=0.5)), pytest.raises(UnsupportedError, match=NOWHERE[name]):
+        with (
+            sparsify(model, Pool(retain=0.5)),
+            pytest.raises(UnsupportedError, match=NOWHERE[name]),
+        ):
             model(**batch.inputs)
         return
     for method in (Pool(retain=0.5), Uniform(retain=0.3)):
@@ -68,23 +88,36 @@ def test_pruned_equals_masked(name, layout, kernel, positions):
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             given = {"attention_mask": mask, "position_ids": contract.positions(mask)[:, -1:]}
             parts.append(model(input_ids=said[:, step : step + 1], **given, **cached(cache)).logits)
-    dense, alone = tiny_family(name, "eager"), family_batch(tiny_family(name, "eager"), name, LAYOUTS[layout]).alone
+    dense, alone = (
+        tiny_family(name, "eager"),
+        family_batch(tiny_family(name, "eager"), name, LAYOUTS[layout]).alone,
+    )
     for b, own in enumerate(alone):
         ids = torch.cat([own["input_ids"], said[b : b + 1]], dim=1)
         inputs = {**own, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        raters = run.trace.raters[b] - (mask.shape[1] - ids.shape[1])  # a trace counts the batch's padding
-        want, scores = hidden.run(dense, inputs, run.trace.samples[b], raters, renumber=positions == "renumber")
+        raters = run.trace.raters[b] - (
+            mask.shape[1] - ids.shape[1]
+        )  # a trace counts the batch's padding
+        want, scores = hidden.run(
+            dense, inputs, run.trace.samples[b], raters, renumber=positions == "renumber"
+        )
         for step, score in zip(run.trace.samples[b], scores, strict=True):
             torch.testing.assert_close(step.score.double(), score, rtol=1e-3, atol=1e-6)
-        got = torch.cat([parts[0][b, -run.stats.tokens_per_layer[b][-1] :], *(part[b] for part in parts[1:])])
+        got = torch.cat(
+            [parts[0][b, -run.stats.tokens_per_layer[b][-1] :], *(part[b] for part in parts[1:])]
+        )
         contract.close(got, want.to(got.dtype), f"sample {b}")
         with torch.no_grad():
             plain = dense(**inputs).logits[0, -1]
-        assert float((plain - want[-1]).abs().max() / plain.abs().max()) > 1e-3, "pruning changes nothing here"
+        assert float((plain - want[-1]).abs().max() / plain.abs().max()) > 1e-3, (
+            "pruning changes nothing here"
+        )
 
 
 def answer(model, inputs):
-    return model.generate(**inputs, max_new_tokens=4, output_logits=True, return_dict_in_generate=True)
+    return model.generate(
+        **inputs, max_new_tokens=4, output_logits=True, return_dict_in_generate=True
+    )
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -95,7 +128,11 @@ def test_keeping_everything_is_bit_identical(name, kernel):
     if tiny.OLD:
         batch.inputs = batch.alone[1]  # images of several samples are mixed up, pruned or not
     plain = answer(model, batch.inputs)
-    for method in (SparseVLM(retain=1.0), Identity(positions="keep"), Identity(positions="renumber")):
+    for method in (
+        SparseVLM(retain=1.0),
+        Identity(positions="keep"),
+        Identity(positions="renumber"),
+    ):
         with sparsify(model, method) as run:
             assert same(answer(model, batch.inputs), plain)
         assert run.stats.visual_tokens

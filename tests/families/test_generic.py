@@ -25,7 +25,9 @@ def unknown(monkeypatch):
 
     def rename(model):
         kind = type(model)
-        monkeypatch.setattr(model, "__class__", type("Unknown" + kind.__name__, (kind,), {}), raising=False)
+        monkeypatch.setattr(
+            model, "__class__", type("Unknown" + kind.__name__, (kind,), {}), raising=False
+        )
         return model
 
     return rename
@@ -59,7 +61,9 @@ def test_the_model_without_a_head(unknown):
 
 def test_aria_is_hosted_only_by_name(unknown):
     model = tiny_family("aria")
-    with pytest.raises(UnsupportedError, match=r"UnknownAria.*mixture of experts, whose costs are not known"):
+    with pytest.raises(
+        UnsupportedError, match=r"UnknownAria.*mixture of experts, whose costs are not known"
+    ):
         sparsify(unknown(model), METHOD)
 
 
@@ -102,7 +106,9 @@ def test_dangerous_patterns_are_refused_by_name(name):
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
         model = kind._from_config(small(kind.config_class()))
-    with pytest.raises(UnsupportedError, match=f"^{name} is not of a supported class.*{REFUSED[name]}"):
+    with pytest.raises(
+        UnsupportedError, match=f"^{name} is not of a supported class.*{REFUSED[name]}"
+    ):
         generic_family(model)
 
 
@@ -123,17 +129,29 @@ def windowed(kwargs):
 
 DECODER, LAYER = "model.language_model", "model.language_model.layers.3"
 ODD = {
-    "a mask of its own": (DECODER, lambda _: {"attention_mask": {"full_attention": None}}, "mask of its own making"),
+    "a mask of its own": (
+        DECODER,
+        lambda _: {"attention_mask": {"full_attention": None}},
+        "mask of its own making",
+    ),
     "no embeddings": (
         DECODER,
         lambda k: {"inputs_embeds": None, "input_ids": torch.ones(2, 12).long()},
         "inputs_embeds",
     ),
-    "M-RoPE": (DECODER, lambda _: {"position_ids": torch.arange(12).expand(3, 2, -1)}, "positions of 3 dimensions"),
+    "M-RoPE": (
+        DECODER,
+        lambda _: {"position_ids": torch.arange(12).expand(3, 2, -1)},
+        "positions of 3 dimensions",
+    ),
     "features beside": (DECODER, lambda _: {"visual_planes": torch.zeros(2, 12)}, "visual_planes"),
     "an argument beside": (LAYER, lambda _: {"shared": torch.zeros(1)}, "shared"),
     "other tables": (LAYER, shifted, "not those of rotary_emb"),
-    "two pairs of tables": (LAYER, lambda k: {"position_embeddings": {"full": k["position_embeddings"]}}, "one cosine"),
+    "two pairs of tables": (
+        LAYER,
+        lambda k: {"position_embeddings": {"full": k["position_embeddings"]}},
+        "one cosine",
+    ),
     "a mask that looks ahead": (LAYER, sees_ahead, "not causal less the padding"),
     "a window": (LAYER, windowed, "not causal less the padding"),
     "no padding": (LAYER, lambda _: {"attention_mask": None}, "not causal less the padding"),

@@ -14,7 +14,9 @@ from tests.support.tiny_rotary import FIRST, IMAGE, KINDS, PAIRS, QWEN, VIDEO, V
 
 METHODS = {
     "sparsevlm": SparseVLM(retain=0.5, positions="keep"),
-    "sum": SparseVLM(retain=0.45, positions="keep", aggregate="sum", tau=0.6, theta=0.3, sites=(1, 4)),
+    "sum": SparseVLM(
+        retain=0.45, positions="keep", aggregate="sum", tau=0.6, theta=0.3, sites=(1, 4)
+    ),
     "rank": SparseVLM(level="rank", retain=None, positions="keep"),
     "no recycling": SparseVLM(retain=0.6, positions="keep", recycle=False, sites=(3, 6)),
     "uniform": Uniform(retain=0.4),
@@ -27,18 +29,28 @@ def videos(kind):
     """Videos and images in ragged samples; GLM cannot tell their placeholders apart, so they come without images."""
     if kind == "glm4v":
         return [[("video", 3, 2, 3), 6], [2, ("video", 2, 3, 2), 3, ("video", 1, 4, 2), 5], [20]]
-    return [[("video", 3, 2, 3), 6], [2, ("image", 2, 3), 3, ("video", 2, 3, 2), 2, ("image", 4, 2), 5], [20]]
+    return [
+        [("video", 3, 2, 3), 6],
+        [2, ("image", 2, 3), 3, ("video", 2, 3, 2), 2, ("image", 4, 2), 5],
+        [20],
+    ]
 
 
 def want(kind, method, alone, run, *, said=(), sample=0, length=None):
     """Logits of one sample's prompt and what was said, dropped tokens hidden, in float64; its scores are checked."""
     model = tiny_rotary.model(kind, "eager", torch.float64)
-    inputs = {name: part.double() if part.is_floating_point() else part for name, part in alone.items()}
+    inputs = {
+        name: part.double() if part.is_floating_point() else part for name, part in alone.items()
+    }
     inputs = tiny_rotary.longer(kind, inputs, list(said))
     steps, raters = run.trace.samples[sample], run.trace.raters[sample]
     own = alone["input_ids"].shape[1]
-    raters = raters - ((length or own) - own)  # a trace counts the padding of a batch of this length
-    result, scores = hidden.run(model, inputs, steps, raters, aggregate=getattr(method, "aggregate", "mean"))
+    raters = raters - (
+        (length or own) - own
+    )  # a trace counts the padding of a batch of this length
+    result, scores = hidden.run(
+        model, inputs, steps, raters, aggregate=getattr(method, "aggregate", "mean")
+    )
     if isinstance(method, SparseVLM):
         for step, score in zip(steps, scores, strict=True):
             torch.testing.assert_close(step.score.double(), score.double(), rtol=1e-3, atol=1e-6)
@@ -57,7 +69,12 @@ def generate(model, inputs, **settings):
 
 # what these promise and in which order their tokens stand is not the kernel's affair
 ONCE = ("sum", "no recycling", "uniform inside")
-CASES = [(*pair, method) for pair in PAIRS for method in METHODS if pair[1] == "sdpa" or method not in ONCE]
+CASES = [
+    (*pair, method)
+    for pair in PAIRS
+    for method in METHODS
+    if pair[1] == "sdpa" or method not in ONCE
+]
 
 
 @pytest.mark.parametrize(("kind", "kernel", "method"), CASES)
@@ -115,7 +132,9 @@ def check_masked(kind, model, method, batch):
         first = run.trace
         done = generate(model, batch.inputs)
         for before, after in zip(first.samples, run.trace.samples, strict=True):
-            assert [s.keep.tolist() for s in before] == [s.keep.tolist() for s in after], "generate keeps other tokens"
+            assert [s.keep.tolist() for s in before] == [s.keep.tolist() for s in after], (
+                "generate keeps other tokens"
+            )
     for b, own in enumerate(batch.alone):
         said = done.sequences[b, start:].tolist()
         wanted = want(kind, method, own, run, said=said[:-1], sample=b, length=start)
@@ -132,7 +151,10 @@ def test_manual_loop_and_second_turn(kind, kernel):
     model, method = tiny_rotary.model(kind, kernel), METHODS["sparsevlm"]
     own = tiny_rotary.batch(kind, [[2, tiny_rotary.image(kind, 3, 5), 7]], model.dtype).alone[0]
     said = torch.randint(FIRST, VOCAB, (9,), generator=torch.Generator().manual_seed(1))
-    cache, prompt = DynamicCache(config=model.config), {k: v for k, v in own.items() if k != "attention_mask"}
+    cache, prompt = (
+        DynamicCache(config=model.config),
+        {k: v for k, v in own.items() if k != "attention_mask"},
+    )
     with sparsify(model, method) as run, torch.no_grad():
         parts = [model(**prompt, **cached(cache)).logits]
         for part in (said[:1], said[1:2], said[2:8], said[8:]):
@@ -164,14 +186,18 @@ def test_second_turn_with_generate(kind, kernel):
 def test_beams(kind, kernel):
     model, method = tiny_rotary.model(kind, kernel), METHODS["sparsevlm"]
     batch = tiny_rotary.batch(
-        kind, [[tiny_rotary.image(kind, 4, 4), 9], [3, tiny_rotary.image(kind, 3, 4), 4]], model.dtype
+        kind,
+        [[tiny_rotary.image(kind, 4, 4), 9], [3, tiny_rotary.image(kind, 3, 4), 4]],
+        model.dtype,
     )
     with sparsify(model, method) as run:
         done = generate(model, batch.inputs, num_beams=2, length_penalty=0.0, output_scores=True)
     start = batch.inputs["input_ids"].shape[1]
     for b, own in enumerate(batch.alone):
         said = done.sequences[b, start:].tolist()
-        wanted = want(kind, method, own, run, said=said[:-1], sample=2 * b, length=start)[-len(said) :]
+        wanted = want(kind, method, own, run, said=said[:-1], sample=2 * b, length=start)[
+            -len(said) :
+        ]
         score = float(wanted.log_softmax(dim=-1).gather(1, torch.tensor(said)[:, None]).sum())
         assert abs(score - float(done.sequences_scores[b])) < 1e-3
 

@@ -20,14 +20,17 @@ SLIDING = ("gemma3", "mistral", "qwen2_window")  # for Qwen2-VL see test_rotary.
 
 
 def one(kind, model, text=7, seed=0):
-    return tiny_rotary.batch(kind, [[2, tiny_rotary.image(kind, 3, 5), text]], model.dtype, seed).alone[0]
+    return tiny_rotary.batch(
+        kind, [[2, tiny_rotary.image(kind, 3, 5), text]], model.dtype, seed
+    ).alone[0]
 
 
 def word(token):
     return {"input_ids": torch.tensor([[token]])}
 
 
-# ---- sliding ledgers ----------------------------------------------------------------------------------------------
+# ---- sliding ledgers
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", SLIDING)
@@ -79,7 +82,10 @@ def test_chosen_repeated_and_reordered_samples(kind):
         mask, parts = mask[rows], []
         for token in (20, 21):
             mask = torch.cat([mask, mask.new_ones(4, 1)], dim=1)
-            given = {"input_ids": torch.full((4, 1), token), "position_ids": contract.positions(mask)[:, -1:]}
+            given = {
+                "input_ids": torch.full((4, 1), token),
+                "position_ids": contract.positions(mask)[:, -1:],
+            }
             parts.append(model(**given, attention_mask=mask, **cached(cache)).logits)
     for row, sample in enumerate(rows):
         close(torch.cat(parts, dim=1)[row], wanted[sample], f"row {row}")
@@ -109,13 +115,22 @@ def test_costs_are_those_of_what_is_stored(kind, lazy):
     inputs, cache = one(kind, model), DynamicCache() if lazy else DynamicCache(config=model.config)
     with sparsify(model, METHOD) as run, torch.no_grad():
         parts = [model(**inputs, **cached(cache)).logits[0]]
-        stored = sum(x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values))
+        stored = sum(
+            x.numel() * x.element_size()
+            for layer in cache.layers
+            for x in (layer.keys, layer.values)
+        )
         assert run.stats.kv_cache_bytes == stored
         parts += [model(**word(token), **cached(cache)).logits[0] for token in (20, 21)]
-    close(torch.cat(parts), want(kind, METHOD, inputs, run, said=[20, 21]), "lazy" if lazy else "sliding")
+    close(
+        torch.cat(parts),
+        want(kind, METHOD, inputs, run, said=[20, 21]),
+        "lazy" if lazy else "sliding",
+    )
 
 
-# ---- what is left behind ------------------------------------------------------------------------------------------
+# ---- what is left behind
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -126,7 +141,11 @@ def test_nothing_is_left_behind(kind):
     def state():
         hooks = ("_forward_pre_hooks", "_forward_hooks")
         return [
-            (set(vars(part)) - {"rope_deltas"}, vars(part).get("config"), [len(vars(part)[name]) for name in hooks])
+            (
+                set(vars(part)) - {"rope_deltas"},
+                vars(part).get("config"),
+                [len(vars(part)[name]) for name in hooks],
+            )
             for part in model.modules()
         ]
 

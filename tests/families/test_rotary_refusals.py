@@ -29,7 +29,9 @@ def test_renumbering(kind):
 def test_scaling_images(kind):
     model = tiny_rotary.model(kind, "eager")
     for method in (Downscale(), Downscale(positions="keep")):
-        with refuses(UnsupportedError, "Downscale cannot scale the images of", "use Pool or Uniform"):
+        with refuses(
+            UnsupportedError, "Downscale cannot scale the images of", "use Pool or Uniform"
+        ):
             sparsify(model, method)
 
 
@@ -73,7 +75,12 @@ def test_masks_that_are_made_already(kind):
             model(**{**inputs, "attention_mask": square})
         if kind == "gemma3":
             with refuses(UnsupportedError, "dict", "2-D"):
-                model(**{**inputs, "attention_mask": {"full_attention": square, "sliding_attention": square}})
+                model(
+                    **{
+                        **inputs,
+                        "attention_mask": {"full_attention": square, "sliding_attention": square},
+                    }
+                )
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "paligemma", "qwen2", "qwen3"])
@@ -99,6 +106,8 @@ def test_a_cache_that_records_its_past(kind):
         if tiny.OLD:
             return
         cache = DynamicCache(config=model.config)
-        next(layer for layer in reversed(cache.layers) if layer.is_sliding).activate_past_recording()
+        next(
+            layer for layer in reversed(cache.layers) if layer.is_sliding
+        ).activate_past_recording()
         with refuses(UnsupportedError, "records its past"):
             model(**inputs, **cached(cache))

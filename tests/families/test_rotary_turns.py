@@ -20,7 +20,9 @@ from tests.support.tiny_rotary import KINDS, LLAVA, QWEN
 @pytest.mark.mode("a second turn with an image")
 def test_second_turn_with_a_new_image(kind):
     if tiny.OLD and kind == "gemma3":
-        pytest.skip("transformers before 5.18 lets the blocks of a later turn begin at the wrong token, pruned or not")
+        pytest.skip(
+            "transformers before 5.18 lets the blocks of a later turn begin at the wrong token, pruned or not"
+        )
     model, cache = tiny_rotary.model(kind), DynamicCache(config=tiny_rotary.model(kind).config)
     first, second = one(kind, model), one(kind, model, text=5, seed=1)
     length = first["input_ids"].shape[1]
@@ -29,12 +31,19 @@ def test_second_turn_with_a_new_image(kind):
         steps = run.trace.samples[0]
         mask = torch.cat([first["attention_mask"], second["attention_mask"]], dim=1)
         changes = {"attention_mask": mask}
-        if kind == "gemma3":  # transformers reads the blocks of all tokens, those in the cache included
-            changes["token_type_ids"] = torch.cat([first["token_type_ids"], second["token_type_ids"]], dim=1)
+        if (
+            kind == "gemma3"
+        ):  # transformers reads the blocks of all tokens, those in the cache included
+            changes["token_type_ids"] = torch.cat(
+                [first["token_type_ids"], second["token_type_ids"]], dim=1
+            )
         parts.append(model(**{**second, **changes}, **cached(cache)).logits)
         later = run.trace.samples[0]
         parts += [model(**word(token), **cached(cache)).logits for token in (20, 21)]
-    both = {name: torch.cat([part, second[name]], dim=int(name != "pixel_values")) for name, part in first.items()}
+    both = {
+        name: torch.cat([part, second[name]], dim=int(name != "pixel_values"))
+        for name, part in first.items()
+    }
     wanted, _ = hidden.run(
         tiny_rotary.model(kind, "eager", torch.float64),
         tiny_rotary.longer(kind, both, [20, 21]),
@@ -51,8 +60,14 @@ def test_second_turn_of_unequal_length(kind):
     batch = tiny_rotary.batch(kind, tiny_rotary.rows(kind), model.dtype)
     cache, first = DynamicCache(config=model.config), int(kind.startswith("paligemma"))
     turn = torch.randint(10, 90, (2, 6), generator=torch.Generator().manual_seed(2))
-    mask = torch.cat([batch.inputs["attention_mask"], torch.tensor([[1] * 5, [0, 0, 1, 1, 1]])], dim=1)
-    given = {} if kind in QWEN else {"position_ids": contract.positions(batch.inputs["attention_mask"]) + first}
+    mask = torch.cat(
+        [batch.inputs["attention_mask"], torch.tensor([[1] * 5, [0, 0, 1, 1, 1]])], dim=1
+    )
+    given = (
+        {}
+        if kind in QWEN
+        else {"position_ids": contract.positions(batch.inputs["attention_mask"]) + first}
+    )
     with sparsify(model, METHOD) as run, torch.no_grad():
         model(**batch.inputs, **given, **cached(cache))
         parts, deltas = [], getattr(model.model, "rope_deltas", first)
@@ -65,9 +80,14 @@ def test_second_turn_of_unequal_length(kind):
     logits, length = torch.cat(parts, dim=1), batch.inputs["input_ids"].shape[1]
     for b, skip in ((0, 0), (1, 2)):
         real = mask[b].clone()
-        real[: length - batch.alone[b]["input_ids"].shape[1]] = -1  # windows count padding that lies in the middle
+        real[
+            : length - batch.alone[b]["input_ids"].shape[1]
+        ] = -1  # windows count padding that lies in the middle
         given = tiny_rotary.longer(kind, batch.alone[b], turn[b].tolist())
-        given = {name: part.double() if part.is_floating_point() else part for name, part in given.items()}
+        given = {
+            name: part.double() if part.is_floating_point() else part
+            for name, part in given.items()
+        }
         given["attention_mask"] = real[real >= 0][None]
         if kind not in QWEN:
             given["position_ids"] = contract.positions(given["attention_mask"]) + first
@@ -90,7 +110,9 @@ def test_paligemma_without_token_types(kernel):
             got = model(**bare).logits[0]
     reference = tiny_rotary.model("paligemma", "eager", torch.float64)
     as_seen = inputs if kernel == "sdpa" else bare
-    as_seen = {name: part.double() if part.is_floating_point() else part for name, part in as_seen.items()}
+    as_seen = {
+        name: part.double() if part.is_floating_point() else part for name, part in as_seen.items()
+    }
     steps = run.trace.samples[0]
     wanted, scores = hidden.run(reference, as_seen, steps, run.trace.raters[0])
     close(got, wanted, kernel)
@@ -101,12 +123,22 @@ def test_paligemma_without_token_types(kernel):
 def test_paligemma_without_token_types_in_rows_of_unequal_counts():
     """No padding, so no mask, but fillers once one row keeps fewer tokens."""
     model = tiny_rotary.model("paligemma")
-    batch = tiny_rotary.batch("paligemma", [[("image",), 33], [2, ("image",), 2, ("image",), 4]], model.dtype)
-    bare = {name: part for name, part in batch.inputs.items() if name not in ("token_type_ids", "attention_mask")}
+    batch = tiny_rotary.batch(
+        "paligemma", [[("image",), 33], [2, ("image",), 2, ("image",), 4]], model.dtype
+    )
+    bare = {
+        name: part
+        for name, part in batch.inputs.items()
+        if name not in ("token_type_ids", "attention_mask")
+    }
     with sparsify(model, METHOD) as run, torch.no_grad():
         got = model(**bare).logits
     for b, row in enumerate(run.stats.tokens_per_layer):
-        close(got[b, -row[-1] :], want("paligemma", METHOD, batch.alone[b], run, sample=b), f"sample {b}")
+        close(
+            got[b, -row[-1] :],
+            want("paligemma", METHOD, batch.alone[b], run, sample=b),
+            f"sample {b}",
+        )
 
 
 @pytest.mark.parametrize("kind", SLIDING)
@@ -121,9 +153,13 @@ def test_an_image_after_a_text_turn_longer_than_the_window(kind):
     changes = {"attention_mask": mask, "position_ids": places[:, 31:]}
     types = {}
     if kind == "gemma3":
-        types = {"token_type_ids": torch.cat([torch.zeros_like(before), image["token_type_ids"]], dim=1)}
+        types = {
+            "token_type_ids": torch.cat([torch.zeros_like(before), image["token_type_ids"]], dim=1)
+        }
     if tiny.OLD and types:
-        pytest.skip("transformers before 5.18 lets the blocks of a later turn begin at the wrong token, pruned or not")
+        pytest.skip(
+            "transformers before 5.18 lets the blocks of a later turn begin at the wrong token, pruned or not"
+        )
     with sparsify(model, METHOD) as run, torch.no_grad():
         model(input_ids=before, attention_mask=pads, position_ids=places[:, :31], **cached(cache))
         got = model(**{**image, **types, **changes}, **cached(cache)).logits[0]
@@ -138,7 +174,9 @@ def test_gemma3_with_placeholders_outside_the_vocabulary():
     inputs = one("gemma3", model)
     outside = {
         **inputs,
-        "input_ids": inputs["input_ids"].masked_fill(inputs["input_ids"] == tiny.IMAGE, tiny.VOCAB + 7),
+        "input_ids": inputs["input_ids"].masked_fill(
+            inputs["input_ids"] == tiny.IMAGE, tiny.VOCAB + 7
+        ),
     }
     answers = []
     for own, given in ((model, inputs), (other, outside)):
@@ -203,13 +241,19 @@ def test_second_turn_with_a_new_image_and_m_rope(kind):
     model = tiny_rotary.model(kind)
     first, second = one(kind, model), one(kind, model, text=5, seed=1)
     both = {
-        name: torch.cat([part, second[name]], dim=int("token" in name or "ids" in name or "mask" in name))
+        name: torch.cat(
+            [part, second[name]], dim=int("token" in name or "ids" in name or "mask" in name)
+        )
         for name, part in first.items()
     }
     names = ("input_ids", "image_grid_thw", "attention_mask", "mm_token_type_ids")
     places, _ = model.model.get_rope_index(**{name: both[name] for name in names if name in both})
     length = first["input_ids"].shape[1]
-    later = {**second, "attention_mask": both["attention_mask"], "position_ids": places[..., length:]}
+    later = {
+        **second,
+        "attention_mask": both["attention_mask"],
+        "position_ids": places[..., length:],
+    }
     for method in (None, METHOD):
         with nullcontext() if method is None else sparsify(model, METHOD), torch.no_grad():
             cache = output_cache(model(**first, **cached(DynamicCache(config=model.config))))

@@ -29,17 +29,22 @@ SIDE = tiny.SIDE // tiny.PATCH
 def view(sizes, count, site=0, width=3, seed=0):
     """A sample's images at one site, a group of one."""
     tokens = sum(h * w for h, w in sizes)
-    hidden = torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    hidden = torch.randn(
+        tokens, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     images = torch.cat([torch.full((h * w,), i) for i, (h, w) in enumerate(sizes)])
     return View(site, count, count, hidden[None], images[None], layout=grids_layout(sizes))
 
 
 def refuses(error, *words):
     """Expect an error whose message holds all words."""
-    return pytest.raises(error, match="(?s)" + "".join(f"(?=.*{re.escape(word)})" for word in words))
+    return pytest.raises(
+        error, match="(?s)" + "".join(f"(?=.*{re.escape(word)})" for word in words)
+    )
 
 
-# ---- choices ------------------------------------------------------------------------------------------------------
+# ---- choices
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_random_draws_repeat_and_follow_their_seed():
@@ -94,14 +99,17 @@ def test_the_budget_is_the_count_in_every_layer(method):
     assert method(retain=1.0).schedule(576, 32).kept == (576,)
 
 
-# ---- smaller images -----------------------------------------------------------------------------------------------
+# ---- smaller images
+# -----------------------------------------------------------------------------------------------
 
 
 def wanted(model, inputs, small, **switch):
     """Logits of the unpruned model on smaller images, with as many placeholders."""
     base, ids, pixels = model.model, inputs["input_ids"][0].tolist(), inputs["pixel_values"]
     size = [n * tiny.PATCH for n in small]
-    pixels = torch.nn.functional.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True)
+    pixels = torch.nn.functional.interpolate(
+        pixels.float(), size=size, mode="bicubic", antialias=True
+    )
     states = base.vision_tower(pixels.to(model.dtype), output_hidden_states=True, **switch)
     features = list(base.multi_modal_projector(states.hidden_states[-2][:, 1:]))
     parts = []
@@ -121,10 +129,14 @@ def test_downscale_is_the_model_on_a_smaller_image(kernel, row):
     model, method = tiny_model(kernel), Downscale(retain=0.6)
     small, inputs = (4, 5), tiny.batch([row], dtype=model.dtype).inputs
     want, seen = wanted(model, inputs, small, interpolate_pos_encoding=True), []
-    handle = model.model.vision_tower.register_forward_hook(lambda _, __, out: seen.append(out.last_hidden_state.shape))
+    handle = model.model.vision_tower.register_forward_hook(
+        lambda _, __, out: seen.append(out.last_hidden_state.shape)
+    )
     with sparsify(model, method) as run:
         got = model(**inputs).logits[0]
-        generated = model.generate(**inputs, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
+        generated = model.generate(
+            **inputs, max_new_tokens=1, output_logits=True, return_dict_in_generate=True
+        )
     handle.remove()
     contract.close(got, want, "the smaller image")
     contract.close(generated.logits[0].to(model.dtype), want[-1:], "the smaller image in generate")
@@ -139,12 +151,19 @@ def test_downscale_of_an_encoder_used_at_another_size():
     """DINOv2 names the size it was trained at, takes any, and has no switch for it."""
     model, inputs = tiny.tiny_llava(), tiny.batch([["image", 5]]).inputs
     torch.manual_seed(1)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": tiny.PATCH}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "patch_size": tiny.PATCH,
+    }
     config = Dinov2Config(**sizes, image_size=40, initializer_range=0.3)
     model.model.vision_tower = AutoModel.from_config(config).to(model.dtype).eval()
     model.model.config.vision_config = config
     with sparsify(model, Downscale(retain=0.6)) as run:
-        contract.close(model(**inputs).logits[0], wanted(model, inputs, (4, 5)), "the smaller image")
+        contract.close(
+            model(**inputs).logits[0], wanted(model, inputs, (4, 5)), "the smaller image"
+        )
     assert run.stats.mean_visual_tokens == 20
     with sparsify(model, Pool(retain=0.25)) as run:
         model(**inputs)
@@ -157,12 +176,17 @@ def test_other_calls_of_the_encoder_stay_as_they_are():
     with sparsify(model, Downscale(retain=0.5)):
         model.generate(**inputs, max_new_tokens=2)
         with pytest.raises(RuntimeError, match="channels"):
-            model.generate(**{**inputs, "pixel_values": inputs["pixel_values"][:, :2]}, max_new_tokens=2)
+            model.generate(
+                **{**inputs, "pixel_values": inputs["pixel_values"][:, :2]}, max_new_tokens=2
+            )
         assert passes._CURRENT.get() is None
-        assert torch.equal(model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output[0], plain)
+        assert torch.equal(
+            model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output[0], plain
+        )
 
 
-# ---- refusals -----------------------------------------------------------------------------------------------------
+# ---- refusals
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_the_input_is_no_site_for_attention():
@@ -187,11 +211,15 @@ def test_seeds(seed):
 
 @pytest.mark.parametrize("method", [Uniform, Pool, Downscale])
 def test_unknown_grids(monkeypatch, method):
-    monkeypatch.setattr("sparsight.families.families", lambda: (dataclasses.replace(LLAVA, layouts=None),))
+    monkeypatch.setattr(
+        "sparsight.families.families", lambda: (dataclasses.replace(LLAVA, layouts=None),)
+    )
     model, inputs = tiny_model("sdpa"), tiny.batch([["image", 5]]).inputs
     words = method.__name__, "rows and columns", "use Random instead"
     with sparsify(model, method(retain=0.5)), monkeypatch.context() as patch:
-        patch.setattr(model.model.vision_tower, "forward", None)  # refused before images are encoded
+        patch.setattr(
+            model.model.vision_tower, "forward", None
+        )  # refused before images are encoded
         with refuses(UnsupportedError, *words):
             model(**inputs)
         with refuses(UnsupportedError, *words):
@@ -205,8 +233,12 @@ def test_unknown_grids(monkeypatch, method):
 
 def test_encoders_of_one_size(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("sparsight.families.families", lambda: (dataclasses.replace(LLAVA, encoder=None),))
-        with refuses(UnsupportedError, "Downscale cannot scale the images of llava", "Pool or Uniform"):
+        patch.setattr(
+            "sparsight.families.families", lambda: (dataclasses.replace(LLAVA, encoder=None),)
+        )
+        with refuses(
+            UnsupportedError, "Downscale cannot scale the images of llava", "Pool or Uniform"
+        ):
             sparsify(tiny_model("sdpa"), Downscale(retain=0.5))
     model = tiny.tiny_llava()
     model.model.vision_tower = torch.nn.Linear(2, 2)
@@ -231,13 +263,17 @@ def test_counts_that_images_cannot_share():
         with refuses(UnsupportedError, "different numbers of images", "give retain as a fraction"):
             model(**unequal.inputs)
         assert all(model(**own).logits.isfinite().all() for own in unequal.alone)
-    with sparsify(model, Downscale(retain=1)), refuses(BudgetError, "retain=1", "2 images", "count >= 2"):
+    with (
+        sparsify(model, Downscale(retain=1)),
+        refuses(BudgetError, "retain=1", "2 images", "count >= 2"),
+    ):
         model(**unequal.alone[1])
     with sparsify(model, Downscale(retain=73)):
         assert torch.equal(model(**unequal.alone[1]).logits, wanted)
 
 
-# ---- command line -------------------------------------------------------------------------------------------------
+# ---- command line
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", BASELINES)
@@ -245,7 +281,18 @@ def test_the_command_line_knows_them(method, tmp_path):
     name, photo = method.__name__.lower(), tmp_path / "photo.png"
     Image.linear_gradient("L").convert("RGB").resize((60, 40)).save(photo)
     folder = tiny_processor.save(tmp_path / "model")
-    words = ["ask", photo, "what color ?", "--model", folder, "--method", name, "--retain", "0.3", "--json"]
+    words = [
+        "ask",
+        photo,
+        "what color ?",
+        "--model",
+        folder,
+        "--method",
+        name,
+        "--retain",
+        "0.3",
+        "--json",
+    ]
     picture = ["--picture", tmp_path / "kept.png", "--runs", "1", "--max-new-tokens", "2"]
     result = CliRunner().invoke(app, [str(word) for word in (*words, *picture)])
     assert result.exit_code == 0, result.output

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsight.counts.layout import grids_layout
-from sparsight.methods.parts.cells import cell_centres, downscaled, grid_cells, partition, scaled_cells, share
+from sparsight.methods.parts.cells import (
+    cell_centres,
+    downscaled,
+    grid_cells,
+    partition,
+    scaled_cells,
+    share,
+)
 from tests.support import reference_baselines as reference
 
 
@@ -60,7 +67,8 @@ def test_images_without_a_cell():
 
 
 @pytest.mark.parametrize(
-    ("most", "small"), [(576, (24, 24)), (192, (13, 14)), (128, (11, 11)), (64, (8, 8)), (32, (5, 6)), (1, (1, 1))]
+    ("most", "small"),
+    [(576, (24, 24)), (192, (13, 14)), (128, (11, 11)), (64, (8, 8)), (32, (5, 6)), (1, (1, 1))],
 )
 def test_smaller_grids_of_llava(most, small):
     assert downscaled((24, 24), most) == small == reference.small_grid([(24, 24)], most)

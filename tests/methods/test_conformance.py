@@ -18,13 +18,22 @@ DATA = Path(__file__).parents[1] / "data"
 
 def load(name):
     with safe_open(DATA / name, "pt") as file:
-        return json.loads(file.metadata()["info"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - the file is no mapping
+        return json.loads(file.metadata()["info"]), {
+            key: file.get_tensor(key)
+            for key in file.keys()  # noqa: SIM118 - the file is no mapping
+        }
 
 
 def rebuild(info, tensors):
     """A LLaVA whose embedding table and image features give the recorded embeddings."""
     count = len(tensors["inputs_embeds"])
-    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    sizes = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    )
     model = tiny.tiny_llava(
         vocab_size=count + 8,
         rms_norm_eps=info["rms_norm_eps"],
@@ -33,7 +42,11 @@ def rebuild(info, tensors):
         **{size: info[size] for size in sizes},
     )
     decoder = model.model.language_model
-    weights = {k.removeprefix("weights."): v.double() for k, v in tensors.items() if k.startswith("weights.")}
+    weights = {
+        k.removeprefix("weights."): v.double()
+        for k, v in tensors.items()
+        if k.startswith("weights.")
+    }
     table = torch.zeros(count + 8, info["hidden_size"], dtype=torch.float64)
     table[8:] = tensors["inputs_embeds"].double()
     decoder.load_state_dict({**weights, "embed_tokens.weight": table})
@@ -41,7 +54,9 @@ def rebuild(info, tensors):
     visual = slice(info["visual_start"], info["visual_start"] + info["visual_tokens"])
     ids[visual] = tiny.IMAGE
     features = tensors["inputs_embeds"][visual].double()
-    model.model.get_image_features = lambda **_: BaseModelOutputWithPooling(pooler_output=[features])
+    model.model.get_image_features = lambda **_: BaseModelOutputWithPooling(
+        pooler_output=[features]
+    )
     return model, ids[None]
 
 
@@ -53,7 +68,9 @@ def test_reproduces_the_authors_code(name, attention):
     model.set_attn_implementation(attention)
     cache = DynamicCache(config=model.config)
     with sparsify(model, SparseVLM.paper(info["budget"])) as run, torch.no_grad():
-        output = model.model(input_ids=ids, pixel_values=torch.zeros(1, 3, 24, 24), **cached(cache), use_cache=True)
+        output = model.model(
+            input_ids=ids, pixel_values=torch.zeros(1, 3, 24, 24), **cached(cache), use_cache=True
+        )
     first_text = info["visual_start"] + info["visual_tokens"]
     assert (run.trace.raters[0] - first_text).tolist() == tensors["raters"].tolist()
     for step, site in enumerate(run.trace.samples[0]):

@@ -52,7 +52,9 @@ def test_fields_of_a_class_that_is_no_dataclass():
     class Annotated(First):
         share: float = 0.5
 
-    with pytest.raises(SettingError, match=r"Plain sets sites, and its instances.*@dataclass\(frozen=True\)"):
+    with pytest.raises(
+        SettingError, match=r"Plain sets sites, and its instances.*@dataclass\(frozen=True\)"
+    ):
         Plain(retain=0.5)
     with pytest.raises(SettingError, match="Annotated sets share"):
         Annotated(retain=0.5)
@@ -72,25 +74,48 @@ def test_a_method_that_does_not_check_itself_is_checked_on_attach():
 ANSWERS = {
     "a tensor": (lambda view, keep: keep, r"answered a Tensor; return Selection\(keep\)"),
     "nothing": (lambda view, keep: None, "answered a NoneType"),
-    "a list": (lambda view, keep: Selection(keep.tolist()), r"answered keep as a list; give int64 \(n,\)"),
+    "a list": (
+        lambda view, keep: Selection(keep.tolist()),
+        r"answered keep as a list; give int64 \(n,\)",
+    ),
     "a mask": (lambda view, keep: Selection(keep > 0), "answered keep as a tensor of torch.bool"),
     "two dimensions": (lambda view, keep: Selection(keep[None]), r"of torch.int64 and shape \(1, "),
-    "one index again and again": (lambda view, keep: Selection(keep * 0 + 5), r"does not ascend within 0\.\.35"),
+    "one index again and again": (
+        lambda view, keep: Selection(keep * 0 + 5),
+        r"does not ascend within 0\.\.35",
+    ),
     "unsorted": (lambda view, keep: Selection(keep.flip(0)), "does not ascend"),
     "negative": (lambda view, keep: Selection(keep - 1), "does not ascend"),
     "beyond": (lambda view, keep: Selection(keep + 36), "does not ascend"),
-    "one too few": (lambda view, keep: Selection(keep[1:]), r"answered \d+ of 36 visual tokens \(\d+ kept\); exactly"),
+    "one too few": (
+        lambda view, keep: Selection(keep[1:]),
+        r"answered \d+ of 36 visual tokens \(\d+ kept\); exactly",
+    ),
     "none": (lambda view, keep: Selection(keep[:0]), "answered 0 of 36"),
-    "a list of recycled": (lambda view, keep: Selection(keep, [1]), "answered recycled as a list; give Recycled"),
-    "a score that is none": (lambda view, keep: Selection(keep, None, "best"), "answered score as a str"),
-    "a score of others": (lambda view, keep: Selection(keep, None, torch.ones(3)), "one number for each visual token"),
-    "on another device": (lambda view, keep: Selection(keep.to("meta")), "answered keep on meta; give it on cpu"),
+    "a list of recycled": (
+        lambda view, keep: Selection(keep, [1]),
+        "answered recycled as a list; give Recycled",
+    ),
+    "a score that is none": (
+        lambda view, keep: Selection(keep, None, "best"),
+        "answered score as a str",
+    ),
+    "a score of others": (
+        lambda view, keep: Selection(keep, None, torch.ones(3)),
+        "one number for each visual token",
+    ),
+    "on another device": (
+        lambda view, keep: Selection(keep.to("meta")),
+        "answered keep on meta; give it on cpu",
+    ),
 }
 
 
 def recycled(view, keep, **changes):
     values = view.hidden[keep[-2:]]
-    own = Recycled(values, torch.tensor([30, 31]), torch.tensor([30, 31, 32]), torch.tensor([0, 1, 1]))
+    own = Recycled(
+        values, torch.tensor([30, 31]), torch.tensor([30, 31, 32]), torch.tensor([0, 1, 1])
+    )
     return Selection(keep[:-2], replace(own, **changes))
 
 
@@ -100,13 +125,25 @@ RECYCLED = {
     "a centre twice": ({"centres": torch.tensor([31, 31])}, "are there twice"),
     "a centre outside": ({"centres": torch.tensor([31, 36])}, r"lie outside 0\.\.35"),
     "a label outside": ({"labels": torch.tensor([0, 1, 2])}, r"labels outside 0\.\.1"),
-    "a pool outside": ({"pool": torch.tensor([30, 31, 999])}, r"a pool of tokens that are kept.*outside 0\.\.35"),
+    "a pool outside": (
+        {"pool": torch.tensor([30, 31, 999])},
+        r"a pool of tokens that are kept.*outside 0\.\.35",
+    ),
     "a pool that is kept": ({"pool": torch.tensor([0, 30, 31])}, "a pool of tokens that are kept"),
     "values that are no tensor": ({"values": [1]}, "recycled.values as a list"),
-    "values that are no numbers": ({"values": torch.full((2, 64), torch.nan).double()}, "that are not finite"),
+    "values that are no numbers": (
+        {"values": torch.full((2, 64), torch.nan).double()},
+        "that are not finite",
+    ),
     "labels for others": ({"labels": torch.tensor([0, 1])}, "2 labels for a pool of 3"),
-    "values for others": ({"values": torch.zeros(1, 64).double()}, r"give one row for each centre, \(2, 64\)"),
-    "values of another dtype": ({"values": torch.zeros(2, 64)}, "recycled.values as a tensor of torch.float32"),
+    "values for others": (
+        {"values": torch.zeros(1, 64).double()},
+        r"give one row for each centre, \(2, 64\)",
+    ),
+    "values of another dtype": (
+        {"values": torch.zeros(2, 64)},
+        "recycled.values as a tensor of torch.float32",
+    ),
 }
 
 
@@ -161,7 +198,9 @@ def test_raters_that_are_none(chosen):
 
 def test_answers_of_shipped_methods_cost_no_wait_on_other_devices(monkeypatch):
     seen = []
-    monkeypatch.setattr("sparsight.methods.answer._check_values", lambda *given: seen.append(given[-1]))
+    monkeypatch.setattr(
+        "sparsight.methods.answer._check_values", lambda *given: seen.append(given[-1])
+    )
     answer(Uniform(retain=0.5))
     answer(First(retain=0.5))
     assert seen[0] is torch.Tensor.cpu
@@ -186,12 +225,17 @@ class OneByOne(NormTopK):
 
 
 def test_a_method_of_groups_and_one_of_samples_choose_alike():
-    model, batch = tiny.tiny_llava(), tiny.batch([["image", 6], ["image", 9], ["image", 3, "image", 4], [5]])
+    model, batch = (
+        tiny.tiny_llava(),
+        tiny.batch([["image", 6], ["image", 9], ["image", 3, "image", 4], [5]]),
+    )
     found = []
     for method in (NormTopK, OneByOne):
         with torch.no_grad(), sparsify(model, method(retain=0.5)) as run:
             logits = model(**batch.inputs).logits
-            found.append((logits, [[site.keep.tolist() for site in own] for own in run.trace.samples]))
+            found.append(
+                (logits, [[site.keep.tolist() for site in own] for own in run.trace.samples])
+            )
     assert torch.equal(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
 
@@ -204,5 +248,9 @@ def test_rows_that_are_not_one_for_each_sample(shape):
             return Selection(torch.zeros(shape, dtype=torch.int64))
 
     model, batch = tiny.tiny_llava(), tiny.batch([["image", 6], ["image", 9]])
-    with torch.no_grad(), sparsify(model, Wrong(retain=0.5)), pytest.raises(MethodError, match=r"one row|one for each"):
+    with (
+        torch.no_grad(),
+        sparsify(model, Wrong(retain=0.5)),
+        pytest.raises(MethodError, match=r"one row|one for each"),
+    ):
         model(**batch.inputs)

@@ -27,7 +27,9 @@ EXTREME = {
     "every layer": SparseVLM(retain=0.5, sites=(1, 2, 3, 4, 5, 6, 7)),
     "tiny": SparseVLM(retain=0.16),
     "all clustered": SparseVLM(retain=0.5, tau=1.0, theta=1.0),
-    "all clustered, sum, kept places": SparseVLM(retain=0.5, tau=1.0, theta=0.5, aggregate="sum", positions="keep"),
+    "all clustered, sum, kept places": SparseVLM(
+        retain=0.5, tau=1.0, theta=0.5, aggregate="sum", positions="keep"
+    ),
     "one left": SparseVLM(sites=(1, 2), kept=(1, 1), retain=1.0),
     "one left, kept places": SparseVLM(sites=(1, 2), kept=(1, 1), retain=1.0, positions="keep"),
     "strict rank": SparseVLM(level="rank", retain=None, prune_scale=1.0, rank_tolerance=0.05),
@@ -44,9 +46,12 @@ EXTREME = {
 }
 
 
-@pytest.mark.parametrize("layout", ["one", "unequal images", "several images", "adjacent images", "one word"])
 @pytest.mark.parametrize(
-    ("method", "kernel"), [*((m, k) for m in METHODS for k in KERNELS), *((m, "sdpa") for m in EXTREME)]
+    "layout", ["one", "unequal images", "several images", "adjacent images", "one word"]
+)
+@pytest.mark.parametrize(
+    ("method", "kernel"),
+    [*((m, k) for m in METHODS for k in KERNELS), *((m, "sdpa") for m in EXTREME)],
 )
 def test_every_choice_is_the_references(method, kernel, layout):
     method = {**METHODS, **EXTREME}[method]
@@ -68,15 +73,20 @@ def test_every_choice_is_the_references(method, kernel, layout):
 def same_step(step, wanted):
     for name in ("site", "present", "keep", "pool", "labels", "centres"):
         found = getattr(step, name)
-        assert (found if name == "site" else found.tolist()) == getattr(wanted, name), f"{name} at site {step.site}"
+        assert (found if name == "site" else found.tolist()) == getattr(wanted, name), (
+            f"{name} at site {step.site}"
+        )
     if wanted.score is None:
         assert step.score is None
         return
     score = torch.tensor(wanted.score, dtype=step.score.dtype)
-    torch.testing.assert_close(step.score, score, rtol=1e-3 if score.dtype == torch.float32 else 1e-5, atol=1e-8)
+    torch.testing.assert_close(
+        step.score, score, rtol=1e-3 if score.dtype == torch.float32 else 1e-5, atol=1e-8
+    )
 
 
-# ---- raters and scores --------------------------------------------------------------------------------------------
+# ---- raters and scores
+# --------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,7 +98,9 @@ def same_step(step, wanted):
 )
 def test_raters(seed, visual, text, scale):
     random = torch.Generator().manual_seed(seed)
-    v, t = (torch.randn(n, 6, generator=random, dtype=torch.float64) * scale for n in (visual, text))
+    v, t = (
+        torch.randn(n, 6, generator=random, dtype=torch.float64) * scale for n in (visual, text)
+    )
     mass = rater_mass(v, t)
     assert math.isclose(float(mass.sum()), 1, rel_tol=1e-9)
     chosen = SparseVLM().raters(v, t)
@@ -122,7 +134,11 @@ def full_attention(made, sample):
             logits = []
             for j in range(keys):
                 value = float(made.query[sample, h, i] @ made.key[sample, h // 2, j]) * made.scaling
-                value = value if made.softcap is None else math.tanh(value / made.softcap) * made.softcap
+                value = (
+                    value
+                    if made.softcap is None
+                    else math.tanh(value / made.softcap) * made.softcap
+                )
                 allowed = j <= i + past if made.mask is None else bool(made.mask[sample, 0, i, j])
                 logits.append(value if allowed else -math.inf)
             result[h, i] = torch.tensor(logits, dtype=torch.float64).softmax(dim=-1)
@@ -141,7 +157,9 @@ def test_rater_rows_are_rows_of_the_full_map(monkeypatch, past, kind, softcap, c
     rows, columns = torch.tensor([6, 2, 4]), torch.tensor([1, 0, 5])
     want = [full_attention(made, sample)[:, rows][..., columns] for sample in (0, 1)]
     if kind == "float":
-        added = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, torch.finfo(torch.float64).min)
+        added = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(
+            ~mask, torch.finfo(torch.float64).min
+        )
         made = call(3, past, mask=added, softcap=softcap)
     weight = torch.rand(3, 3, dtype=torch.float64)
     for samples in ([0], [1], [1, 0], None):
@@ -170,7 +188,9 @@ def test_marker_values_read_the_same_score():
     markers = torch.zeros(7, 3, dtype=torch.float64)
     markers[columns, torch.arange(3)] = 1
     read = (full_attention(made, 0) @ markers)[:, rows].mean(dim=(0, 1))
-    torch.testing.assert_close(RaterRows(made, torch.tensor([0]), rows[None], columns[None]).mean()[0], read)
+    torch.testing.assert_close(
+        RaterRows(made, torch.tensor([0]), rows[None], columns[None]).mean()[0], read
+    )
 
 
 def test_rope_prior():
@@ -179,29 +199,43 @@ def test_rope_prior():
     assert float(table[0]) == pytest.approx(math.sqrt(128), rel=1e-6)
     assert float(table[477]) == pytest.approx(3.346, abs=1e-3)
     assert float(table.min()) > 0
-    assert int((table <= 1.1e-6 * math.sqrt(128)).nonzero()[0]) == 1707  # the first that would be negative
+    assert (
+        int((table <= 1.1e-6 * math.sqrt(128)).nonzero()[0]) == 1707
+    )  # the first that would be negative
     floored = rope_prior(1800, frequencies, 0.1)
     assert torch.equal(floored[:700], table[:700])
     for distance in (0, 1, 50, 300, 1707, 1799):
-        assert float(floored[distance]) == pytest.approx(reference.prior(distance, 10000, 128, 0.1), rel=1e-4)
+        assert float(floored[distance]) == pytest.approx(
+            reference.prior(distance, 10000, 128, 0.1), rel=1e-4
+        )
 
 
 def test_plus_needs_rotary_frequencies():
     where = torch.arange(4)[None]
-    view = View(1, 2, 2, torch.zeros(1, 4, 6), where * 0, RaterRows(call(1), torch.tensor([0]), where, where))
+    view = View(
+        1,
+        2,
+        2,
+        torch.zeros(1, 4, 6),
+        where * 0,
+        RaterRows(call(1), torch.tensor([0]), where, where),
+    )
     with pytest.raises(UnsupportedError, match=r"rotary positions; use SparseVLM"):
         SparseVLMPlus().select(view)
     with pytest.raises(UnsupportedError, match=r"rotary positions; use SparseVLM"):
         SparseVLMPlus().select(dataclasses.replace(view, attention=None))
 
 
-# ---- choosing -----------------------------------------------------------------------------------------------------
+# ---- choosing
+# -----------------------------------------------------------------------------------------------------
 
 
 @st.composite
 def scored(draw):
     size = draw(st.integers(1, 20))
-    score = draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, -2.0, 1e-30]), min_size=size, max_size=size))
+    score = draw(
+        st.lists(st.sampled_from([0.0, 0.5, 1.0, -2.0, 1e-30]), min_size=size, max_size=size)
+    )
     steps = draw(st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=size, max_size=size))
     images = [sum(steps[: i + 1]) for i in range(size)]  # gaps: images that are gone already
     return score, images, draw(st.integers(1, size))
@@ -213,7 +247,9 @@ def test_top_k_breaks_ties_by_index_and_keeps_every_image(case):
     score, images, count = case
     tensor = torch.tensor(score, dtype=torch.float64)
     assert top_k(tensor, count).tolist() == reference.choose(score, count)
-    assert top_k(tensor, count, torch.tensor(images)).tolist() == reference.choose(score, count, images)
+    assert top_k(tensor, count, torch.tensor(images)).tolist() == reference.choose(
+        score, count, images
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (5, 1), (4, 9), (12, 3)])
@@ -221,13 +257,17 @@ def test_top_k_breaks_ties_by_index_and_keeps_every_image(case):
 def test_numerical_rank(shape, tolerance):
     random = torch.Generator().manual_seed(0)
     for rank in range(1, min(shape) + 1):
-        parts = torch.rand(shape[0], rank, generator=random), torch.rand(rank, shape[1], generator=random)
+        parts = (
+            torch.rand(shape[0], rank, generator=random),
+            torch.rand(rank, shape[1], generator=random),
+        )
         matrix = (parts[0] @ parts[1]).softmax(dim=-1)
         assert numerical_rank(matrix, tolerance) == reference.rank_of(matrix.tolist(), tolerance)
     assert numerical_rank(torch.ones(shape), tolerance) == 1
 
 
-# ---- recycling ----------------------------------------------------------------------------------------------------
+# ---- recycling
+# ----------------------------------------------------------------------------------------------------
 
 
 def same_clusters(points, clusters):
@@ -241,7 +281,9 @@ def same_clusters(points, clusters):
 @settings(max_examples=80, deadline=None)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 24), share=st.floats(0, 1))
 def test_clusters_of_random_points(seed, count, share):
-    points = torch.randn(count, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    points = torch.randn(
+        count, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     clusters = max(1, round(share * count))
     labels = same_clusters(points, clusters)
     for aggregate in ("mean", "sum"):
@@ -258,7 +300,12 @@ def test_clusters_of_equal_points(count):
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), kinds=st.integers(1, 5), count=st.integers(2, 14), share=st.floats(0, 1))
+@given(
+    seed=st.integers(0, 10**6),
+    kinds=st.integers(1, 5),
+    count=st.integers(2, 14),
+    share=st.floats(0, 1),
+)
 def test_clusters_of_duplicated_points(seed, kinds, count, share):
     random = torch.Generator().manual_seed(seed)
     different = torch.randn(kinds, 6, generator=random, dtype=torch.float64)
@@ -267,7 +314,8 @@ def test_clusters_of_duplicated_points(seed, kinds, count, share):
     centres, labels = density_peaks(points, clusters)
     assert len(set(centres.tolist())) == clusters
     assert labels[centres].tolist() == list(range(clusters))
-    # which of two equal points leads may hang on the last bit of a distance; where the others go may not
+    # which of two equal points leads may hang on the last bit of a distance; where the others go
+    # may not
     far = torch.cdist(points, points[centres])
     others = torch.tensor([i not in centres.tolist() for i in range(count)])
     chosen = far.gather(1, labels[:, None])[:, 0]

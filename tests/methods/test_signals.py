@@ -22,7 +22,9 @@ class Forbidden:
         object.__setattr__(self, "named", name)
 
     def __getattribute__(self, name):
-        raise AssertionError(f"{object.__getattribute__(self, 'named')} is read without being declared")
+        raise AssertionError(
+            f"{object.__getattribute__(self, 'named')} is read without being declared"
+        )
 
 
 class Attention:

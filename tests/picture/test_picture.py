@@ -41,7 +41,8 @@ IMAGES = {
 }
 
 
-# ---- on any image -------------------------------------------------------------------------------------------------
+# ---- on any image
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -71,7 +72,9 @@ def test_kept_and_dropped_differ_on_any_image(name):
     """Two pictures that keep different tokens differ along a line around both, by a lot."""
     places = painting.cells(panel(IMAGES[name]), SIZE)
     one, other = (
-        np.asarray(painting.paint(IMAGES[name], site(keep=keep, centres=(), pool=()), places, None)).astype(int)
+        np.asarray(
+            painting.paint(IMAGES[name], site(keep=keep, centres=(), pool=()), places, None)
+        ).astype(int)
         for keep in ((0, 1), (0, 2))
     )
     far = abs(one - other).max(axis=-1) > 60
@@ -116,7 +119,9 @@ def test_panels_keep_their_shape(size):
 def test_clusters_are_parted_by_lines():
     names, labels = torch.tensor([4, 5, 6, 7]), torch.tensor([0, 0, 0, 1])
     trace = SiteTrace(0, torch.arange(16), names[:0], names[:1], names, labels, None)
-    painted = painting.paint(IMAGES["black"], trace, painting.cells(panel(IMAGES["black"]), SIZE), None)
+    painted = painting.paint(
+        IMAGES["black"], trace, painting.cells(panel(IMAGES["black"]), SIZE), None
+    )
     tint = cell(painted, 5)[5, 5]
     assert (cell(painted, 5)[5, -1] == tint).all(), "no line within a cluster"
     for line in (cell(painted, 6)[5, -1], cell(painted, 7)[5, 0], cell(painted, 6)[0, 5]):

@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import DeepseekVLImageProcessorPil
+from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import (
+    DeepseekVLImageProcessorPil,
+)
 
 from sparsight import sparsify
 from sparsight.counts.layout import Block, grids_layout, layout_of
@@ -38,10 +40,13 @@ def run():
 
 
 def cropping():
-    return SimpleNamespace(image_processor=CLIPImageProcessorPil(size={"shortest_edge": 96}, crop_size=SIDE))
+    return SimpleNamespace(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 96}, crop_size=SIDE)
+    )
 
 
-# ---- what `Chat.ask` takes ----------------------------------------------------------------------------------------
+# ---- what `Chat.ask` takes
+# ----------------------------------------------------------------------------------------
 
 
 def test_images_of_every_kind_are_drawn_alike(run, tmp_path):
@@ -49,15 +54,28 @@ def test_images_of_every_kind_are_drawn_alike(run, tmp_path):
     path, seen = str(tmp_path / "photo.png"), PHOTO.copy()
     seen.putalpha(255)
     wanted = run.picture([PHOTO]).tobytes()
-    for given in (PHOTO, [seen], path, [path], tmp_path / "photo.png", np.asarray(PHOTO), [np.asarray(PHOTO)]):
+    for given in (
+        PHOTO,
+        [seen],
+        path,
+        [path],
+        tmp_path / "photo.png",
+        np.asarray(PHOTO),
+        [np.asarray(PHOTO)],
+    ):
         assert run.picture(given).tobytes() == wanted
     assert run.picture(image for image in [PHOTO]).tobytes() == wanted
 
 
 def test_what_is_transparent_is_drawn_over_white(run):
     hidden = Image.new("RGBA", (24, 24), (255, 0, 0, 0))
-    assert run.picture(hidden).tobytes() == run.picture(Image.new("RGB", (24, 24), "white")).tobytes()
-    assert run.picture([[hidden]]).tobytes() == run.picture([[Image.new("RGB", (24, 24), "white")]]).tobytes()
+    assert (
+        run.picture(hidden).tobytes() == run.picture(Image.new("RGB", (24, 24), "white")).tobytes()
+    )
+    assert (
+        run.picture([[hidden]]).tobytes()
+        == run.picture([[Image.new("RGB", (24, 24), "white")]]).tobytes()
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +100,10 @@ def test_what_is_transparent_is_drawn_over_white(run):
         ({"sample": None}, "sample=None is of type NoneType"),
         ({"sample": -1}, "sample=-1: the last prefill had 1 samples"),
         ({"processor": "p"}, "processor is of type str and has no image_processor"),
-        ({"processor": cropping().image_processor}, "processor is of type CLIPImageProcessor.* has no image_processor"),
+        (
+            {"processor": cropping().image_processor},
+            "processor is of type CLIPImageProcessor.* has no image_processor",
+        ),
     ],
 )
 def test_wrong_things_are_named(run, given, part):
@@ -94,17 +115,22 @@ def test_a_sample_may_be_a_number_of_numpy(run):
     assert run.picture(PHOTO, sample=np.int64(0)).mode == "RGB"
 
 
-# ---- long and thin ------------------------------------------------------------------------------------------------
+# ---- long and thin
+# ------------------------------------------------------------------------------------------------
 
 THIN = [(1, 2000), (3, 900), (2000, 8), (1, 1), (2, 40), (40, 3)]
 
 
 @pytest.mark.parametrize("size", THIN)
-@pytest.mark.parametrize("method", [Uniform(retain=9), Downscale(retain=16)], ids=["uniform", "downscale"])
+@pytest.mark.parametrize(
+    "method", [Uniform(retain=9), Downscale(retain=16)], ids=["uniform", "downscale"]
+)
 def test_a_thin_image_that_is_seen_whole_is_drawn(method, size, monkeypatch):
     written, plain = [], sheet.write
     monkeypatch.setattr(
-        sheet, "write", lambda pen, place, text, *a: (written.append(text), plain(pen, place, text, *a))
+        sheet,
+        "write",
+        lambda pen, place, text, *a: (written.append(text), plain(pen, place, text, *a)),
     )
     run_of_one(method).picture(Image.new("RGB", size))
     stretched = max(size) > 1200 / 36 * min(size)
@@ -138,13 +164,17 @@ def test_of_a_thin_image_what_lies_near_is_drawn(size):
     middle = tuple((side - min(size)) // 2 for side in size)
     image.paste("blue", (*middle, *(start + min(size) for start in middle)))
     (panel,), notes = panels(grids_layout([(24, 24)]), [image], cropping())
-    assert notes == ["the image is long and thin: only what is seen of it and what lies near is drawn."]
+    assert notes == [
+        "the image is long and thin: only what is seen of it and what lies near is drawn."
+    ]
     assert max(panel.image.size) < max(size)
     assert min(panel.image.size) == min(size)
     drawn = sheet._size(panel, 1)
     spans = painting.cells(panel, drawn).spans.values()
     assert min(min(right - left, bottom - top) for left, top, right, bottom in spans) >= PATCH - 2
-    left, top, right, bottom = (edge * side for edge, side in zip(panel.boxes[0], panel.image.size * 2, strict=True))
+    left, top, right, bottom = (
+        edge * side for edge, side in zip(panel.boxes[0], panel.image.size * 2, strict=True)
+    )
     blue = np.asarray(panel.image)[..., 2] == 255
     rows, columns = np.flatnonzero(blue.any(axis=1)), np.flatnonzero(blue.any(axis=0))
     found = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
@@ -153,7 +183,9 @@ def test_of_a_thin_image_what_lies_near_is_drawn(size):
 
 
 def test_an_image_of_few_pixels_is_taken_as_whole():
-    stretching = SimpleNamespace(image_processor=CLIPImageProcessorPil(size=SIDE, do_center_crop=False))
+    stretching = SimpleNamespace(
+        image_processor=CLIPImageProcessorPil(size=SIDE, do_center_crop=False)
+    )
     padding = SimpleNamespace(image_processor=DeepseekVLImageProcessorPil(size=SIDE))
     for size in ((1, 1), (1, 9), (3, 2), (4, 4)):
         assert seen_boxes(stretching, size) == [WHOLE]

@@ -48,10 +48,19 @@ def llava_run(method, inputs):
 def test_a_picture_says_method_budget_model_question_and_answers(written):
     photo = Image.linear_gradient("L").convert("RGB").resize((60, 40))
     run = llava_run(SparseVLM(retain=9, tau=0.5), pixels_of(photo))
-    made = run.picture([photo], "what colour?", {"dense": "blue", "sparse": ""}, tiny_processor.processor())
+    made = run.picture(
+        [photo], "what colour?", {"dense": "blue", "sparse": ""}, tiny_processor.processor()
+    )
     assert made.mode == "RGB"
     text = "\n".join(written)
-    for part in ("what colour?", "dense", "blue", "sparse", "(nothing)", "LlavaForConditionalGeneration"):
+    for part in (
+        "what colour?",
+        "dense",
+        "blue",
+        "sparse",
+        "(nothing)",
+        "LlavaForConditionalGeneration",
+    ):
         assert part in text
     assert "SparseVLM(retain=9, tau=0.5): 9 of 36 visual tokens enter a layer on average" in text
     assert f"before layer {run.trace.samples[0][0].site}" in text
@@ -88,7 +97,9 @@ def test_a_smaller_image_is_drawn_as_such(written):
     assert not any(line.startswith("kept: outlined") for line in written)
     row = np.asarray(made)[made.height // 2 - 60]
     orange = (abs(row.astype(int) - (255, 165, 0)).max(axis=-1) < 40).sum()
-    assert 180 + 100 <= orange <= 180 + 125  # half of 360 px, and half of a panel of 4 / 6 of its side
+    assert (
+        180 + 100 <= orange <= 180 + 125
+    )  # half of 360 px, and half of a panel of 4 / 6 of its side
 
 
 def test_a_picture_of_each_sample():
@@ -96,7 +107,9 @@ def test_a_picture_of_each_sample():
     run, photo = llava_run(Uniform(retain=0.5), batch.inputs), Image.new("RGB", (24, 24))
     first = run.picture([photo])
     assert run.picture([photo, photo], sample=1).height > first.height + 300
-    with pytest.raises(InputError, match="the prompt holds 2 images or tiles, and the 1 given make 1"):
+    with pytest.raises(
+        InputError, match="the prompt holds 2 images or tiles, and the 1 given make 1"
+    ):
         run.picture([photo], sample=1)
     with pytest.raises(InputError, match="sample=2 has no image"):
         run.picture([], sample=2)
@@ -112,7 +125,9 @@ def test_a_run_that_saw_nothing_yet_has_no_picture():
         run.picture([Image.new("RGB", (24, 24))])
 
 
-@pytest.mark.parametrize(("name", "words"), [("aria", "learned queries"), ("video-llama3", "is not known")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("aria", "learned queries"), ("video-llama3", "is not known")]
+)
 def test_models_without_grids_are_refused_by_name(name, words):
     model = tiny_family(name)
     with sparsify(model, SparseVLM(retain=0.5)) as run, torch.no_grad():
@@ -126,24 +141,40 @@ def test_row_ends_are_counted_in_words(written):
     with sparsify(model, Uniform(retain=0.5)) as run, torch.no_grad():
         model(**family_batch(model, "llava-next", [["image", 5]]).inputs)
     run.picture([Image.new("RGB", (32, 16))])
-    assert {"the image, overview", "the image, fine grid", "4 x 4: 16 visual tokens"} <= set(written)
-    assert "0 of 4 visual tokens that are no patch, such as row ends, are left and not drawn." in written
+    assert {"the image, overview", "the image, fine grid", "4 x 4: 16 visual tokens"} <= set(
+        written
+    )
+    assert (
+        "0 of 4 visual tokens that are no patch, such as row ends, are left and not drawn."
+        in written
+    )
 
 
-# ---- clips --------------------------------------------------------------------------------------------------------
+# ---- clips
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_clips_are_drawn_as_frames(written):
     model = tiny_rotary.model("qwen2")
-    inputs = tiny_rotary.batch("qwen2", [[("video", 3, 2, 4), ("image", 2, 2), 6]], model.dtype).inputs
+    inputs = tiny_rotary.batch(
+        "qwen2", [[("video", 3, 2, 4), ("image", 2, 2), 6]], model.dtype
+    ).inputs
     with sparsify(model, Uniform(retain=0.5)) as run, torch.no_grad():
         model(**inputs)
-    frames = [Image.new("RGB", (64, 32), colour) for colour in ("red", "red", "green", "green", "blue", "blue")]
+    frames = [
+        Image.new("RGB", (64, 32), colour)
+        for colour in ("red", "red", "green", "green", "blue", "blue")
+    ]
     made = np.asarray(run.picture([frames, Image.new("RGB", (16, 16), "orange")]))
-    assert [line for line in written if "frame " in line] == [f"clip 1, frame {i} of 3" for i in (1, 2, 3)]
+    assert [line for line in written if "frame " in line] == [
+        f"clip 1, frame {i} of 3" for i in (1, 2, 3)
+    ]
     assert "image 2" in written
     assert any("6 frames for 3 grids" in line for line in written)
-    rows = [int(np.flatnonzero((made == colour).all(axis=-1).any(axis=1))[0]) for colour in ((255, 0, 0), (0, 128, 0))]
+    rows = [
+        int(np.flatnonzero((made == colour).all(axis=-1).any(axis=1))[0])
+        for colour in ((255, 0, 0), (0, 128, 0))
+    ]
     assert rows[0] < rows[1]
     with pytest.raises(InputError, match="image 1 is a clip in the prompt"):
         run.picture([frames[0], frames[1]])
@@ -158,7 +189,8 @@ def test_long_clips_are_thinned_out_and_say_so():
     assert "8 of 40 frames of the clip are drawn." in notes
 
 
-# ---- command line -------------------------------------------------------------------------------------------------
+# ---- command line
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -166,7 +198,13 @@ def ask(tmp_path):
     """`sparsight ask` about a tall photograph, with a picture, as exit code, errors and the picture's path."""
     photo, target = tmp_path / "tall.png", tmp_path / "kept.png"
     Image.linear_gradient("L").convert("RGB").resize((40, 120)).save(photo)
-    words = ["ask", photo, "was ist das für ein Schloss, 城堡?", "--model", tiny_processor.save(tmp_path / "model")]
+    words = [
+        "ask",
+        photo,
+        "was ist das für ein Schloss, 城堡?",
+        "--model",
+        tiny_processor.save(tmp_path / "model"),
+    ]
     words += ["--retain", "9", "--picture", target, "--runs", "1", "--max-new-tokens", "2"]
     return lambda *more: (CliRunner().invoke(app, [str(word) for word in (*words, *more)]), target)
 
@@ -175,7 +213,12 @@ def test_the_command_draws_what_the_run_draws(ask, written):
     result, target = ask("--method", "uniform")
     assert result.exit_code == 0, result.output
     text = "\n".join(written)
-    for part in ("Schloss, 城堡?", "dense, 36 visual tokens", "sparse, 9 on average", "Uniform(retain=9)"):
+    for part in (
+        "Schloss, 城堡?",
+        "dense, 36 visual tokens",
+        "sparse, 9 on average",
+        "Uniform(retain=9)",
+    ):
         assert part in text
     assert "not seen: cut off by the image processor" in text
     with Image.open(target) as made:
@@ -184,7 +227,9 @@ def test_the_command_draws_what_the_run_draws(ask, written):
 
 @pytest.mark.parametrize("layouts", [None, lambda *_: (layout_of((Block(0, 0, before=36),)),)])
 def test_the_command_refuses_a_picture_before_the_model_runs(ask, monkeypatch, layouts):
-    monkeypatch.setattr("sparsight.families.families", lambda: (dataclasses.replace(LLAVA, layouts=layouts),))
+    monkeypatch.setattr(
+        "sparsight.families.families", lambda: (dataclasses.replace(LLAVA, layouts=layouts),)
+    )
     monkeypatch.setattr("sparsight.cli.ask.answer_sparse", None)
     result, target = ask()
     assert result.exit_code == 2

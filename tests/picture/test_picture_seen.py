@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import DeepseekVLImageProcessorPil
+from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import (
+    DeepseekVLImageProcessorPil,
+)
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
-from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from sparsight.counts.layout import grids_layout
@@ -35,7 +39,9 @@ def close(boxes, wanted, tolerance=0.02):
 
 @pytest.mark.parametrize("size", [(300, 900), (900, 300), (400, 400), (97, 130), (40, 33)])
 def test_a_centre_crop_is_found(size):
-    boxes = seen_boxes(alone(CLIPImageProcessorPil(size={"shortest_edge": 96}, crop_size=CROP)), size)
+    boxes = seen_boxes(
+        alone(CLIPImageProcessorPil(size={"shortest_edge": 96}, crop_size=CROP)), size
+    )
     width_, height = size
     across, down = min(1, height / width_) / 2, min(1, width_ / height) / 2
     close(boxes, [(0.5 - across, 0.5 - down, 0.5 + across, 0.5 + down)])
@@ -57,7 +63,9 @@ def test_padding_reaches_outside_of_the_image():
     boxes = seen_boxes(alone(DeepseekVLImageProcessorPil(size=CROP)), (200, 100))
     close(boxes, [(0, -0.5, 1, 1.5)])
     rows, _ = panels(
-        grids_layout([(4, 4)]), [Image.new("RGB", (200, 100), "red")], alone(DeepseekVLImageProcessorPil())
+        grids_layout([(4, 4)]),
+        [Image.new("RGB", (200, 100), "red")],
+        alone(DeepseekVLImageProcessorPil()),
     )
     (panel,) = rows
     assert panel.image.size == (200, 200)
@@ -72,10 +80,15 @@ def test_tiles_are_found_in_their_order():
     grid = [(x / 3, y / 2, (x + 1) / 3, (y + 1) / 2) for y in range(2) for x in range(3)]
     close(boxes, [*grid, WHOLE])
     rows, notes = panels(grids_layout([(2, 2)] * 7), [Image.new("RGB", (300, 200))], alone(process))
-    assert [(row.title, len(row.grids)) for row in rows] == [("the image, 6 tiles", 6), ("the image, in one tile", 1)]
+    assert [(row.title, len(row.grids)) for row in rows] == [
+        ("the image, 6 tiles", 6),
+        ("the image, in one tile", 1),
+    ]
     assert notes == []
     assert all(painting.unseen(row, (300, 200)) is None for row in rows)
-    with pytest.raises(InputError, match="the prompt holds 6 images or tiles, and the 1 given make 7"):
+    with pytest.raises(
+        InputError, match="the prompt holds 6 images or tiles, and the 1 given make 7"
+    ):
         panels(grids_layout([(2, 2)] * 6), [Image.new("RGB", (300, 200))], alone(process))
 
 
@@ -92,7 +105,9 @@ def test_tiles_of_several_images_belong_to_their_own():
 
 
 def test_tiles_of_idefics():
-    process = Idefics3ImageProcessorPil(size={"longest_edge": 192}, max_image_size={"longest_edge": 96})
+    process = Idefics3ImageProcessorPil(
+        size={"longest_edge": 192}, max_image_size={"longest_edge": 96}
+    )
     boxes = seen_boxes(alone(process), (192, 96))
     close(boxes, [(0, 0, 0.5, 1), (0.5, 0, 1, 1), WHOLE])
 
@@ -108,7 +123,8 @@ def test_what_is_cut_off_is_struck_out():
     assert not changed[102:198].any()
 
 
-# ---- letters ------------------------------------------------------------------------------------------------------
+# ---- letters
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -33,14 +33,19 @@ def operations(model, method, samples):
 @pytest.mark.parametrize("method", [SparseVLM, SparseVLMPlus, Uniform])
 def test_sixteen_samples_cost_few_operations_more_than_one(method):
     model = tiny.tiny_llava()
-    assert operations(model, method(retain=0.5), 16) <= 2.7 * operations(model, method(retain=0.5), 1)
+    assert operations(model, method(retain=0.5), 16) <= 2.7 * operations(
+        model, method(retain=0.5), 1
+    )
 
 
 def test_parts_take_batches():
     points = torch.randn(3, 9, 5, dtype=torch.float64)
     centres, labels = density_peaks(points, 4)
     merged = merge(points, labels, 4, "mean")
-    score, images = torch.rand(3, 9), torch.tensor([[0] * 9, [0] * 4 + [1] * 5, [0, 0, 2, 2, 2, 3, 3, 3, 3]])
+    score, images = (
+        torch.rand(3, 9),
+        torch.tensor([[0] * 9, [0] * 4 + [1] * 5, [0, 0, 2, 2, 2, 3, 3, 3, 3]]),
+    )
     kept = top_k(score, 4, images)
     for row in range(3):
         own = density_peaks(points[row], 4)

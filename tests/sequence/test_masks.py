@@ -8,7 +8,11 @@ from sparsight.sequence import masks
 
 def random(*shape, high=None):
     generator = torch.Generator().manual_seed(sum(shape))
-    return torch.rand(shape, generator=generator) if high is None else torch.randint(high, shape, generator=generator)
+    return (
+        torch.rand(shape, generator=generator)
+        if high is None
+        else torch.randint(high, shape, generator=generator)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.bfloat16])
@@ -18,10 +22,16 @@ def test_rows_and_columns_of_a_mask(dtype, whole, batch):
     """Entry (q, k) is the model's for their slots; what is out of sight or invalid is hidden, but never from itself."""
     allowed = random(batch, 1, 7, 9) < 0.6
     least = 0 if dtype == torch.bool else torch.finfo(dtype).min
-    mask = allowed if dtype == torch.bool else torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, least)
+    mask = (
+        allowed
+        if dtype == torch.bool
+        else torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, least)
+    )
     rows = None if whole else random(3, 5, high=7)
     queries = 7 if whole else 5
-    columns = random(3, queries + 4, high=13) - 2  # some before the mask's first column, some after its last
+    columns = (
+        random(3, queries + 4, high=13) - 2
+    )  # some before the mask's first column, some after its last
     valid = random(3, queries + 4) < 0.7
     got = masks.gather_mask(mask, rows, columns, valid)
     assert got.shape == (3, 1, queries, queries + 4)
@@ -30,9 +40,15 @@ def test_rows_and_columns_of_a_mask(dtype, whole, batch):
         for q in range(queries):
             for k in range(queries + 4):
                 row, column = q if whole else int(rows[b, q]), int(columns[b, k])
-                seen = bool(valid[b, k]) and 0 <= column < 9 and bool(allowed[b % batch, 0, row, column])
+                seen = (
+                    bool(valid[b, k])
+                    and 0 <= column < 9
+                    and bool(allowed[b % batch, 0, row, column])
+                )
                 seen = seen or (k == q + 4 and not valid[b, k])
-                assert bool(got[b, 0, q, k] if dtype == torch.bool else got[b, 0, q, k] == 0) == seen
+                assert (
+                    bool(got[b, 0, q, k] if dtype == torch.bool else got[b, 0, q, k] == 0) == seen
+                )
     assert dtype == torch.bool or set(got.unique().tolist()) <= {0.0, float(torch.finfo(dtype).min)}
 
 
@@ -48,5 +64,7 @@ def test_no_row_is_empty_where_tokens_see_each_other_both_ways():
 def test_rows_of_a_rotary_table(shape):
     table, order = random(*shape), random(2, 3, high=6)
     got = masks.gather_rotary(table, order)
-    wanted = torch.stack([table[..., b % shape[-3], :, :][..., order[b], :] for b in range(2)], dim=-3)
+    wanted = torch.stack(
+        [table[..., b % shape[-3], :, :][..., order[b], :] for b in range(2)], dim=-3
+    )
     assert torch.equal(got, wanted)

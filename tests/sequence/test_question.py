@@ -15,7 +15,13 @@ START, END, VISION_END = 90, 91, 92  # of a turn, and of an image
 IMAGE, BOS, PAD = 3, 1, 0
 MARKS = Marks(frozenset({START, END, VISION_END, IMAGE, BOS, PAD}), frozenset({END}))
 PICTURE, WORDS = [IMAGE] * 4, [*range(20, 30)]
-CHAT_TAIL = [END, 5, START, 6, 5]  # <|im_end|>, a line break, <|im_start|>, "assistant", a line break
+CHAT_TAIL = [
+    END,
+    5,
+    START,
+    6,
+    5,
+]  # <|im_end|>, a line break, <|im_start|>, "assistant", a line break
 PLAIN_TAIL = [7, 8, 9, 10, 11]  # "ASSISTANT:"
 
 
@@ -28,7 +34,19 @@ def look(row, marks=MARKS, rating=None):
     "row",
     [
         [BOS, START, *PICTURE, VISION_END, *WORDS, *CHAT_TAIL],
-        [BOS, START, 12, *WORDS, END, START, 12, *PICTURE, VISION_END, 20, *CHAT_TAIL],  # one word, a system prompt
+        [
+            BOS,
+            START,
+            12,
+            *WORDS,
+            END,
+            START,
+            12,
+            *PICTURE,
+            VISION_END,
+            20,
+            *CHAT_TAIL,
+        ],  # one word, a system prompt
         [BOS, *PICTURE, *WORDS, *PLAIN_TAIL],
         [BOS, 12, 13, *PICTURE, 14, 20, *PLAIN_TAIL],  # "USER:", image, a line break, one word
         [BOS, *WORDS, *WORDS, *WORDS, *PICTURE, 14, 20, *PLAIN_TAIL],  # a long system prompt
@@ -36,7 +54,17 @@ def look(row, marks=MARKS, rating=None):
         [BOS, *WORDS, *CHAT_TAIL],  # no image
         [PAD, PAD, PAD, BOS, 12, *PICTURE, *WORDS, *PLAIN_TAIL],
         [*[-1] * 20, BOS, 12, *PICTURE, 20, 21, *PLAIN_TAIL],  # padding that no config names
-        [BOS, *WORDS, END, START, 12, 13, *PICTURE, 20, *CHAT_TAIL],  # few words, but more than the turn's head
+        [
+            BOS,
+            *WORDS,
+            END,
+            START,
+            12,
+            13,
+            *PICTURE,
+            20,
+            *CHAT_TAIL,
+        ],  # few words, but more than the turn's head
         [BOS, START, *WORDS, *PICTURE, *CHAT_TAIL, *WORDS, *WORDS],  # an answer has begun
     ],
     ids=str,
@@ -60,14 +88,16 @@ def test_images_first_pass_without_a_word(row):
 )
 def test_a_question_in_front_is_refused(row):
     with pytest.raises(
-        PromptError, match=r"sample 0: no (words|text) follows? the last image.*put the image before its question"
+        PromptError,
+        match=r"sample 0: no (words|text) follows? the last image.*put the image before its question",
     ):
         look(row)
 
 
 def test_a_question_in_front_of_a_template_without_ends_is_told():
     with pytest.warns(
-        RaterWarning, match=r"5 tokens follow the last image and 10 stand before it.*put the image before"
+        RaterWarning,
+        match=r"5 tokens follow the last image and 10 stand before it.*put the image before",
     ):
         look([BOS, *WORDS, *PICTURE, *PLAIN_TAIL])
 
@@ -87,7 +117,23 @@ def test_marks_behind_an_image_are_no_question(row):
 
 
 def test_only_what_may_rate_counts():
-    row = [BOS, START, *PICTURE, VISION_END, *WORDS, END, START, 6, 20, 21, END, START, 12, 22, *CHAT_TAIL]
+    row = [
+        BOS,
+        START,
+        *PICTURE,
+        VISION_END,
+        *WORDS,
+        END,
+        START,
+        6,
+        20,
+        21,
+        END,
+        START,
+        12,
+        22,
+        *CHAT_TAIL,
+    ]
     look(row, rating=len([START, 12, 22, *CHAT_TAIL]))
     with pytest.raises(PromptError, match="no words follow"):
         look(row, rating=len(CHAT_TAIL))
@@ -103,8 +149,13 @@ def test_refused_before_an_image_is_encoded(monkeypatch, method, generate):
     )
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     model.config.text_config.eos_token_id = 2
-    monkeypatch.setattr(model.model, "get_image_features", lambda *_, **__: pytest.fail("an image was encoded"))
-    with sparsify(model, method), pytest.raises(PromptError, match="no words follow the last image"):
+    monkeypatch.setattr(
+        model.model, "get_image_features", lambda *_, **__: pytest.fail("an image was encoded")
+    )
+    with (
+        sparsify(model, method),
+        pytest.raises(PromptError, match="no words follow the last image"),
+    ):
         model.generate(**inputs, max_new_tokens=2) if generate else model(**inputs)
 
 

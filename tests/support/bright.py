@@ -9,7 +9,12 @@ from PIL import Image
 from sparsight.families import family_of
 from tests.support import tiny
 
-MIXERS = ("out_proj.weight", "o_proj.weight", "attn.proj.weight", "attention.projection_layer.weight")
+MIXERS = (
+    "out_proj.weight",
+    "o_proj.weight",
+    "attn.proj.weight",
+    "attention.projection_layer.weight",
+)
 MIXERS += ("self_attn.projection_layer.weight",)
 ENCODERS = ("pixel_values", "pixel_values_images", "pixel_values_videos")
 
@@ -27,13 +32,25 @@ def deaf(model):
 @torch.no_grad()
 def encode(model, given):
     """Visual tokens of all images or videos given, (V, D)."""
-    given = {key: value.to(model.dtype) if value.is_floating_point() else value for key, value in given.items()}
+    given = {
+        key: value.to(model.dtype) if value.is_floating_point() else value
+        for key, value in given.items()
+    }
     pixels = next(name for name in ENCODERS if name in given)
-    kind = model.model.get_video_features if pixels.endswith("videos") else model.model.get_image_features
+    kind = (
+        model.model.get_video_features
+        if pixels.endswith("videos")
+        else model.model.get_image_features
+    )
     features = kind(given.pop(pixels), **given, return_dict=True).pooler_output
     parts = [features] if isinstance(features, torch.Tensor) else features
     found = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
-    if tiny.OLD and pixels.endswith("videos") and hasattr(model.model, "image_newline") and _pools_videos(model):
+    if (
+        tiny.OLD
+        and pixels.endswith("videos")
+        and hasattr(model.model, "image_newline")
+        and _pools_videos(model)
+    ):
         found = torch.cat([found, model.model.image_newline[None]])  # it used to be added later
     return found
 
@@ -45,7 +62,11 @@ def _pools_videos(model):
 def layout_of(model, given, count, *, video=False):
     """The layout that the family reads for a prompt of `count` placeholders."""
     config = model.model.config
-    token = config.video_token_id if video and "Glm4v" not in type(model).__name__ else config.image_token_id
+    token = (
+        config.video_token_id
+        if video and "Glm4v" not in type(model).__name__
+        else config.image_token_id
+    )
     (layout,) = family_of(model).layouts(config, torch.full((1, count), token), given)
     return layout
 
@@ -62,7 +83,9 @@ def painted(size, spot):
     noise = np.random.default_rng(0).integers(80, 120, (height, width, 3)).astype(np.uint8)
     if spot is not None:
         left, top, right, bottom = spot
-        noise[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = 255
+        noise[
+            round(top * height) : round(bottom * height), round(left * width) : round(right * width)
+        ] = 255
     return Image.fromarray(noise)
 
 
@@ -75,4 +98,6 @@ def cell_of(size, row, column):
 def targets(size):
     """Cells of a grid that tell rows from columns, and both from their reverse."""
     rows, columns = size
-    return sorted({(0, columns - 1), (rows - 1, 0), (rows // 2, columns // 3), (rows // 3, columns - 1)})
+    return sorted(
+        {(0, columns - 1), (rows - 1, 0), (rows // 2, columns // 3), (rows // 3, columns - 1)}
+    )

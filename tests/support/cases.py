@@ -41,7 +41,8 @@ METHODS = {
 }
 
 KERNELS = ("sdpa", "eager")
-# in float64 transformers' own eager mask makes padded rows NaN: its smallest float64 is -inf in a float32 softmax
+# in float64 transformers' own eager mask makes padded rows NaN: its smallest float64 is -inf in a
+# float32 softmax
 DTYPES = {"sdpa": torch.float64, "eager": torch.float32}
 
 

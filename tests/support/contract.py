@@ -24,8 +24,12 @@ class Probe:
         note = lambda _, __, kwargs: self.leaving.update({-1: kwargs["inputs_embeds"]})  # noqa: E731
         self._handles.append(self.decoder.register_forward_pre_hook(note, with_kwargs=True))
         for index, layer in enumerate(self.layers):
-            before = layer.register_forward_pre_hook(lambda _, args, i=index: self.entering.update({i: args[0]}))
-            after = layer.register_forward_hook(lambda _, __, out, i=index: self.leaving.update({i: out}))
+            before = layer.register_forward_pre_hook(
+                lambda _, args, i=index: self.entering.update({i: args[0]})
+            )
+            after = layer.register_forward_hook(
+                lambda _, __, out, i=index: self.leaving.update({i: out})
+            )
             self._handles += [before, after]
         return self
 
@@ -70,7 +74,9 @@ class Seen:
         return range(len(self.inputs["input_ids"]))
 
     def real_ids(self, sample):
-        return self.inputs["input_ids"][sample][self.inputs["attention_mask"][sample].bool()].tolist()
+        return self.inputs["input_ids"][sample][
+            self.inputs["attention_mask"][sample].bool()
+        ].tolist()
 
     def visual(self, sample):
         return [i for i, token in enumerate(self.real_ids(sample)) if token in self.placeholders]
@@ -93,7 +99,9 @@ class Seen:
             after, used = [], {-1}
             for row in short:
                 where = (row == full).all(dim=-1).nonzero().flatten().tolist()
-                fresh = [i for i in where if i not in used]  # equal words and row ends are equal at the input
+                fresh = [
+                    i for i in where if i not in used
+                ]  # equal words and row ends are equal at the input
                 fresh = [i for i in fresh if i > max(used)] or fresh
                 used.update(fresh[:1])
                 after.append(labels[(fresh or where)[0]] if where else None)
@@ -128,7 +136,8 @@ def positions(mask):
     return (mask.cumsum(-1) - 1).clamp_min(0)
 
 
-# ---- checks -------------------------------------------------------------------------------------------------------
+# ---- checks
+# -------------------------------------------------------------------------------------------------------
 
 
 def check_counts(model, method, batch):
@@ -142,19 +151,29 @@ def check_counts(model, method, batch):
         if plan is None:
             continue
         if method.adaptive:
-            assert all(real <= most for real, most in zip(stats.counts, plan.counts, strict=True)), "more than promised"
+            assert all(
+                real <= most for real, most in zip(stats.counts, plan.counts, strict=True)
+            ), "more than promised"
             rows[-1] = [seen.text_count(b) + count for count in stats.entering]
         else:
-            assert (stats.kept, stats.recycled) == (plan.kept, plan.recycled), "other counts than promised"
+            assert (stats.kept, stats.recycled) == (plan.kept, plan.recycled), (
+                "other counts than promised"
+            )
         for step in seen.trace.samples[b]:
             at = plan.sites.index(step.site)
-            assert (len(step.keep), len(step.centres)) == (stats.kept[at], stats.recycled[at]), "the trace disagrees"
+            assert (len(step.keep), len(step.centres)) == (stats.kept[at], stats.recycled[at]), (
+                "the trace disagrees"
+            )
     assert seen.stats.tokens_per_layer == tuple(map(tuple, rows)), "stats disagree with the promise"
     for layer in range(layers):
         longest = max(row[layer] for row in rows)
-        assert seen.probe.entering[layer].shape[1] == longest, f"layer {layer} processed another number of tokens"
+        assert seen.probe.entering[layer].shape[1] == longest, (
+            f"layer {layer} processed another number of tokens"
+        )
         stored = min(longest, getattr(seen.cache.layers[layer], "sliding_window", longest + 1) - 1)
-        assert seen.cache.layers[layer].keys.shape[-2] == stored, f"layer {layer} stored another number of tokens"
+        assert seen.cache.layers[layer].keys.shape[-2] == stored, (
+            f"layer {layer} stored another number of tokens"
+        )
 
 
 def check_text(model, method, batch):
@@ -223,11 +242,17 @@ def check_alone(model, method, batch):
         alone = prefill(model, method, own) if together.promised[b] is not None else None
         if alone is None:
             with torch.no_grad():
-                close(together.tail(b), model(**own).logits[0], f"text-only sample {b} differs from alone")
+                close(
+                    together.tail(b),
+                    model(**own).logits[0],
+                    f"text-only sample {b} differs from alone",
+                )
             continue
         for left, right in zip(together.trace.samples[b], alone.trace.samples[0], strict=True):
             assert left.keep.tolist() == right.keep.tolist(), f"sample {b} keeps other tokens alone"
-            assert left.centres.tolist() == right.centres.tolist(), f"sample {b} recycles other tokens alone"
+            assert left.centres.tolist() == right.centres.tolist(), (
+                f"sample {b} recycles other tokens alone"
+            )
         close(together.tail(b), alone.logits[0], f"sample {b} differs from alone")
 
 
@@ -241,15 +266,23 @@ def check_decode(model, method, batch):
             stored = [layer.keys.shape[-2] for layer in cache.layers]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             given = {"input_ids": token, "attention_mask": mask}
-            if "mm_token_type_ids" in batch.inputs:  # given a mask, transformers places all tokens seen so far
+            if (
+                "mm_token_type_ids" in batch.inputs
+            ):  # given a mask, transformers places all tokens seen so far
                 given["position_ids"] = positions(mask)[:, -1:]
             token = model(**given, **cached(cache)).logits[:, -1:].argmax(dim=-1)
             kept = list(zip(cache.layers, stored, strict=True))
             grown = [layer.keys.shape[-2] - before for layer, before in kept]
-            room = [getattr(layer, "sliding_window", before + 2) - 1 - before for layer, before in kept]
-            assert grown == [min(1, left) for left in room], f"a step of one token grew layers by {grown}"
+            room = [
+                getattr(layer, "sliding_window", before + 2) - 1 - before for layer, before in kept
+            ]
+            assert grown == [min(1, left) for left in room], (
+                f"a step of one token grew layers by {grown}"
+            )
             logical = {layer.get_seq_length() for layer in cache.layers}
-            assert logical == {batch.inputs["input_ids"].shape[1] + step}, f"layers report lengths {logical}"
+            assert logical == {batch.inputs["input_ids"].shape[1] + step}, (
+                f"layers report lengths {logical}"
+            )
 
 
 def close(got, want, message):

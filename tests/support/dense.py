@@ -1,8 +1,9 @@
 """Every method in a whole model, masked instead of shortened. Of sparsight it imports how a layout is written down.
 
-The pass is dense: every layer computes the whole logical sequence, and a token dropped at a site is masked as a key in
-every layer from the site on. A recycled token is written into the place of its cluster's centre. One call runs several
-turns at once: everything is causal, so what a turn decides depends on nothing after it.
+The pass is dense: every layer computes the whole logical sequence, and a token dropped at a site is
+masked as a key in every layer from the site on. A recycled token is written into the place of its
+cluster's centre. One call runs several turns at once: everything is causal, so what a turn decides
+depends on nothing after it.
 """
 
 import math
@@ -95,7 +96,9 @@ class Reference:
             self._layer(layer, state)
         logits = self.model.lm_head(self.decoder.norm(state.hidden))
         parts = state.parts
-        return Result(logits[stored[-1]], [p.raters for p in parts], [p.steps for p in parts], stored)
+        return Result(
+            logits[stored[-1]], [p.raters for p in parts], [p.steps for p in parts], stored
+        )
 
     def _start(self, turns):
         ids = [token for turn in turns for token in turn.ids]
@@ -103,7 +106,9 @@ class Reference:
         for turn in turns:
             order = list(range(start, start + len(turn.ids)))
             placeholders = [slot for slot in order if ids[slot] == self.base.config.image_token_id]
-            slots = [] if turn.pixels is None else placeholders  # a generated placeholder is a word like any other
+            slots = (
+                [] if turn.pixels is None else placeholders
+            )  # a generated placeholder is a word like any other
             start += len(turn.ids)
             raters = []
             if slots:
@@ -120,10 +125,16 @@ class Reference:
         if type(self.method).__name__ == "Downscale":
             small = base.small_grid(self._grids(count), self.method.retain)
             size = [n * pixels.shape[-1] // self.side for n in small]
-            scaled = torch.nn.functional.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True)
+            scaled = torch.nn.functional.interpolate(
+                pixels.float(), size=size, mode="bicubic", antialias=True
+            )
             pixels = scaled.to(pixels.dtype)
-        states = self.base.vision_tower(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
-        features = self.base.multi_modal_projector(states[self.base.config.vision_feature_layer][:, 1:])
+        states = self.base.vision_tower(
+            pixels, interpolate_pos_encoding=True, output_hidden_states=True
+        ).hidden_states
+        features = self.base.multi_modal_projector(
+            states[self.base.config.vision_feature_layer][:, 1:]
+        )
         return features[:, base.under((self.side, self.side), small)].flatten(0, 1)
 
     def _grids(self, count):
@@ -131,7 +142,9 @@ class Reference:
 
     def _plan(self, part):
         count = len(part.slots)
-        return self.method.schedule_on(grids_layout(self._grids(count // self.side**2)), count, len(self.layers))
+        return self.method.schedule_on(
+            grids_layout(self._grids(count // self.side**2)), count, len(self.layers)
+        )
 
     def _positions(self, order, length):
         position = list(range(length))
@@ -143,7 +156,10 @@ class Reference:
     def _layer(self, layer, state):
         hidden, order = state.hidden, state.order
         length, rank = len(hidden), {slot: i for i, slot in enumerate(order)}
-        rows = [[i == j or (j in rank and rank[j] <= rank.get(i, -1)) for j in range(length)] for i in range(length)]
+        rows = [
+            [i == j or (j in rank and rank[j] <= rank.get(i, -1)) for j in range(length)]
+            for i in range(length)
+        ]
         positions = torch.tensor(self._positions(order, length))
         attended, state.attention = self._attend(layer, hidden, torch.tensor(rows), positions)
         hidden = hidden + attended
@@ -152,12 +168,18 @@ class Reference:
     def _attend(self, layer, hidden, allowed, positions):
         attn, normed, length = layer.self_attn, layer.input_layernorm(hidden), len(hidden)
         projections = (attn.q_proj, attn.k_proj, attn.v_proj)
-        query, key, value = (project(normed).view(length, -1, attn.head_dim) for project in projections)
+        query, key, value = (
+            project(normed).view(length, -1, attn.head_dim) for project in projections
+        )
         cos, sin = (table[0] for table in self.decoder.rotary_emb(hidden[None], positions[None]))
         heads, maps = [], []
         for h in range(query.shape[1]):
             own = h * key.shape[1] // query.shape[1]  # grouped queries share a key head
-            logits = _rotate(query[:, h], cos, sin) @ _rotate(key[:, own], cos, sin).T / math.sqrt(attn.head_dim)
+            logits = (
+                _rotate(query[:, h], cos, sin)
+                @ _rotate(key[:, own], cos, sin).T
+                / math.sqrt(attn.head_dim)
+            )
             weights = logits.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
             heads.append(weights @ value[:, own])
             maps.append(weights)
@@ -174,7 +196,9 @@ class Reference:
         if kept + clusters >= len(present) and not self._adapts(part):
             return
         keep = ref.choose(score, kept, [_run(slots, slot) for slot in present])
-        step = Step(site, [slots.index(s) for s in present], [slots.index(present[i]) for i in keep], score)
+        step = Step(
+            site, [slots.index(s) for s in present], [slots.index(present[i]) for i in keep], score
+        )
         part.steps.append(step)
         centres = self._recycle(state, part, [present, keep, clusters]) if clusters else []
         part.order = self._reorder(part, {present[i] for i in keep}, centres)
@@ -184,14 +208,24 @@ class Reference:
         count = plan.counts[plan.sites.index(site)]
         if count >= len(present):
             return
-        grids, images = self._grids(len(slots) // self.side**2), [_run(slots, slot) for slot in present]
+        grids, images = (
+            self._grids(len(slots) // self.side**2),
+            [_run(slots, slot) for slot in present],
+        )
         keep, score, cells, centres = base.choose(self.method, site, grids, images, count)
         names, place = [slots.index(slot) for slot in present], [present[c] for c in centres]
-        step = Step(site, names, [names[i] for i in keep], score, centres=[names[c] for c in centres])
+        step = Step(
+            site, names, [names[i] for i in keep], score, centres=[names[c] for c in centres]
+        )
         pooled = sorted((token, label) for label, cell in enumerate(cells) for token in cell)
-        step.pool, step.labels = [names[token] for token, _ in pooled], [label for _, label in pooled]
+        step.pool, step.labels = (
+            [names[token] for token, _ in pooled],
+            [label for _, label in pooled],
+        )
         if cells:
-            values = torch.stack([state.hidden[[present[t] for t in cell]].mean(dim=0) for cell in cells])
+            values = torch.stack(
+                [state.hidden[[present[t] for t in cell]].mean(dim=0) for cell in cells]
+            )
             state.hidden = state.hidden.index_copy(0, torch.tensor(place), values)
         part.steps.append(step)
         part.order = self._reorder(part, {present[i] for i in keep}, place)
@@ -202,10 +236,16 @@ class Reference:
             return ref.mean_score(attention, part.raters, present)
         total, width = len(attention), self.layers[0].self_attn.head_dim
         base = self.decoder.config.rope_parameters["rope_theta"]
-        count = min(method.heads, total) if isinstance(method.heads, int) else max(1, int(method.heads * total))
+        count = (
+            min(method.heads, total)
+            if isinstance(method.heads, int)
+            else max(1, int(method.heads * total))
+        )
 
         def prior(rater, column):
-            return ref.prior(abs(position[rater] - position[column]), base, width, method.prior_floor)
+            return ref.prior(
+                abs(position[rater] - position[column]), base, width, method.prior_floor
+            )
 
         return ref.corrected_score(attention, part.raters, present, prior, count)
 
@@ -222,9 +262,15 @@ class Reference:
         if not self._adapts(part):
             return kept, clusters
         rows = [[float(attention[:, r, c].mean()) for c in present] for r in part.raters]
-        removed = int(method.prune_scale * (len(present) - ref.rank_of(rows, method.rank_tolerance)))
+        removed = int(
+            method.prune_scale * (len(present) - ref.rank_of(rows, method.rank_tolerance))
+        )
         own = max(1, len(present) - removed)
-        extra = ref.pool_size(len(present) - own, method.tau, method.theta)[1] if method.recycle and removed else 0
+        extra = (
+            ref.pool_size(len(present) - own, method.tau, method.theta)[1]
+            if method.recycle and removed
+            else 0
+        )
         return (own, extra) if own + extra <= kept + clusters else (kept, clusters)
 
     def _recycle(self, state, part, choice):
@@ -236,7 +282,9 @@ class Reference:
         centres, labels = ref.density_peaks(points, clusters)
         values = ref.merge(points, labels, clusters, method.aggregate)
         where = [present[pool[c]] for c in centres]
-        state.hidden = state.hidden.index_copy(0, torch.tensor(where), torch.tensor(values, dtype=state.hidden.dtype))
+        state.hidden = state.hidden.index_copy(
+            0, torch.tensor(where), torch.tensor(values, dtype=state.hidden.dtype)
+        )
         step.pool = [part.slots.index(present[i]) for i in pool]
         step.labels, step.centres = labels, [part.slots.index(s) for s in where]
         return where
@@ -251,7 +299,9 @@ class Reference:
                 result.append(slot)
             own = _run(slots, slot) if slot in set(slots) else None
             if own is not None and (following not in set(slots) or _run(slots, following) != own):
-                result += [c for c in centres if _run(slots, c) == own]  # behind the last token of their image
+                result += [
+                    c for c in centres if _run(slots, c) == own
+                ]  # behind the last token of their image
         return result
 
 

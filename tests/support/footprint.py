@@ -20,7 +20,9 @@ def snapshot(model):
         own = vars(module)
         seen[name] = {
             "class": type(module),
-            "attributes": {key: id(value) for key, value in own.items() if key not in HOOKS and key not in OWN},
+            "attributes": {
+                key: id(value) for key, value in own.items() if key not in HOOKS and key not in OWN
+            },
             "hooks": {kind: list(own.get(kind, ())) for kind in HOOKS},
             "forward": getattr(module.forward, "__func__", None) or id(module.forward),
             "config": id(own.get("config")),

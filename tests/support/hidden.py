@@ -1,8 +1,9 @@
 """Pruned equals masked, for any model: its own eager full-length run, with the tokens that a trace drops hidden.
 
-Hooks on the decoder layers write recycled values over their centres and take dropped tokens out of every later layer's
-mask. What was decided comes from the trace; the model's own masks, windows, positions and added features stay, unless
-positions count what is left: then rotary tables are made for those, and masks are causal in the order of what is left.
+Hooks on the decoder layers write recycled values over their centres and take dropped tokens out of
+every later layer's mask. What was decided comes from the trace; the model's own masks, windows,
+positions and added features stay, unless positions count what is left: then rotary tables are made
+for those, and masks are causal in the order of what is left.
 """
 
 from dataclasses import dataclass, field
@@ -43,16 +44,21 @@ def run(model, inputs, steps, raters=(), *, aggregate="mean", then=(), renumber=
         steps: the sample's part of a trace.
         raters: slots of its raters.
         then: for each later turn with images, its first slot and its part of a trace.
-        renumber: whether the method's positions count what is left, and recycled tokens stand behind their image.
-    Returns: logits (n, vocab) of the tokens that are left and of all that follows the prompt, in stored order, and for
-        each step the mean attention (V_i,) that raters pay to the tokens present, at the layer before the site.
+        renumber: whether the method's positions count what is left, and recycled tokens stand
+            behind their image.
+    Returns: logits (n, vocab) of the tokens that are left and of all that follows the prompt, in
+    stored order, and for
+        each step the mean attention (V_i,) that raters pay to the tokens present, at the layer
+        before the site.
     """
     ids = inputs["input_ids"][0]
     places = torch.isin(ids, torch.tensor(sorted(placeholders(model.config)))).nonzero().flatten()
     starts = [0, *(start for start, _ in then), len(ids)]
     turns = [
         (places[(places >= start) & (places < end)], own)
-        for start, end, own in zip(starts, starts[1:], [steps, *(own for _, own in then)], strict=False)
+        for start, end, own in zip(
+            starts, starts[1:], [steps, *(own for _, own in then)], strict=False
+        )
     ]
     decoder = decoder_of(model)
     state = Run(turns, list(range(len(ids))), decoder, renumber, aggregate)
@@ -67,24 +73,34 @@ def run(model, inputs, steps, raters=(), *, aggregate="mean", then=(), renumber=
         for handle in handles:
             handle.remove()
     rated, slots = [step for step in steps if step.site > 0 and len(raters)], turns[0][0]
-    scores = [state.maps[step.site - 1][raters][:, slots[step.present]].mean(dim=0) for step in rated]
+    scores = [
+        state.maps[step.site - 1][raters][:, slots[step.present]].mean(dim=0) for step in rated
+    ]
     return result[state.order], scores
 
 
 def _hook(index, state):
     def before(layer, args, kwargs):
         hidden = args[0]
-        for slots, step in [(slots, step) for slots, steps in state.turns for step in steps if step.site == index]:
+        for slots, step in [
+            (slots, step) for slots, steps in state.turns for step in steps if step.site == index
+        ]:
             hidden = _write(hidden, slots, step, state.aggregate)
             state.order = _reorder(state, slots, step)
         if state.order == list(range(hidden.shape[1])):
             return (hidden, *args[1:]), kwargs
         mask = kwargs["attention_mask"]
         assert mask.ndim == 4, "eager attention goes without a mask"
-        changed = {"attention_mask": mask.masked_fill(~_visible(state, mask.shape[-1]), torch.finfo(mask.dtype).min)}
+        changed = {
+            "attention_mask": mask.masked_fill(
+                ~_visible(state, mask.shape[-1]), torch.finfo(mask.dtype).min
+            )
+        }
         if state.renumber:
             allowed = _visible(state, mask.shape[-1])
-            changed["attention_mask"] = torch.zeros_like(mask).masked_fill(~allowed, torch.finfo(mask.dtype).min)
+            changed["attention_mask"] = torch.zeros_like(mask).masked_fill(
+                ~allowed, torch.finfo(mask.dtype).min
+            )
             ranks = torch.tensor(_ranks(state, mask.shape[-1])).clamp_min(0)
             changed["position_embeddings"] = state.decoder.rotary_emb(hidden, ranks[None])
         return (hidden, *args[1:]), {**kwargs, **changed}
@@ -103,7 +119,9 @@ def _ranks(state, length):
 def _visible(state, length):
     """(L, L) bool: nobody sees what is gone but itself, so that no row is empty; renumbered, all is causal."""
     rank = torch.tensor(_ranks(state, length))
-    seen = (rank >= 0) & (rank <= rank[:, None]) if state.renumber else (rank >= 0).expand(length, -1)
+    seen = (
+        (rank >= 0) & (rank <= rank[:, None]) if state.renumber else (rank >= 0).expand(length, -1)
+    )
     return seen | torch.eye(length, dtype=torch.bool)
 
 
@@ -118,10 +136,14 @@ def _write(hidden, slots, step, aggregate):
 
 def _reorder(state, slots, step):
     """What is left behind a site; renumbered, recycled tokens stand behind the last token of their image."""
-    present, stays = ({int(slots[name]) for name in names} for names in (step.present, step.survivors))
+    present, stays = (
+        {int(slots[name]) for name in names} for names in (step.present, step.survivors)
+    )
     if not state.renumber:
         return [slot for slot in state.order if slot not in present or slot in stays]
-    image = dict(zip(slots.tolist(), (slots.diff(prepend=slots[:1]) > 1).cumsum(0).tolist(), strict=True))
+    image = dict(
+        zip(slots.tolist(), (slots.diff(prepend=slots[:1]) > 1).cumsum(0).tolist(), strict=True)
+    )
     kept, centres = ([int(slots[name]) for name in names] for names in (step.keep, step.centres))
     last, result = {image[slot]: slot for slot in state.order if slot in present}, []
     for slot in state.order:

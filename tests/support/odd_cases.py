@@ -27,7 +27,9 @@ class Budget:
         """The value of `retain` for samples of these visual tokens, whose layer mean is at least `least`."""
         if not counts:  # words alone
             return self.share or 1.0
-        floor = 0.0 if self.raw else max(low / count for low, count in zip(least, counts, strict=True))
+        floor = (
+            0.0 if self.raw else max(low / count for low, count in zip(least, counts, strict=True))
+        )
         if not self.whole:
             return min(1.0, floor + self.share * (1 - floor)) if floor < 1 else 1.0
         low, high = (1, max(counts)) if self.raw else (-int(-max(least) // 1), min(counts))
@@ -104,7 +106,9 @@ def settings_of(draw, method, kind, layers):
         least = first if draw(st.integers(0, 19)) else 0
         most = layers - 1 if draw(st.integers(0, 39)) else layers
         sites = st.sets(st.integers(least, max(most, least)), min_size=1, max_size=4)
-        found["sites"] = draw(st.sampled_from([(first,), (layers - 1,)]) | sites.map(sorted).map(tuple))
+        found["sites"] = draw(
+            st.sampled_from([(first,), (layers - 1,)]) | sites.map(sorted).map(tuple)
+        )
     unsuited = kind in odd_models.KEEPS_ONLY and draw(st.integers(0, 19))
     found["positions"] = "keep" if unsuited else draw(st.sampled_from(["keep", "renumber"]))
     if method is SparseVLM:
@@ -134,5 +138,8 @@ def sparsevlm_settings(draw, sites):
         found |= draw(st.sampled_from([{}, {"retain": None}]))
     if sites and draw(st.integers(0, 3)) == 0:
         kept = st.lists(st.integers(1, 30), min_size=len(sites), max_size=len(sites))
-        found |= {"kept": tuple(sorted(draw(kept), reverse=True)), **draw(st.sampled_from([{}, {"retain": 1.0}]))}
+        found |= {
+            "kept": tuple(sorted(draw(kept), reverse=True)),
+            **draw(st.sampled_from([{}, {"retain": 1.0}])),
+        }
     return found

@@ -1,9 +1,10 @@
 """Judges one odd combination: right against slow masked runs, untouched if nothing is pruned, or refused for a reason.
 
-What a site dropped is taken from the trace and hidden in a slow run of every sample alone (support/hidden.py); that it
-dropped the right tokens is checked by the scores, which that run gives as well, and by the choice from these scores.
-That run knows nothing of Downscale; there, and for the first sample of float64 cases of LLaVA's own pattern, everything
-is computed from nothing but the method's settings (support/dense.py), which is slow.
+What a site dropped is taken from the trace and hidden in a slow run of every sample alone
+(support/hidden.py); that it dropped the right tokens is checked by the scores, which that run gives
+as well, and by the choice from these scores. That run knows nothing of Downscale; there, and for
+the first sample of float64 cases of LLaVA's own pattern, everything is computed from nothing but
+the method's settings (support/dense.py), which is slow.
 """
 
 import re
@@ -18,7 +19,9 @@ from tests.support import contract, dense, hidden, odd_models, reference, tiny_r
 from tests.support.footprint import snapshot
 from tests.support.odd_run import arguments, play
 
-PROBED = {"video-llama3": 2}  # passes of a few words that a class nobody registered is looked at with
+PROBED = {
+    "video-llama3": 2
+}  # passes of a few words that a class nobody registered is looked at with
 
 
 @dataclass
@@ -76,7 +79,9 @@ def layers_of(model):
 def visual_slots(model, batch):
     """Where each sample's visual tokens stand."""
     ids = torch.tensor(sorted(contract.placeholders(model.config)))
-    return [torch.isin(own["input_ids"][0], ids).nonzero().flatten().tolist() for own in batch.alone]
+    return [
+        torch.isin(own["input_ids"][0], ids).nonzero().flatten().tolist() for own in batch.alone
+    ]
 
 
 def method_of(case, counts, layers):
@@ -129,9 +134,14 @@ def misplaced(case, method, counts, model):
 def gridless(case, method, counts, model):
     del counts, model
     videos = any(
-        part == "video" or part[:1] == ("video",) for row in case.rows for part in row if part not in range(99)
+        part == "video" or part[:1] == ("video",)
+        for row in case.rows
+        for part in row
+        if part not in range(99)
     )
-    return isinstance(method, (Uniform, Pool, Downscale)) and (case.kind not in odd_models.GRIDS or videos)
+    return isinstance(method, (Uniform, Pool, Downscale)) and (
+        case.kind not in odd_models.GRIDS or videos
+    )
 
 
 REASONS = {
@@ -143,7 +153,9 @@ REASONS = {
     r"leaves less than one token": thin,
     r"do not fit; give ascending layers": misplaced,
     r"rows and columns": gridless,
-    r"cannot scale the images": lambda case, *_: case.method is Downscale and case.kind not in odd_models.SCALED,
+    r"cannot scale the images": lambda case, *_: (
+        case.method is Downscale and case.kind not in odd_models.SCALED
+    ),
     r"they cannot share a batch": lambda case, method, counts, model: len(set(counts) - {0}) > 1,
     r"positions='renumber' is not defined": lambda case, *_: case.kind in odd_models.KEEPS_ONLY,
     r"prior of one rotary distance": lambda case, *_: case.kind in odd_models.MROPE,
@@ -154,7 +166,8 @@ REASONS = {
 }
 
 
-# ---- what is right ------------------------------------------------------------------------------------------------
+# ---- what is right
+# ------------------------------------------------------------------------------------------------
 
 
 def check_untouched(case, model, inputs, sides):
@@ -164,7 +177,9 @@ def check_untouched(case, model, inputs, sides):
     assert torch.equal(sides.later, plain.later), "other logits, though nothing is pruned"
     if plain.prefill is not None:
         real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
-        assert torch.equal(sides.prefill[real], plain.prefill[real]), "other logits, though nothing is pruned"
+        assert torch.equal(sides.prefill[real], plain.prefill[real]), (
+            "other logits, though nothing is pruned"
+        )
 
 
 def check_counts(case, method, stats, counts):
@@ -177,7 +192,9 @@ def check_counts(case, method, stats, counts):
         wanted = retained(method, count)
         mean = schedule.mean(accounting)
         assert mean <= wanted + 1e-9, f"a mean of {mean} for a budget of {wanted}"
-        assert mean > wanted - 1 or method.adaptive or isinstance(method, Downscale), f"{mean} kept of {wanted}"
+        assert mean > wanted - 1 or method.adaptive or isinstance(method, Downscale), (
+            f"{mean} kept of {wanted}"
+        )
 
 
 def check_choices(batch, slots, traces):
@@ -195,7 +212,9 @@ def check_stored(ran, lengths):
     """Every cache layer holds what it processed, and tells the length of everything."""
     length, said = ran.inputs["input_ids"].shape[1], ran.sides.said.shape[1]
     first = min(steps[0].site for steps in ran.run.trace.samples if steps)
-    behind = [0 if ran.case.left else length - real for real in lengths]  # padding in front goes, behind it stays
+    behind = [
+        0 if ran.case.left else length - real for real in lengths
+    ]  # padding in front goes, behind it stays
     for layer, store in enumerate(ran.sides.cache.layers):
         rows = zip(ran.run.stats.tokens_per_layer, behind, strict=True)
         held = said + (length if layer < first else max(row[layer] + pads for row, pads in rows))
@@ -230,8 +249,13 @@ def wanted(ran, row, own, said):
     pads = ran.inputs["input_ids"].shape[1] - own["input_ids"].shape[1]
     raters = ran.run.trace.raters[row] - (pads if case.left else 0)
     model = odd_models.model(case.kind, "eager", torch.float64)
-    settings = {"aggregate": getattr(method, "aggregate", "mean"), "renumber": method.positions == "renumber"}
-    logits, scores = hidden.run(model, tiny_rotary.longer(case.kind, own, said), steps, raters, **settings)
+    settings = {
+        "aggregate": getattr(method, "aggregate", "mean"),
+        "renumber": method.positions == "renumber",
+    }
+    logits, scores = hidden.run(
+        model, tiny_rotary.longer(case.kind, own, said), steps, raters, **settings
+    )
     if "attention" in method.signals and not isinstance(method, SparseVLMPlus):
         for step, score in zip(steps, scores, strict=True):
             torch.testing.assert_close(step.score.double(), score.double(), rtol=2e-3, atol=1e-6)

@@ -15,12 +15,23 @@ LLAVA = {  # pixels a side, and changes of the text model
 }
 KINDS = (*LLAVA, *tiny_kinds.KINDS, *tiny_rotary.KINDS)
 SDPA = [("sdpa", torch.float64), ("sdpa", torch.float32)]
-EAGER = [("eager", torch.float32)]  # in float64 padded rows are NaN, pruned or not: see tests/support/cases.py
+EAGER = [
+    ("eager", torch.float32)
+]  # in float64 padded rows are NaN, pruned or not: see tests/support/cases.py
 KEEPS_ONLY = {*tiny_rotary.KINDS}  # M-RoPE, windows, or blocks that see each other both ways
 MROPE = {*tiny_rotary.QWEN}
-SCALED = {*LLAVA, "llava-mistral", "llava-qwen2", *tiny_rotary.LLAVA}  # their images may be scaled down
+SCALED = {
+    *LLAVA,
+    "llava-mistral",
+    "llava-qwen2",
+    *tiny_rotary.LLAVA,
+}  # their images may be scaled down
 GRIDS = {*SCALED, *MROPE, *tiny_rotary.MODELS, "vipllava", "video-llava", "janus", "deepseek-vl"}
-INDEPENDENT = {*LLAVA, "llava-mistral", "llava-qwen2"}  # of the pattern that tests/support/dense.py knows
+INDEPENDENT = {
+    *LLAVA,
+    "llava-mistral",
+    "llava-qwen2",
+}  # of the pattern that tests/support/dense.py knows
 
 
 def variants(kind):
@@ -73,7 +84,9 @@ def batch(kind, made, rows, seed):
 @st.composite
 def prompts(draw, kind):
     """One to three samples: images and videos among words, words alone, sometimes nothing after the last image."""
-    videos = kind in tiny_rotary.QWEN or (kind in tiny_kinds.KINDS and tiny_kinds.KINDS[kind].video is not None)
+    videos = kind in tiny_rotary.QWEN or (
+        kind in tiny_kinds.KINDS and tiny_kinds.KINDS[kind].video is not None
+    )
     kinds = ["image", "video"] if videos else ["image"]
     if kind == "glm4v":  # its frames stand on image placeholders: a batch brings one or the other
         kinds = [draw(st.sampled_from(kinds))]
@@ -86,7 +99,9 @@ def samples(draw, kind, kinds):
     if draw(st.integers(0, 5)) == 0:
         return [draw(st.integers(1, 12))]
     row = []
-    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 2, 3]) if kind in LLAVA else st.sampled_from([1, 1, 2]))):
+    for _ in range(
+        draw(st.sampled_from([1, 1, 1, 2, 2, 3]) if kind in LLAVA else st.sampled_from([1, 1, 2]))
+    ):
         row += draw(st.lists(words, max_size=1))
         row.append(draw(part(kind, draw(st.sampled_from(kinds)))))
     last = draw(st.integers(0, 30))
@@ -97,6 +112,11 @@ def part(kind, name):
     if kind not in tiny_rotary.QWEN:
         return st.just((name,) if kind in tiny_rotary.KINDS else name)
     side = st.integers(1, 4)
-    # behind a long video, Qwen2.5-VL itself decodes at other positions than it gives the same words in a prompt
+    # behind a long video, Qwen2.5-VL itself decodes at other positions than it gives the same words
+    # in a prompt
     frames = st.integers(1, 1 if kind == "qwen25" else 3)
-    return st.tuples(st.just(name), side, side) if name == "image" else st.tuples(st.just(name), frames, side, side)
+    return (
+        st.tuples(st.just(name), side, side)
+        if name == "image"
+        else st.tuples(st.just(name), frames, side, side)
+    )

@@ -16,7 +16,8 @@ ANSWER = 2  # tokens that generate() says
 class Sides:
     """What was computed: logits of the prefill (None for generate()) and of what follows, the latter's tokens, cache.
 
-    `later` are the logits (B, k, vocab) that `said` (B, s) led to, all of them or those of its last k tokens.
+    `later` are the logits (B, k, vocab) that `said` (B, s) led to, all of them or those of its last
+    k tokens.
     """
 
     prefill: torch.Tensor | None
@@ -62,7 +63,9 @@ def play(case, model, inputs):
 
 def numbers(case, inputs):
     mask = inputs.get("attention_mask")
-    needed = case.numbered or (case.mode == "loop" and not case.left)  # what follows goes on behind the last real token
+    needed = case.numbered or (
+        case.mode == "loop" and not case.left
+    )  # what follows goes on behind the last real token
     if not needed or case.kind in odd_models.MROPE or mask is None:
         return {}
     return {"position_ids": contract.positions(mask) + first_place(case)}
@@ -78,7 +81,11 @@ def words(count, rows, seed):
 
 def loop(case, model, inputs):
     """A prefill and a few later passes on its cache, of one token or several."""
-    cache, mask, given = DynamicCache(config=model.config), inputs.get("attention_mask"), numbers(case, inputs)
+    cache, mask, given = (
+        DynamicCache(config=model.config),
+        inputs.get("attention_mask"),
+        numbers(case, inputs),
+    )
     prefill = model(**inputs, **given, **cached(cache)).logits
     said, parts = words(sum(case.said), len(prefill), case.seed), []
     start = first_place(case)
@@ -97,8 +104,15 @@ def loop(case, model, inputs):
 
 def answer(case, model, inputs):
     """generate(), and for "turn" a second turn on its cache."""
-    settings = {"max_new_tokens": ANSWER, "output_logits": True, "return_dict_in_generate": True, "do_sample": False}
-    marks = getattr(model.config, "visual_indicator_token_ids", [])  # of Ovis2, which writes features over them
+    settings = {
+        "max_new_tokens": ANSWER,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+        "do_sample": False,
+    }
+    marks = getattr(
+        model.config, "visual_indicator_token_ids", []
+    )  # of Ovis2, which writes features over them
     settings["suppress_tokens"] = sorted({*contract.placeholders(model.config), *marks})
     extra = {"use_cache": False} if case.mode == "generate without cache" else {}
     done = model.generate(**inputs, **settings, **extra)

@@ -32,14 +32,20 @@ def mean_score(attention, raters, columns):
     """Attention (H, n, n) averaged over heads and raters, for each visual column."""
     heads = len(attention)
     return [
-        math.fsum(float(attention[h][r][c]) for h in range(heads) for r in raters) / heads / len(raters)
+        math.fsum(float(attention[h][r][c]) for h in range(heads) for r in raters)
+        / heads
+        / len(raters)
         for c in columns
     ]
 
 
 def prior(distance, base, width, floor):
     """R: what all-ones queries and keys give at a distance, but at least `floor` of R(0)."""
-    total = 2 / math.sqrt(width) * sum(math.cos(distance * base ** (-2 * f / width)) for f in range(width // 2))
+    total = (
+        2
+        / math.sqrt(width)
+        * sum(math.cos(distance * base ** (-2 * f / width)) for f in range(width // 2))
+    )
     return max(total, floor * math.sqrt(width))
 
 
@@ -47,7 +53,10 @@ def corrected_score(attention, raters, columns, prior_of, heads):
     """SparseVLM+: the prior divided out, the heads with most mass, mean over raters."""
     weights = {(r, c): prior_of(r, c) for r in raters for c in columns}
     per_head = [
-        [math.fsum(float(matrix[r][c]) / weights[r, c] for r in raters) / len(raters) for c in columns]
+        [
+            math.fsum(float(matrix[r][c]) / weights[r, c] for r in raters) / len(raters)
+            for c in columns
+        ]
         for matrix in attention
     ]
     voting = choose([math.fsum(row) for row in per_head], heads)
@@ -72,13 +81,23 @@ def density_peaks(points, clusters):
     """Centres in falling order of density times separation, and each point's cluster; ties go to the lower index."""
     count, width = len(points), len(points[0])
     far = [
-        [math.sqrt(math.fsum((a - b) ** 2 for a, b in zip(p, q, strict=True)) / width) for q in points] for p in points
+        [
+            math.sqrt(math.fsum((a - b) ** 2 for a, b in zip(p, q, strict=True)) / width)
+            for q in points
+        ]
+        for p in points
     ]
-    density = [math.exp(-math.fsum(d * d for d in sorted(row)[:clusters]) / clusters) for row in far]
+    density = [
+        math.exp(-math.fsum(d * d for d in sorted(row)[:clusters]) / clusters) for row in far
+    ]
     largest = max(max(row) for row in far)
     peak = []
     for i in range(count):
-        denser = [j for j in range(count) if density[j] > density[i] or (density[j] == density[i] and j < i)]
+        denser = [
+            j
+            for j in range(count)
+            if density[j] > density[i] or (density[j] == density[i] and j < i)
+        ]
         peak.append(density[i] * min((far[i][j] for j in denser), default=largest))
     centres = sorted(range(count), key=lambda i: (-peak[i], i))[:clusters]
     labels = [min(range(clusters), key=lambda c: (far[i][centres[c]], c)) for i in range(count)]

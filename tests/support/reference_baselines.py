@@ -15,7 +15,9 @@ def share(count, sizes, most=None):
         parts = [1] * len(sizes)
     while sum(parts) < count:
         missing = [
-            Fraction(count * size, sum(sizes)) - part if part < (size if most is None else most) else None
+            Fraction(count * size, sum(sizes)) - part
+            if part < (size if most is None else most)
+            else None
             for size, part in zip(sizes, parts, strict=True)
         ]
         parts[missing.index(max(m for m in missing if m is not None))] += 1
@@ -24,8 +26,12 @@ def share(count, sizes, most=None):
 
 def cells(height, width, count):
     """Lists of the tokens of each cell."""
-    bands = min(max(round(math.sqrt(count * height / width)), math.ceil(count / width)), height, count)
-    band_of = [next(b for b in range(bands) if row < (b + 1) * height // bands) for row in range(height)]
+    bands = min(
+        max(round(math.sqrt(count * height / width)), math.ceil(count / width)), height, count
+    )
+    band_of = [
+        next(b for b in range(bands) if row < (b + 1) * height // bands) for row in range(height)
+    ]
     found = []
     for band, parts in enumerate(share(count, [band_of.count(b) for b in range(bands)], width)):
         rows = [row for row in range(height) if band_of[row] == band]
@@ -56,9 +62,15 @@ def cells_of(grids, count):
 def small_grid(grids, retain):
     """The grid each image is scaled down to: sides scaled alike, then both ways of rounding each."""
     height, width = grids[0]
-    most = retain // len(grids) if isinstance(retain, int) else math.floor(retain * height * width + 1e-9)
+    most = (
+        retain // len(grids)
+        if isinstance(retain, int)
+        else math.floor(retain * height * width + 1e-9)
+    )
     scale = math.sqrt(most / (height * width))
-    rows, columns = ([math.floor(n * scale + 1e-9), math.ceil(n * scale - 1e-9)] for n in (height, width))
+    rows, columns = (
+        [math.floor(n * scale + 1e-9), math.ceil(n * scale - 1e-9)] for n in (height, width)
+    )
     fit = [(h, w) for h in rows for w in columns if h * w <= most]
     return max(fit, key=lambda small: (small[0] * small[1], -small[0]))
 
@@ -84,7 +96,9 @@ def choose(method, site, grids, images, count):
         for height, width in grids:
             below = under((height, width), small_grid(grids, method.retain))
             for cell in range(max(below) + 1):
-                keep.append(first + centre([t for t in range(height * width) if below[t] == cell], width))
+                keep.append(
+                    first + centre([t for t in range(height * width) if below[t] == cell], width)
+                )
             first += height * width
         return keep, None, [], []
     members, centres = cells_of(grids, count)

@@ -17,7 +17,8 @@ from transformers import (
     Qwen3Config,
 )
 
-# before 5.18: images of copied rows are mixed up, features are not encoded ahead, reset() keeps a cache's length
+# before 5.18: images of copied rows are mixed up, features are not encoded ahead, reset() keeps a
+# cache's length
 OLD = Version(transformers.__version__) < Version("5.18")
 IMAGE = 3
 PAD = 0
@@ -62,7 +63,9 @@ def text_config(kind="llama", **changes):
     return make(**{**settings, **changes})
 
 
-def tiny_llava(seed=0, attention="sdpa", dtype=torch.float64, kind="llama", *, side=SIDE, **changes):
+def tiny_llava(
+    seed=0, attention="sdpa", dtype=torch.float64, kind="llama", *, side=SIDE, **changes
+):
     """A LLaVA-1.5-shaped model whose attention is far from uniform."""
     vision = CLIPVisionConfig(
         hidden_size=32,

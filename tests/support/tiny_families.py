@@ -16,7 +16,10 @@ def tiny_family(name, attention="sdpa", dtype=torch.float64):
     config = KINDS[name].config()
     torch.manual_seed(0)
     kind = hf.AutoModelForImageTextToText._model_mapping[type(config)]
-    kernels = {"text_config": attention, "vision_config": "eager"}  # some image encoders know no other
+    kernels = {
+        "text_config": attention,
+        "vision_config": "eager",
+    }  # some image encoders know no other
     model = kind._from_config(config, attn_implementation=kernels, experts_implementation="eager")
     return tiny.ready(model, dtype)
 
@@ -30,7 +33,9 @@ def tokens_of(model, name, given):
     features = read(given[pixels], **others, return_dict=True).pooler_output
     parts = [features] if isinstance(features, torch.Tensor) else features
     count, row = sum(part.numel() for part in parts) // 64, KINDS[name].row
-    count += tiny.OLD and video and name == "llava-onevision"  # one that ends the video used to be added later
+    count += (
+        tiny.OLD and video and name == "llava-onevision"
+    )  # one that ends the video used to be added later
     if not row:
         return [VIDEO if video else IMAGE] * count
     return ([IMAGE] * row + [BREAK]) * (count // row)
@@ -51,17 +56,27 @@ def family_batch(model, name, rows, seed=0):
                 tokens += torch.randint(FIRST, VOCAB - 5, (part,), generator=random).tolist()
                 continue
             made = getattr(kind, part)(random, number)
-            own.append({key: x.to(model.dtype) if x.is_floating_point() else x for key, x in made.items()})
+            own.append(
+                {key: x.to(model.dtype) if x.is_floating_point() else x for key, x in made.items()}
+            )
             tokens += tokens_of(model, name, own[-1])
             number += 1
         ids.append(torch.tensor(tokens))
         given.append(own)
     length = max(map(len, ids))
-    padded = torch.stack([torch.nn.functional.pad(row, (length - len(row), 0), value=PAD) for row in ids])
+    padded = torch.stack(
+        [torch.nn.functional.pad(row, (length - len(row), 0), value=PAD) for row in ids]
+    )
     mask = torch.stack([(torch.arange(length) >= length - len(row)).long() for row in ids])
     batch = tiny.Batch({"input_ids": padded, "attention_mask": mask, **join(kind, given)})
     for row, own in zip(ids, given, strict=True):
-        batch.alone.append({"input_ids": row[None], "attention_mask": torch.ones_like(row)[None], **join(kind, [own])})
+        batch.alone.append(
+            {
+                "input_ids": row[None],
+                "attention_mask": torch.ones_like(row)[None],
+                **join(kind, [own]),
+            }
+        )
     return batch
 
 
@@ -70,9 +85,15 @@ def join(kind, given):
     if kind.nested:
         most = max(map(len, given))
         empty = torch.zeros(1, 1, 3, SIDE, SIDE, dtype=torch.float64)
-        rows = [[image["pixel_values"] for image in own] + [empty] * (most - len(own)) for own in given]
+        rows = [
+            [image["pixel_values"] for image in own] + [empty] * (most - len(own)) for own in given
+        ]
         found = next((image["pixel_values"].dtype for own in given for image in own), None)
-        return {"pixel_values": torch.cat([torch.cat(row, dim=1) for row in rows]).to(found)} if most else {}
+        return (
+            {"pixel_values": torch.cat([torch.cat(row, dim=1) for row in rows]).to(found)}
+            if most
+            else {}
+        )
     together = {}
     for part in (part for own in given for part in own):
         for key, value in part.items():

@@ -12,7 +12,10 @@ from tests.support.tiny import IMAGE, OLD, PAD, VOCAB, text_config
 
 VIDEO, BREAK, FIRST = 6, 7, 10  # ids: of video placeholders, of row ends, of the first word
 SMALL, SIDE, PATCH = 16, 32, 4  # pixels: 16 patches, or 64 that are merged to 16 visual tokens
-WIDE, TALL = [SMALL, 2 * SMALL], [2 * SMALL - 8, SMALL]  # sizes (height, width) of images of several tiles
+WIDE, TALL = (
+    [SMALL, 2 * SMALL],
+    [2 * SMALL - 8, SMALL],
+)  # sizes (height, width) of images of several tiles
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,9 @@ def clip():
 def plain(random, number, tiles=1, side=SMALL):
     """Pixels of one image, or of its tiles."""
     del number
-    return {"pixel_values": torch.randn(tiles, 3, side, side, generator=random, dtype=torch.float64)}
+    return {
+        "pixel_values": torch.randn(tiles, 3, side, side, generator=random, dtype=torch.float64)
+    }
 
 
 def sized_as(tiles, side):
@@ -64,7 +69,10 @@ def sized_as(tiles, side):
 
 def anyres(random, number):
     """Three tiles and the size before they were cut; the second image is a tall one."""
-    return {"pixel_values": plain(random, number, 3)["pixel_values"][None], "image_sizes": sizes(number)}
+    return {
+        "pixel_values": plain(random, number, 3)["pixel_values"][None],
+        "image_sizes": sizes(number),
+    }
 
 
 def sizes(number):
@@ -102,8 +110,15 @@ def llava(kind, **changes):
     """A config of LLaVA's pattern around an image encoder and a text model."""
 
     def make():
-        settings = {"vision_config": clip(), "text_config": text_config(), "image_token_id": IMAGE, **changes}
-        return kind(**{name: value() if callable(value) else value for name, value in settings.items()})
+        settings = {
+            "vision_config": clip(),
+            "text_config": text_config(),
+            "image_token_id": IMAGE,
+            **changes,
+        }
+        return kind(
+            **{name: value() if callable(value) else value for name, value in settings.items()}
+        )
 
     return make
 
@@ -121,7 +136,13 @@ def text(kind, **changes):
 
 
 def idefics(kind, own, **changes):
-    return llava(kind, vision_config=functools.partial(vision, own), scale_factor=2, pad_token_id=PAD, **changes)
+    return llava(
+        kind,
+        vision_config=functools.partial(vision, own),
+        scale_factor=2,
+        pad_token_id=PAD,
+        **changes,
+    )
 
 
 def perceiver():
@@ -149,7 +170,11 @@ def got_vision():
 
 def janus_vision():
     return vision(
-        hf.models.janus.JanusVisionConfig, image_size=SMALL, projection_dim=64, num_image_tokens=16, mlp_ratio=2.0
+        hf.models.janus.JanusVisionConfig,
+        image_size=SMALL,
+        projection_dim=64,
+        num_image_tokens=16,
+        mlp_ratio=2.0,
     )
 
 
@@ -168,7 +193,10 @@ def flat(random, number):
     """Patches of an image in one row, and their grid."""
     height = 8 if number % 2 == 0 else 4
     patches = torch.randn(height * 8, 3 * PATCH**2, generator=random, dtype=torch.float64)
-    sizes = {"image_grid_thw": torch.tensor([[1, height, 8]]), "image_merge_sizes": torch.tensor([2])}
+    sizes = {
+        "image_grid_thw": torch.tensor([[1, height, 8]]),
+        "image_merge_sizes": torch.tensor([2]),
+    }
     return {"pixel_values": patches, **sizes}
 
 
@@ -187,9 +215,15 @@ PIXTRAL = {"vision_config": pixtral, "spatial_merge_size": 2}
 COHERE = {"vision_config": siglip, "text_config": text("cohere")}
 
 KINDS = {
-    "llava-mistral": Kind(llava(hf.LlavaConfig, text_config=text("mistral"), image_seq_length=16), plain),
-    "llava-qwen2": Kind(llava(hf.LlavaConfig, text_config=text("qwen2"), image_seq_length=16), plain),
-    "vipllava": Kind(llava(hf.VipLlavaConfig, vision_feature_layers=(-1, -2), image_seq_length=16), plain),
+    "llava-mistral": Kind(
+        llava(hf.LlavaConfig, text_config=text("mistral"), image_seq_length=16), plain
+    ),
+    "llava-qwen2": Kind(
+        llava(hf.LlavaConfig, text_config=text("qwen2"), image_seq_length=16), plain
+    ),
+    "vipllava": Kind(
+        llava(hf.VipLlavaConfig, vision_feature_layers=(-1, -2), image_seq_length=16), plain
+    ),
     "llava-next": Kind(llava(hf.LlavaNextConfig, **NEXT), anyres),
     "llava-next-video": Kind(llava(hf.LlavaNextVideoConfig, **NEXT, **BOTH), anyres, clip_of(4)),
     "llava-onevision": Kind(
@@ -203,9 +237,13 @@ KINDS = {
         anyres,
         clip_of(3),
     ),
-    "video-llava": Kind(llava(hf.VideoLlavaConfig, image_seq_length=16, **BOTH), named_images, clip_of(2)),
+    "video-llava": Kind(
+        llava(hf.VideoLlavaConfig, image_seq_length=16, **BOTH), named_images, clip_of(2)
+    ),
     "internvl": Kind(llava(hf.InternVLConfig, **intern(hf.InternVLVisionConfig)), TILES),
-    "qianfan-ocr": Kind(llava(hf.QianfanOCRConfig, **intern(hf.models.qianfan_ocr.QianfanOCRVisionConfig)), TILES),
+    "qianfan-ocr": Kind(
+        llava(hf.QianfanOCRConfig, **intern(hf.models.qianfan_ocr.QianfanOCRVisionConfig)), TILES
+    ),
     "idefics2": Kind(
         idefics(
             hf.Idefics2Config,
@@ -217,11 +255,19 @@ KINDS = {
         nested=True,
     ),
     "idefics3": Kind(idefics(hf.Idefics3Config, IDEFICS_VISION), nested, nested=True),
-    "smolvlm": Kind(idefics(hf.SmolVLMConfig, hf.models.smolvlm.SmolVLMVisionConfig), nested, nested=True),
-    "mistral3": Kind(llava(hf.Mistral3Config, text_config=text("mistral"), **PIXTRAL), sized, row=4),
-    "lighton-ocr": Kind(llava(hf.LightOnOcrConfig, text_config=text("qwen3"), **PIXTRAL), sized, row=4),
+    "smolvlm": Kind(
+        idefics(hf.SmolVLMConfig, hf.models.smolvlm.SmolVLMVisionConfig), nested, nested=True
+    ),
+    "mistral3": Kind(
+        llava(hf.Mistral3Config, text_config=text("mistral"), **PIXTRAL), sized, row=4
+    ),
+    "lighton-ocr": Kind(
+        llava(hf.LightOnOcrConfig, text_config=text("qwen3"), **PIXTRAL), sized, row=4
+    ),
     "aya-vision": Kind(llava(hf.AyaVisionConfig, **COHERE), TILES),
-    "cohere2-vision": Kind(llava(hf.Cohere2VisionConfig, alignment_intermediate_size=64, **COHERE), TILES),
+    "cohere2-vision": Kind(
+        llava(hf.Cohere2VisionConfig, alignment_intermediate_size=64, **COHERE), TILES
+    ),
     "ovis2": Kind(
         llava(
             hf.Ovis2Config,
@@ -234,7 +280,8 @@ KINDS = {
         TILES,
     ),
     "got-ocr2": Kind(
-        llava(hf.GotOcr2Config, vision_config=got_vision, text_config=text("qwen2")), sized_as(1, 2 * SIDE)
+        llava(hf.GotOcr2Config, vision_config=got_vision, text_config=text("qwen2")),
+        sized_as(1, 2 * SIDE),
     ),
     "janus": Kind(llava(hf.JanusConfig, vision_config=janus_vision, vq_config=janus_vq), plain),
     "deepseek-vl": Kind(llava(hf.DeepseekVLConfig, vision_config=SMALL_SIGLIP), plain),
@@ -250,6 +297,7 @@ KINDS = {
     ),
     # nobody registered it: found by its parts
     "video-llama3": Kind(
-        llava(hf.VideoLlama3Config, vision_config=llama3_vision, text_config=text("qwen2"), **BOTH), flat
+        llava(hf.VideoLlama3Config, vision_config=llama3_vision, text_config=text("qwen2"), **BOTH),
+        flat,
     ),
 }

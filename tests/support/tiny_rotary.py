@@ -1,7 +1,7 @@
 """Tiny random models with other positions or masks than LLaVA's, and prompts for them; nothing is downloaded.
 
-A prompt is a list of parts: a number of random words, ("image", h, w) or ("video", t, h, w) in visual tokens; models
-whose images are all alike take ("image",).
+A prompt is a list of parts: a number of random words, ("image", h, w) or ("video", t, h, w) in
+visual tokens; models whose images are all alike take ("image",).
 """
 
 import functools
@@ -29,9 +29,18 @@ EXPERTS = {
 def qwen(kind, **changes):
     """Config of a Qwen-VL model with two vision layers, DeepStack after both from Qwen3 on."""
     name = CLASSES[kind].removesuffix("ForConditionalGeneration")
-    vision = {"depth": 2, "num_heads": 2, "patch_size": PATCH, "temporal_patch_size": 2, "spatial_merge_size": MERGE}
+    vision = {
+        "depth": 2,
+        "num_heads": 2,
+        "patch_size": PATCH,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": MERGE,
+    }
     vision["initializer_range"] = 0.2
-    text = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
+    text = {
+        **TEXT,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+    }
     if kind in ("qwen2", "qwen2_sliding"):
         vision |= {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
     else:
@@ -55,7 +64,9 @@ def qwen(kind, **changes):
     else:
         ids |= {"vision_start_token_id": START, "vision_end_token_id": END}
     config = getattr(transformers, name + "Config")
-    return config(vision_config=vision, text_config={**text, **changes}, tie_word_embeddings=False, **ids)
+    return config(
+        vision_config=vision, text_config={**text, **changes}, tie_word_embeddings=False, **ids
+    )
 
 
 def siglip(side):
@@ -73,7 +84,13 @@ def siglip(side):
 
 def gemma3(image=IMAGE, **changes):
     """Config of a Gemma 3 whose layers 2 and 5 of 8 see everything; images are 4 x 4."""
-    text = {**TEXT, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": WINDOW, "sliding_window_pattern": 3}
+    text = {
+        **TEXT,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": WINDOW,
+        "sliding_window_pattern": 3,
+    }
     return transformers.Gemma3Config(
         vision_config=siglip(32),
         text_config={**text, **changes},
@@ -119,11 +136,26 @@ CLASSES = {
 }
 LLAVA = {
     "mistral": {"kind": "mistral", "sliding_window": WINDOW},
-    "qwen2_window": {"kind": "qwen2", "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 3},
+    "qwen2_window": {
+        "kind": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
+        "max_window_layers": 3,
+    },
 }
 KINDS = (*MODELS, *LLAVA)
-PAIRS = [(kind, kernel) for kind in KINDS for kernel in ("sdpa", "eager") if (kind, kernel) != ("paligemma2", "sdpa")]
-SIDES = {"gemma3": (4, 4), "paligemma": (5, 5), "paligemma2": (5, 5), **dict.fromkeys(LLAVA, (6, 6))}
+PAIRS = [
+    (kind, kernel)
+    for kind in KINDS
+    for kernel in ("sdpa", "eager")
+    if (kind, kernel) != ("paligemma2", "sdpa")
+]
+SIDES = {
+    "gemma3": (4, 4),
+    "paligemma": (5, 5),
+    "paligemma2": (5, 5),
+    **dict.fromkeys(LLAVA, (6, 6)),
+}
 
 
 @functools.cache
@@ -153,18 +185,28 @@ def image(kind, height, width):
 
 def longer(kind, inputs, said):
     """The arguments of a prompt that goes on with what was said."""
-    extra = torch.tensor([said] * len(inputs["input_ids"]), dtype=torch.int64).view(len(inputs["input_ids"]), -1)
+    extra = torch.tensor([said] * len(inputs["input_ids"]), dtype=torch.int64).view(
+        len(inputs["input_ids"]), -1
+    )
     result = {**inputs, "input_ids": torch.cat([inputs["input_ids"], extra], dim=1)}
-    fills = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": int(kind.startswith("paligemma"))}
+    fills = {
+        "attention_mask": 1,
+        "mm_token_type_ids": 0,
+        "token_type_ids": int(kind.startswith("paligemma")),
+    }
     for name, fill in fills.items():
         if name in inputs:
-            result[name] = torch.cat([inputs[name], torch.full_like(extra, fill).to(inputs[name])], dim=1)
+            result[name] = torch.cat(
+                [inputs[name], torch.full_like(extra, fill).to(inputs[name])], dim=1
+            )
     return result
 
 
 def size(kind, part):
     """Frames, rows and columns of an image or video in visual tokens."""
-    return (1, *SIDES[kind]) if len(part) == 1 else (1, *part[1:]) if part[0] == "image" else part[1:]
+    return (
+        (1, *SIDES[kind]) if len(part) == 1 else (1, *part[1:]) if part[0] == "image" else part[1:]
+    )
 
 
 def tokens(kind, part, random):
@@ -200,15 +242,26 @@ def inputs_of(kind, rows, ids, made):
     given = {"input_ids": padded, "attention_mask": mask}
     if kind in QWEN:
         given["mm_token_type_ids"] = (padded == IMAGE).int() + 2 * (padded == VIDEO).int()
-        if kind == "glm4v" and any(part[0] == "video" for row in rows for part in row if not isinstance(part, int)):
+        if kind == "glm4v" and any(
+            part[0] == "video" for row in rows for part in row if not isinstance(part, int)
+        ):
             given["mm_token_type_ids"] *= 2  # its frames stand on image placeholders
     elif kind not in LLAVA:
-        given["token_type_ids"] = (padded == IMAGE).long() if kind == "gemma3" else torch.zeros_like(padded)
+        given["token_type_ids"] = (
+            (padded == IMAGE).long() if kind == "gemma3" else torch.zeros_like(padded)
+        )
     parts = [
-        (part, own) for row, all_own in zip(rows, made, strict=True) for part, own in zip(row, all_own, strict=True)
+        (part, own)
+        for row, all_own in zip(rows, made, strict=True)
+        for part, own in zip(row, all_own, strict=True)
     ]
-    for name, suffix, sizes in (("image", "", "image_grid_thw"), ("video", "_videos", "video_grid_thw")):
-        chosen = [(part, own) for part, own in parts if not isinstance(part, int) and part[0] == name]
+    for name, suffix, sizes in (
+        ("image", "", "image_grid_thw"),
+        ("video", "_videos", "video_grid_thw"),
+    ):
+        chosen = [
+            (part, own) for part, own in parts if not isinstance(part, int) and part[0] == name
+        ]
         if chosen:
             given["pixel_values" + suffix] = torch.cat([own for _, own in chosen])
             if kind in QWEN:
@@ -221,6 +274,12 @@ def batch(kind, rows, dtype, seed=0):
     """Build a padded batch of samples, and each sample alone."""
     random = torch.Generator().manual_seed(seed)
     ids = [[1, *(token for part in row for token in tokens(kind, part, random))] for row in rows]
-    made = [[None if isinstance(part, int) else pixels(kind, part, random, dtype) for part in row] for row in rows]
-    alone = [inputs_of(kind, [row], [own], [images]) for row, own, images in zip(rows, ids, made, strict=True)]
+    made = [
+        [None if isinstance(part, int) else pixels(kind, part, random, dtype) for part in row]
+        for row in rows
+    ]
+    alone = [
+        inputs_of(kind, [row], [own], [images])
+        for row, own, images in zip(rows, ids, made, strict=True)
+    ]
     return Batch(inputs_of(kind, rows, ids, made), alone)

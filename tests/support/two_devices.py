@@ -1,7 +1,8 @@
 """Two devices that do not exist: CPU tensors that say they are elsewhere, and refuse to meet those of another place.
 
-A model split over them is a model with a `device_map`: each layer brings its arguments to its own device, after every
-hook that stands before it. Numbers are the CPU's, so results compare bit by bit.
+A model split over them is a model with a `device_map`: each layer brings its arguments to its own
+device, after every hook that stands before it. Numbers are the CPU's, so results compare bit by
+bit.
 """
 
 import torch
@@ -64,8 +65,12 @@ def run(func, args, kwargs):
         asked = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.device)]
         place = asked[0] if asked else HERE if name == "cpu" else next(iter(places), HERE)
         if name in ("to", "copy_") and not asked:
-            place = place_of(next((x for x in args[1:] if name == "to" and isinstance(x, torch.Tensor)), args[0]))
-        args, kwargs = tree_map(lambda x: HERE if isinstance(x, torch.device) else plain(x), (args, kwargs))
+            place = place_of(
+                next((x for x in args[1:] if name == "to" and isinstance(x, torch.Tensor)), args[0])
+            )
+        args, kwargs = tree_map(
+            lambda x: HERE if isinstance(x, torch.device) else plain(x), (args, kwargs)
+        )
         result = func(*args, **kwargs)
         if place == HERE:
             return result

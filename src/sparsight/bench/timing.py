@@ -1,6 +1,7 @@
 """Timing, and the facts that a timing is worth nothing without: hardware, versions, commit.
 
-Knows how to run a model once, on either kind of device; knows nothing of methods. Nothing is printed here.
+Knows how to run a model once, on either kind of device; knows nothing of methods. Nothing is
+printed here.
 """
 
 import os
@@ -57,7 +58,10 @@ def synchronize(device: torch.device) -> None:
 
 
 def interleave(
-    tasks: Mapping[str, Task], runs: int, warm_up: int = 1, report: Callable[[int, int], None] | None = None
+    tasks: Mapping[str, Task],
+    runs: int,
+    warm_up: int = 1,
+    report: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, Timing]]:
     """Run several tasks in turns, so that whatever else the machine does meets all of them alike.
 
@@ -80,7 +84,9 @@ def interleave(
                 if turn >= warm_up:
                     found[name].setdefault(quantity, []).append(ms)
             done += 1
-    return {name: {key: Timing(tuple(ms)) for key, ms in rows.items()} for name, rows in found.items()}
+    return {
+        name: {key: Timing(tuple(ms)) for key, ms in rows.items()} for name, rows in found.items()
+    }
 
 
 @torch.no_grad()
@@ -91,7 +97,8 @@ def time_generation(model: nn.Module, inputs: Mapping[str, Any], steps: int) -> 
         model: a model of a supported family, pruned or not.
         inputs: what the processor returned, on the model's device.
         steps: decode steps, at least 1.
-    Returns: milliseconds: "ttft" from the inputs to the first token, image encoder included; "prefill" of the text
+    Returns: milliseconds: "ttft" from the inputs to the first token, image encoder included;
+    "prefill" of the text
         decoder in it, choosing included; "decode" per token after it.
     """
     device = inputs["input_ids"].device
@@ -104,7 +111,9 @@ def time_generation(model: nn.Module, inputs: Mapping[str, Any], steps: int) -> 
     return {"ttft": (first - start) * 1e3, "prefill": laps[0] * 1e3, "decode": decode}
 
 
-def _time_decode(model: nn.Module, inputs: Mapping[str, Any], cache: Any, token: torch.Tensor, steps: int) -> float:
+def _time_decode(
+    model: nn.Module, inputs: Mapping[str, Any], cache: Any, token: torch.Tensor, steps: int
+) -> float:
     """Return milliseconds per greedy step."""
     mask = inputs.get("attention_mask")
     mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
@@ -112,7 +121,9 @@ def _time_decode(model: nn.Module, inputs: Mapping[str, Any], cache: Any, token:
     start = _now(device)
     for _ in range(steps):
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        output = model(input_ids=token, attention_mask=mask, **cache_argument(model, cache), use_cache=True)
+        output = model(
+            input_ids=token, attention_mask=mask, **cache_argument(model, cache), use_cache=True
+        )
         token = output.logits[:, -1:].argmax(dim=-1)
     return (_now(device) - start) * 1e3 / steps
 
@@ -133,7 +144,10 @@ def _decoder_clock(model: nn.Module, device: torch.device) -> Iterator[list[floa
         if not laps:
             laps.append(_now(device) - starts[0])
 
-    handles = decoder.register_forward_pre_hook(before, prepend=True), decoder.register_forward_hook(after)
+    handles = (
+        decoder.register_forward_pre_hook(before, prepend=True),
+        decoder.register_forward_hook(after),
+    )
     try:
         yield laps
     finally:
@@ -172,14 +186,19 @@ def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name") and ":" in line)
+    names = (
+        line.split(":", 1)[1].strip()
+        for line in lines
+        if line.startswith("model name") and ":" in line
+    )
     return next(names, "") or platform.processor() or platform.machine()
 
 
 def commit(package: Path = Path(sparsight.__file__).parent) -> str | None:
     """Return the commit of the checkout that this package runs from, "-dirty" behind it if files differ.
 
-    Returns: None outside of a checkout; a package installed inside somebody else's repository is not in one.
+    Returns: None outside of a checkout; a package installed inside somebody else's repository is
+    not in one.
     """
     git = shutil.which("git")
     top = None if git is None else _git(git, package, "rev-parse", "--show-toplevel")

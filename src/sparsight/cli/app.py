@@ -1,7 +1,7 @@
 """The commands and their options.
 
-What a command runs is imported when it runs: torch and transformers take seconds, for which help and completion of the
-shell need not wait.
+What a command runs is imported when it runs: torch and transformers take seconds, for which help
+and completion of the shell need not wait.
 """
 # ruff: noqa: PLC0415
 
@@ -68,9 +68,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 Verbose = Annotated[
     bool,
-    typer.Option("--verbose", help="Show warnings of other libraries, and where an unexpected error comes from."),
+    typer.Option(
+        "--verbose",
+        help="Show warnings of other libraries, and where an unexpected error comes from.",
+    ),
 ]
-Device = Annotated[str | None, typer.Option(help=f"Where to run: {DEVICES}; default: the GPU if there is one.")]
+Device = Annotated[
+    str | None, typer.Option(help=f"Where to run: {DEVICES}; default: the GPU if there is one.")
+]
 
 
 def show_version(wanted: bool) -> None:
@@ -83,7 +88,8 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Makes vision-language models look at fewer visual tokens."""
@@ -94,24 +100,42 @@ def root(
 @command
 def ask_command(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar='IMAGE... "QUESTION"', help="One or more images, then the question.")
+        list[str] | None,
+        typer.Argument(
+            metavar='IMAGE... "QUESTION"', help="One or more images, then the question."
+        ),
     ] = None,
     *,
     model: Annotated[
-        str | None, typer.Option(help="Folder or hub id of a LLaVA-type model; default: the embedded model.")
+        str | None,
+        typer.Option(help="Folder or hub id of a LLaVA-type model; default: the embedded model."),
     ] = None,
     method: Annotated[str, typer.Option(help=f"What chooses: {METHOD_NAMES}.")] = "sparsevlm",
     retain: Annotated[
-        str, typer.Option(help="Visual tokens to keep, layer mean: a count, or a fraction such as 0.33.")
+        str,
+        typer.Option(
+            help="Visual tokens to keep, layer mean: a count, or a fraction such as 0.33."
+        ),
     ] = "192",
-    paper: Annotated[bool, typer.Option("--paper", help="Use the authors' published counts for --retain.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answers, at most.")] = 16,
-    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each kind; medians are shown.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
-    picture: Annotated[Path | None, typer.Option(help="PNG to write: what was kept at each site.")] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Use the authors' published counts for --retain.")
+    ] = False,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Length of the answers, at most.")
+    ] = 16,
+    runs: Annotated[
+        int, typer.Option(min=1, help="Timed runs of each kind; medians are shown.")
+    ] = 3,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead.")
+    ] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="PNG to write: what was kept at each site.")
+    ] = None,
     device: Device = None,
     dtype: Annotated[
-        str | None, typer.Option(help=f"Number format of the weights: {DTYPES}; default: their own.")
+        str | None,
+        typer.Option(help=f"Number format of the weights: {DTYPES}; default: their own."),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -120,7 +144,16 @@ def ask_command(
 
     del verbose
     request = Request(
-        tuple(words or ()), model, method, retain, paper, max_new_tokens, runs, picture, device=device, dtype=dtype
+        tuple(words or ()),
+        model,
+        method,
+        retain,
+        paper,
+        max_new_tokens,
+        runs,
+        picture,
+        device=device,
+        dtype=dtype,
     )
     ask(request, as_json)
 
@@ -130,22 +163,31 @@ def ask_command(
 def eval_command(
     *,
     suite: Annotated[str, typer.Option(help="scenes, or the folder of a suite.")] = SCENES,
-    methods: Annotated[str | None, typer.Option(help=f"Separated by commas; default: {METHODS}.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help=f"Separated by commas; default: {METHODS}.")
+    ] = None,
     retain: Annotated[
         str, typer.Option(help="Budgets, separated by commas: counts for one image, or fractions.")
     ] = BUDGETS,
     model: Annotated[
-        str | None, typer.Option(help="Folder or hub id of a LLaVA-type model; default: the embedded model.")
+        str | None,
+        typer.Option(help="Folder or hub id of a LLaVA-type model; default: the embedded model."),
     ] = None,
-    families: Annotated[str | None, typer.Option(help="Of questions, separated by commas; default: all.")] = None,
+    families: Annotated[
+        str | None, typer.Option(help="Of questions, separated by commas; default: all.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Questions of each part; default: all.")] = None,
     control: Annotated[str, typer.Option(help=f"What is shown: {CONTROLS}.")] = "none",
-    dtype: Annotated[str, typer.Option(help=f"Number format of the weights: {DTYPES}.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help=f"Number format of the weights: {DTYPES}.")
+    ] = "float32",
     seed: Annotated[int, typer.Option(help="Of random dropping and of resampling.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of answers and results; the same folder continues.")] = Path(
-        "sparsight-eval"
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder of answers and results; the same folder continues.")
+    ] = Path("sparsight-eval"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead.")
+    ] = False,
     device: Device = None,
     verbose: Verbose = False,
 ) -> None:
@@ -153,7 +195,10 @@ def eval_command(
     from sparsight.cli.evaluate import Request, evaluate
 
     del verbose
-    evaluate(Request(suite, methods, retain, model, families, limit, control, dtype, seed, out, device), as_json)
+    evaluate(
+        Request(suite, methods, retain, model, families, limit, control, dtype, seed, out, device),
+        as_json,
+    )
 
 
 @app.command()
@@ -180,7 +225,9 @@ def methods_command(verbose: Verbose = False) -> None:
 @app.command(name="models")
 @command
 def models_command(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/models.md instead.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the page docs/models.md instead.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Show the model families that are supported, and what is refused for each."""
@@ -197,7 +244,9 @@ def models_command(
 @app.command(name="modes")
 @command
 def modes_command(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/modes.md instead.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the page docs/modes.md instead.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Show every way to generate: what works, what is refused, and why."""

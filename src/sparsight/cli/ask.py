@@ -60,7 +60,8 @@ class Request:
 def ask(request: Request, as_json: bool) -> None:
     """Answer, measure, report and draw.
 
-    Raises: SparsightError: anything that is missing or does not fit, before the model runs where it can be known.
+    Raises: SparsightError: anything that is missing or does not fit, before the model runs where it
+    can be known.
     """
     method = read_method(request.method, request.retain, request.paper)
     device, dtype = read_device(request.device), read_dtype(request.dtype)
@@ -120,10 +121,14 @@ def check_target(path: Path, sources: Sequence[str] = ()) -> None:
         if not target.is_file():
             raise InputError(f"--picture {path} is there and no regular file; give another name.")
         if any(file is not None and target.samefile(file) for file in map(source_file, sources)):
-            raise InputError(f"--picture {path} is one of the images, and would overwrite it; give another name.")
+            raise InputError(
+                f"--picture {path} is one of the images, and would overwrite it; give another name."
+            )
         os.close(os.open(target, os.O_WRONLY))
     except OSError as error:
-        raise InputError(f"--picture {path} cannot be written: {error.strerror or error}.") from error
+        raise InputError(
+            f"--picture {path} cannot be written: {error.strerror or error}."
+        ) from error
 
 
 def answer_sparse(
@@ -151,7 +156,10 @@ def measure(model: Any, inputs: Mapping[str, Any], method: Method, request: Requ
             return time_generation(model, inputs, steps)
 
     with progress("measuring"):
-        return interleave({"dense": lambda: time_generation(model, inputs, steps), "sparse": sparse}, runs=request.runs)
+        return interleave(
+            {"dense": lambda: time_generation(model, inputs, steps), "sparse": sparse},
+            runs=request.runs,
+        )
 
 
 def draw(outcome: Outcome, run: Run, images: Sequence[Image.Image], processor: Any) -> None:
@@ -162,9 +170,13 @@ def draw(outcome: Outcome, run: Run, images: Sequence[Image.Image], processor: A
         f"sparse, {stats.mean_visual_tokens:.4g} on average": outcome.sparse,
     }
     try:
-        run.picture(images, outcome.question, answers, processor).save(outcome.picture or "", format="PNG")
+        run.picture(images, outcome.question, answers, processor).save(
+            outcome.picture or "", format="PNG"
+        )
     except OSError as error:
-        raise InputError(f"--picture {outcome.picture} cannot be written: {error.strerror or error}.") from error
+        raise InputError(
+            f"--picture {outcome.picture} cannot be written: {error.strerror or error}."
+        ) from error
 
 
 @contextmanager

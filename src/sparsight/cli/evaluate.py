@@ -12,7 +12,14 @@ import torch
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from sparsight.cli.ask import progress
@@ -65,7 +72,8 @@ class Request:
 def evaluate(request: Request, as_json: bool) -> None:
     """Evaluate, or continue to.
 
-    Raises: SparsightError: anything that is missing or does not fit, before the model is loaded where it can be known.
+    Raises: SparsightError: anything that is missing or does not fit, before the model is loaded
+    where it can be known.
     """
     settings, device = read_settings(request), read_device(request.device)
     with open_store(settings) as store:
@@ -79,7 +87,9 @@ def evaluate(request: Request, as_json: bool) -> None:
             found = run(model, processor, settings, command=command(), report=report)
     except KeyboardInterrupt:
         count = (settings.out / ANSWERS).read_bytes().count(b"\n")
-        say(f"stopped; {count} answers are kept in {settings.out}. Run the same command again to continue.")
+        say(
+            f"stopped; {count} answers are kept in {settings.out}. Run the same command again to continue."
+        )
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(found)
@@ -107,7 +117,9 @@ def read_settings(request: Request) -> Settings:
     families = FAMILIES if request.families is None else tuple(words(request.families))
     suite = SPLIT if request.suite == SCENES else Path(request.suite)
     if not suite.is_dir():
-        raise InputError(f"suite {request.suite!r} is not known; give {SCENES} or the folder of a suite.")
+        raise InputError(
+            f"suite {request.suite!r} is not known; give {SCENES} or the folder of a suite."
+        )
     return Settings(
         configurations=tuple(configurations(words(methods), words(request.retain))),
         suite=suite,
@@ -151,8 +163,16 @@ def configurations(names: list[str], budgets: list[str]) -> Iterator[Configurati
 def answering() -> Iterator[Report]:
     """Show on standard error how far the answers are, if somebody watches."""
     console = Console(stderr=True)
-    columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=300) as bars:
+    columns = (
+        TextColumn("answering"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, speed_estimate_period=300
+    ) as bars:
         task = bars.add_task("", total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
@@ -168,7 +188,10 @@ def show(found: dict[str, Any], console: Console, settings: Settings) -> None:
         if refused:
             reason = row["refused"][refused[0]]
             console.print(
-                f"{row['key']} refuses {', '.join(refused)}: {reason}", style="yellow", highlight=False, markup=False
+                f"{row['key']} refuses {', '.join(refused)}: {reason}",
+                style="yellow",
+                highlight=False,
+                markup=False,
             )
     known = found["facts"]
     console.print(
@@ -187,16 +210,23 @@ def _scores(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         cells = [row["families"].get(family) for family in families]
         table.add_row(
-            row["key"], *(_percent(cell and cell["score"]) for cell in cells), _percent(_of(row, "overall", "score"))
+            row["key"],
+            *(_percent(cell and cell["score"]) for cell in cells),
+            _percent(_of(row, "overall", "score")),
         )
     return table
 
 
 def _costs(rows: list[dict[str, Any]]) -> Table:
-    table = _table("", "overall", "retention", "95 % interval", "visual tokens", "FLOPs", "seconds", "evidence")
+    table = _table(
+        "", "overall", "retention", "95 % interval", "visual tokens", "FLOPs", "seconds", "evidence"
+    )
     for row in rows:
         bounds = _of(row, "overall", "interval_points")
-        tokens, seconds = _of(row, "cost", "mean_visual_tokens_one_image"), _of(row, "cost", "seconds_median")
+        tokens, seconds = (
+            _of(row, "cost", "mean_visual_tokens_one_image"),
+            _of(row, "cost", "seconds_median"),
+        )
         table.add_row(
             row["key"],
             _percent(_of(row, "overall", "score")),

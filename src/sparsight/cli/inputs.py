@@ -17,13 +17,17 @@ def split_words(words: Sequence[str]) -> tuple[list[str], str]:
     Raises: InputError: one of them is missing, empty or no text.
     """
     if len(words) < 2:
-        raise InputError('give at least one image and then the question: sparsight ask photo.jpg "What is this?"')
+        raise InputError(
+            'give at least one image and then the question: sparsight ask photo.jpg "What is this?"'
+        )
     *names, question = words
     question = as_text(question).strip()
     if not question:
         raise InputError("the question is empty; its words decide what is kept.")
     if Path(question).suffix and _is_file(question):
-        raise InputError(f"the last argument {question!r} is a file; put the question behind the images.")
+        raise InputError(
+            f"the last argument {question!r} is a file; put the question behind the images."
+        )
     if not all(names):
         raise InputError("the name of an image is empty; give an image file.")
     return names, question
@@ -35,9 +39,15 @@ def as_text(word: str) -> str:
     Raises: InputError: they are no text.
     """
     try:
-        return os.fsencode(word).decode("utf-8") if any("\ud800" <= letter <= "\udfff" for letter in word) else word
+        return (
+            os.fsencode(word).decode("utf-8")
+            if any("\ud800" <= letter <= "\udfff" for letter in word)
+            else word
+        )
     except UnicodeError:
-        raise InputError(f"the question {word!r} is no text in UTF-8; type it in that encoding.") from None
+        raise InputError(
+            f"the question {word!r} is no text in UTF-8; type it in that encoding."
+        ) from None
 
 
 def _is_file(text: str) -> bool:
@@ -66,7 +76,9 @@ def read_device(text: str | None) -> torch.device:
     if count is None:
         raise SettingError(f"--device {text!r} is not supported; give {DEVICES}.")
     if (device.index or 0) >= count:
-        raise SettingError(f"--device {text!r} is not here: torch finds {count} of type {device.type}; leave it out.")
+        raise SettingError(
+            f"--device {text!r} is not here: torch finds {count} of type {device.type}; leave it out."
+        )
     return device
 
 

@@ -38,10 +38,14 @@ def _load_named(name: str) -> tuple[Any, Any]:
         # the config is a few kB: what is not supported is refused before its weights are fetched
         check_architecture(AutoConfig.from_pretrained(name, **safe))
         processor = AutoProcessor.from_pretrained(name, **safe)  # type: ignore[no-untyped-call]
-        model = AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True, dtype="auto", **safe)
+        model = AutoModelForImageTextToText.from_pretrained(
+            name, use_safetensors=True, dtype="auto", **safe
+        )
     except SparsightError:
         raise
-    except Exception as error:  # whatever a broken folder or a missing network makes transformers raise
+    except (
+        Exception
+    ) as error:  # whatever a broken folder or a missing network makes transformers raise
         raise ModelError(explain(name, error)) from error
     return model, processor
 
@@ -58,15 +62,21 @@ def check_architecture(config: Any) -> None:
     try:
         with torch.device("meta"):  # its parts without their weights
             model = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
-    except Exception as error:  # a class that is no such model, or a part of it that is not installed
+    except (
+        Exception
+    ) as error:  # a class that is no such model, or a part of it that is not installed
         names = ", ".join(known)
-        raise UnsupportedError(f"{', '.join(given)} is not supported; supported model classes: {names}.") from error
+        raise UnsupportedError(
+            f"{', '.join(given)} is not supported; supported model classes: {names}."
+        ) from error
     family_of(model)
 
 
 def explain(name: str, error: Exception) -> str:
     """Say in one sentence why a model could not be loaded, and what to do."""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    reason = next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )
     if Path(name).is_dir():
         return f"the folder {name} cannot be loaded as a model: {reason.rstrip('.:')}."
     return (

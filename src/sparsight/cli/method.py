@@ -14,7 +14,10 @@ from sparsight.methods.method import Method
 
 def cli_name(method: type[Method]) -> str:
     """Return a method's name on the command line; one that has none is called by its class: NormTopK is norm-top-k."""
-    return vars(method).get("name") or re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])", "-", method.__name__).lower()
+    return (
+        vars(method).get("name")
+        or re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])", "-", method.__name__).lower()
+    )
 
 
 def read_retain(text: str) -> float:
@@ -25,7 +28,9 @@ def read_retain(text: str) -> float:
     try:
         retain = read_number(text)
     except ValueError:
-        raise BudgetError(f"retain={text!r} is no number; give a count >= 1 or a fraction in (0, 1].") from None
+        raise BudgetError(
+            f"retain={text!r} is no number; give a count >= 1 or a fraction in (0, 1]."
+        ) from None
     check_retain(retain)
     return retain
 
@@ -38,7 +43,9 @@ def read_setting(method: type[Method], text: str) -> tuple[str, Any]:
     field, equals, value = (part.strip() for part in text.partition("="))
     known = {f.name: f for f in fields(method) if f.name != "retain"}
     if field not in known or not equals:
-        raise SettingError(f"setting {text!r} is not known; {cli_name(method)} has {', '.join(known)}, as name=value.")
+        raise SettingError(
+            f"setting {text!r} is not known; {cli_name(method)} has {', '.join(known)}, as name=value."
+        )
     if value in ("true", "false"):
         return field, value == "true"
     try:
@@ -50,7 +57,9 @@ def read_setting(method: type[Method], text: str) -> tuple[str, Any]:
             return field, value
         return field, read_number(value)
     except ValueError:
-        raise SettingError(f"{text!r} cannot be read; give a number, true, false, or layers as 3/7/15.") from None
+        raise SettingError(
+            f"{text!r} cannot be read; give a number, true, false, or layers as 3/7/15."
+        ) from None
 
 
 def read_number(text: str) -> float:
@@ -81,10 +90,14 @@ def read_method(name: str, retain: str, paper: bool) -> Method:
         names = [field for field, _ in given]
         twice = next((field for field in names if names.count(field) > 1), None)
         if twice is not None:
-            raise SettingError(f"setting {twice!r} is given twice in {':'.join(settings)}; give it once.")
+            raise SettingError(
+                f"setting {twice!r} is given twice in {':'.join(settings)}; give it once."
+            )
         return method(retain=budget, **dict(given))
     if settings:
-        raise SettingError(f"the published settings leave nothing to choose; leave {':'.join(settings)} out.")
+        raise SettingError(
+            f"the published settings leave nothing to choose; leave {':'.join(settings)} out."
+        )
     preset = getattr(method, "paper", None)
     if preset is None:
         raise UnsupportedError(f"{cli_name(method)} has no published settings; leave --paper out.")

@@ -62,7 +62,9 @@ def refused(family: Family) -> list[str]:
 
 def models_table() -> Table:
     """Return the table for people, all but what is refused."""
-    table = Table(*HEADS[:-1], box=None, pad_edge=False, padding=(0, 1, 0, 0))  # narrow, for 80 columns
+    table = Table(
+        *HEADS[:-1], box=None, pad_edge=False, padding=(0, 1, 0, 0)
+    )  # narrow, for 80 columns
     table.columns[0].min_width = max(len(family.name) for family in families())
     table.columns[1].no_wrap, table.columns[3].max_width = True, 9
     for row in rows():
@@ -82,7 +84,9 @@ def refusals() -> list[str]:
 def models_page() -> str:
     """Return the page in Markdown."""
     lines = ["| " + " | ".join(HEADS) + " |", "| " + " | ".join(["---"] * len(HEADS)) + " |"]
-    lines += ["| " + " | ".join(cell.replace("\n", "<br>") for cell in row) + " |" for row in rows()]
+    lines += [
+        "| " + " | ".join(cell.replace("\n", "<br>") for cell in row) + " |" for row in rows()
+    ]
     dangers = "\n".join(f"- {reason}" for reason in dict.fromkeys(DANGERS.values()))
     classes = "\n".join(f"- {name}: {reason}" for name, reason in REFUSED.items())
     return PAGE.format(table="\n".join(lines), dangers=dangers, classes=classes)

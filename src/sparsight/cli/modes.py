@@ -93,18 +93,32 @@ MODES = (
     ),
     Mode("left padding, ragged rows", "works", "every family"),
     Mode("text-only rows and prompts", "works", "untouched"),
-    Mode("`logits_to_keep` as an int", "works", "counts from the right, in what is left of the sequence"),
-    Mode("`logits_to_keep` as a tensor, `labels`", "refused", "they name places that may be pruned"),
+    Mode(
+        "`logits_to_keep` as an int",
+        "works",
+        "counts from the right, in what is left of the sequence",
+    ),
+    Mode(
+        "`logits_to_keep` as a tensor, `labels`", "refused", "they name places that may be pruned"
+    ),
     Mode(
         "`output_hidden_states`, `output_attentions`",
         "works",
         "each as long as its layer's sequence; attentions with eager attention alone, as in transformers",
     ),
     Mode("`DynamicCache`", "works", "crop, reorder, repeat, select, reset and copies follow"),
-    Mode("sliding and hybrid dynamic caches", "works", '`cache_implementation="hybrid"` is dynamic in transformers'),
+    Mode(
+        "sliding and hybrid dynamic caches",
+        "works",
+        '`cache_implementation="hybrid"` is dynamic in transformers',
+    ),
     Mode("`StaticCache`, with and without torch.compile", "refused", "its layers have one length"),
-    Mode("quantised caches (FP8)", "refused", "their entries are counted apart from what is stored"),
-    Mode("quantised caches (quanto, HQQ)", "refused", "the same; HQQ is tested where it is installed"),
+    Mode(
+        "quantised caches (FP8)", "refused", "their entries are counted apart from what is stored"
+    ),
+    Mode(
+        "quantised caches (quanto, HQQ)", "refused", "the same; HQQ is tested where it is installed"
+    ),
     Mode("offloaded caches", "refused", "a layer may be elsewhere when its length is asked"),
     Mode(
         "a pruned cache in another model, or after its block",
@@ -146,7 +160,9 @@ MODES = (
     ),
     Mode("autocast to bfloat16 and float16", "works", "scores stay float32"),
     Mode(
-        "torch.compile before `sparsify`", "refused", "where a module shows it (`model.compile()`, the wrapper itself)"
+        "torch.compile before `sparsify`",
+        "refused",
+        "where a module shows it (`model.compile()`, the wrapper itself)",
     ),
     Mode(
         "torch.compile before `sparsify`, hidden in a wrapper or a `forward`",

@@ -57,7 +57,11 @@ def as_document(outcome: Outcome) -> dict[str, Any]:
         "settings": outcome.settings,
         "images": list(outcome.images),
         "question": outcome.question,
-        "answers": {"dense": outcome.dense, "sparse": outcome.sparse, "same": outcome.dense == outcome.sparse},
+        "answers": {
+            "dense": outcome.dense,
+            "sparse": outcome.sparse,
+            "same": outcome.dense == outcome.sparse,
+        },
         "tokens": {
             "text": stats.text_tokens[0],
             "visual": stats.visual_tokens[0],
@@ -65,7 +69,10 @@ def as_document(outcome: Outcome) -> dict[str, Any]:
             "visual_per_layer": list(stats.visual_tokens_per_layer[0]),
             "mean_visual_entering": stats.mean_visual_tokens,
             "mean_visual_authors": stats.mean_visual_tokens_authors,
-            "sites": [{"layer": layer, "kept": kept, "recycled": recycled} for layer, kept, recycled in sites],
+            "sites": [
+                {"layer": layer, "kept": kept, "recycled": recycled}
+                for layer, kept, recycled in sites
+            ],
         },
         "prefill_flops": _pair(stats.dense_prefill_flops, stats.prefill_flops),
         "kv_cache_bytes": _pair(stats.dense_kv_cache_bytes, stats.kv_cache_bytes),
@@ -81,7 +88,11 @@ def _pair(dense: float, sparse: float) -> dict[str, float]:
 
 def _timed(timings: Mapping[str, Mapping[str, Timing]], quantity: str) -> dict[str, Any]:
     dense, sparse = timings["dense"][quantity], timings["sparse"][quantity]
-    return {"dense": dense.as_dict(), "sparse": sparse.as_dict(), "ratio": dense.median_ms / sparse.median_ms}
+    return {
+        "dense": dense.as_dict(),
+        "sparse": sparse.as_dict(),
+        "ratio": dense.median_ms / sparse.median_ms,
+    }
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -93,10 +104,15 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print()
     console.print(Text(outcome.question, "bold cyan"))
     console.print(answers)
-    console.print("same answer" if outcome.dense == outcome.sparse else "different answers", style="dim")
+    console.print(
+        "same answer" if outcome.dense == outcome.sparse else "different answers", style="dim"
+    )
     console.print()
     console.print(_costs(outcome))
-    if len(set(stats.visual_tokens_per_layer[0])) == 1 and stats.mean_visual_tokens == stats.visual_tokens[0]:
+    if (
+        len(set(stats.visual_tokens_per_layer[0])) == 1
+        and stats.mean_visual_tokens == stats.visual_tokens[0]
+    ):
         said = f"nothing was pruned: the prompt has {stats.visual_tokens[0]} visual tokens, which the budget keeps"
         console.print(Text(said, "yellow"))
     console.print(Text(f"visual tokens by layer  {compact(stats.visual_tokens_per_layer[0])}"))
@@ -120,7 +136,12 @@ def _costs(outcome: Outcome) -> Table:
 
     row("visual tokens entering a layer, mean", stats.visual_tokens[0], stats.mean_visual_tokens, 1)
     row("prefill, GFLOPs", stats.dense_prefill_flops / 1e9, stats.prefill_flops / 1e9, 2)
-    row("KV cache after prefill, MB", stats.dense_kv_cache_bytes / 1e6, stats.kv_cache_bytes / 1e6, 2)
+    row(
+        "KV cache after prefill, MB",
+        stats.dense_kv_cache_bytes / 1e6,
+        stats.kv_cache_bytes / 1e6,
+        2,
+    )
     times = outcome.timings
     for name, quantity in (
         ("time to first token, ms", "ttft"),

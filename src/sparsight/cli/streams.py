@@ -42,7 +42,9 @@ def check_output() -> None:
     Raises: SystemExit: there is none.
     """
     if sys.stdout is None:
-        say("error: the output cannot be written: standard output is closed; send it to a file or to /dev/null.")
+        say(
+            "error: the output cannot be written: standard output is closed; send it to a file or to /dev/null."
+        )
         sys.exit(UNEXPECTED)
 
 
@@ -58,7 +60,9 @@ def any_encoding() -> Iterator[None]:
 
 
 def _reconfigure(stream: Any, errors: str) -> None:
-    with suppress(OSError, ValueError):  # what is left to write cannot be written, or the stream is closed
+    with suppress(
+        OSError, ValueError
+    ):  # what is left to write cannot be written, or the stream is closed
         stream.reconfigure(errors=errors)
 
 
@@ -113,7 +117,9 @@ def told(verbose: bool = False) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # rich ends a program whose reader is gone with 1
+        if isinstance(
+            error.__context__, BrokenPipeError
+        ):  # rich ends a program whose reader is gone with 1
             raise typer.Exit(READER_GONE) from None
         raise
     except (Exception, KeyboardInterrupt) as error:

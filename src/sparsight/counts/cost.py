@@ -21,8 +21,10 @@ class DecoderShape:
 def decoder_macs(shape: DecoderShape, tokens_per_layer: Sequence[int]) -> int:
     """Count a prefill's multiply-accumulates in the decoder layers.
 
-    Source: SparseVLM, authors' code: 4 n D^2 + 2 n^2 D + 3 n D m per layer for n tokens (they print it as FLOPs).
-    Differs: grouped-query attention is counted as it is; equal to the source where kv_heads = heads.
+    Source: SparseVLM, authors' code: 4 n D^2 + 2 n^2 D + 3 n D m per layer for n tokens (they print
+    it as FLOPs).
+    Differs: grouped-query attention is counted as it is; equal to the source where kv_heads =
+    heads.
 
     Args: tokens_per_layer: (L,) text and visual tokens entering each layer.
     """
@@ -31,7 +33,9 @@ def decoder_macs(shape: DecoderShape, tokens_per_layer: Sequence[int]) -> int:
     return sum(n * linear + 2 * n * n * q for n in tokens_per_layer)
 
 
-def selection_macs(shape: DecoderShape, text: int, raters: int, schedule: Schedule, pools: Sequence[int]) -> int:
+def selection_macs(
+    shape: DecoderShape, text: int, raters: int, schedule: Schedule, pools: Sequence[int]
+) -> int:
     """Count the multiply-accumulates that choosing costs: raters once, scores at each site, and clustering.
 
     Args: pools: tokens of each clustering.
@@ -45,11 +49,15 @@ def selection_macs(shape: DecoderShape, text: int, raters: int, schedule: Schedu
 
 
 def kv_bytes(
-    shape: DecoderShape, tokens_per_layer: Sequence[int], value_bytes: int, windows: Sequence[int] = ()
+    shape: DecoderShape,
+    tokens_per_layer: Sequence[int],
+    value_bytes: int,
+    windows: Sequence[int] = (),
 ) -> int:
     """Count the bytes of keys and values that a prefill leaves in the cache, for one sample.
 
-    Args: windows: (L,) what a layer's cache forgets beyond, itself included, 0 for nothing; () where none forgets.
+    Args: windows: (L,) what a layer's cache forgets beyond, itself included, 0 for nothing; ()
+    where none forgets.
     """
     limits = windows or (0,) * len(tokens_per_layer)
     stored = sum(min(n, w - 1) if w else n for n, w in zip(tokens_per_layer, limits, strict=True))

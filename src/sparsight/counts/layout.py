@@ -66,14 +66,16 @@ class PatchGrid:
 class Layout:
     """Where each visual token of a sample lies, before any was removed. All on the host; treat it as read-only.
 
-    Several images side by side are several images. Grids with the same image and frame but another `part` show the same
-    whole image: the overview and the fine grid of LLaVA-NeXT. A tile is an image of its own, as nothing that a model is
-    given says where its tiles lie: InternVL, Idefics 3, Aya Vision and others have one image for each tile, in order.
+    Several images side by side are several images. Grids with the same image and frame but another
+    `part` show the same whole image: the overview and the fine grid of LLaVA-NeXT. A tile is an
+    image of its own, as nothing that a model is given says where its tiles lie: InternVL, Idefics
+    3, Aya Vision and others have one image for each tile, in order.
 
     Args:
         image: (V,) int64, numbered from 0 in the order of the prompt.
         part: (V,) int64, numbered from 0 within each image.
-        row: (V,) int64; -1 where a token is no patch: a row end, a class token, an answer to a learned query.
+        row: (V,) int64; -1 where a token is no patch: a row end, a class token, an answer to a
+            learned query.
         column: (V,) int64; -1 where a token is no patch.
         frame: (V,) int64, numbered from 0 within each video, in the order of time; 0 for stills.
     """
@@ -93,7 +95,9 @@ class Layout:
         """The grids, in the order of the prompt; () where no token is a patch."""
         places = (self.image, self.part, self.frame, self.row)
         found: dict[tuple[int, int, int], list[int]] = {}
-        for token, (image, part, frame, row) in enumerate(zip(*(place.tolist() for place in places), strict=True)):
+        for token, (image, part, frame, row) in enumerate(
+            zip(*(place.tolist() for place in places), strict=True)
+        ):
             if row != NOWHERE:
                 found.setdefault((image, part, frame), []).append(token)
         return tuple(self._grid(name, torch.tensor(tokens)) for name, tokens in found.items())
@@ -102,7 +106,9 @@ class Layout:
         rows, columns = (int(side[tokens].max()) + 1 for side in (self.row, self.column))
         order = (self.row[tokens] * columns + self.column[tokens]).argsort()
         if len(tokens) != rows * columns:
-            raise ValueError(f"{len(tokens)} visual tokens do not fill a grid of {rows} x {columns}")
+            raise ValueError(
+                f"{len(tokens)} visual tokens do not fill a grid of {rows} x {columns}"
+            )
         return PatchGrid(*name, (rows, columns), tokens[order])
 
     @cached_property
@@ -125,7 +131,9 @@ class Layout:
 def layout_of(blocks: tuple[Block, ...]) -> Layout:
     """Return the layout of blocks that follow each other; the same object for the same blocks."""
     fields_of = [torch.cat(part) for part in zip(*map(_places, blocks), strict=True)]
-    return Layout(**{field.name: values for field, values in zip(fields(Layout), fields_of, strict=True)})
+    return Layout(
+        **{field.name: values for field, values in zip(fields(Layout), fields_of, strict=True)}
+    )
 
 
 def grids_layout(sizes: Iterable[Grid]) -> Layout:
@@ -134,11 +142,15 @@ def grids_layout(sizes: Iterable[Grid]) -> Layout:
 
 
 def _places(block: Block) -> tuple[torch.Tensor, ...]:
-    rows, columns = torch.meshgrid(torch.arange(block.rows), torch.arange(block.columns), indexing="ij")
+    rows, columns = torch.meshgrid(
+        torch.arange(block.rows), torch.arange(block.columns), indexing="ij"
+    )
 
     def padded(places: torch.Tensor) -> torch.Tensor:
         ended = torch.nn.functional.pad(places, (0, block.row_end), value=NOWHERE).flatten()
         return torch.nn.functional.pad(ended, (block.before, block.after), value=NOWHERE)
 
-    whole = [torch.full((block.length,), number) for number in (block.image, block.part, block.frame)]
+    whole = [
+        torch.full((block.length,), number) for number in (block.image, block.part, block.frame)
+    ]
     return whole[0], whole[1], padded(rows), padded(columns), whole[2]

@@ -2,10 +2,11 @@
 
 Pure arithmetic. Knows no model, no tensor and no method; it is the only place that rounds.
 
-Words: a *site* is the decoder layer on whose entry the sequence gets shorter, so "prune after layer 2" is site 3;
-site 0 is the input.
-*Entering* accounting counts the tokens that enter a layer, which is what is computed and paid for. *Authors'*
-accounting (SparseVLM's code) books the layer before a site at its reduced count although it processed the larger one.
+Words: a *site* is the decoder layer on whose entry the sequence gets shorter, so "prune after layer
+2" is site 3; site 0 is the input.
+*Entering* accounting counts the tokens that enter a layer, which is what is computed and paid for.
+*Authors'* accounting (SparseVLM's code) books the layer before a site at its reduced count although
+it processed the larger one.
 """
 
 import math
@@ -30,7 +31,8 @@ class Schedule:
     Args:
         visual_tokens: tokens before pruning.
         layers: decoder layers L.
-        sites: layers on whose entry the sequence gets shorter, ascending, in 0..L-1; 0 is the input, before layer 0.
+        sites: layers on whose entry the sequence gets shorter, ascending, in 0..L-1; 0 is the
+            input, before layer 0.
         kept: tokens kept at each site.
         recycled: tokens rebuilt from dropped ones at each site.
     """
@@ -54,11 +56,15 @@ class Schedule:
     def mean(self, accounting: Accounting = "entering") -> float:
         """Layer mean of visual tokens under one of the two accountings."""
         shift = 0 if accounting == "entering" else 1
-        sites = tuple(max(site - shift, 0) for site in self.sites)  # no layer stands before the input
+        sites = tuple(
+            max(site - shift, 0) for site in self.sites
+        )  # no layer stands before the input
         return sum(per_layer(self.visual_tokens, sites, self.counts, self.layers)) / self.layers
 
 
-def per_layer(start: int, sites: Sequence[int], counts: Sequence[int], layers: int) -> tuple[int, ...]:
+def per_layer(
+    start: int, sites: Sequence[int], counts: Sequence[int], layers: int
+) -> tuple[int, ...]:
     """Expand counts at sites into one count per layer.
 
     Returns: (L,) counts; layers before the first site hold `start`.
@@ -73,22 +79,30 @@ def per_layer(start: int, sites: Sequence[int], counts: Sequence[int], layers: i
 def scaled_sites(layers: int) -> tuple[int, ...]:
     """Scale the paper's sites 3, 7 and 16 of 32 to another depth.
 
-    Source: SparseVLM (ICML 2025, arXiv 2410.04417), authors' code, pruning after layers 2, 6 and 15.
-    Differs: the source fixes the layers; here they scale, rounded half up, and sites that coincide merge.
+    Source: SparseVLM (ICML 2025, arXiv 2410.04417), authors' code, pruning after layers 2, 6 and
+    15.
+    Differs: the source fixes the layers; here they scale, rounded half up, and sites that coincide
+    merge.
 
     Args: layers: decoder layers, at least 2.
     Raises: BudgetError: the decoder has fewer than two layers.
     """
     if layers < 2:
-        raise BudgetError(f"a decoder of {layers} layer has no site; pruning needs at least 2 layers.")
-    scaled = (min(max((2 * site * layers + PAPER_LAYERS) // (2 * PAPER_LAYERS), 1), layers - 1) for site in PAPER_SITES)
+        raise BudgetError(
+            f"a decoder of {layers} layer has no site; pruning needs at least 2 layers."
+        )
+    scaled = (
+        min(max((2 * site * layers + PAPER_LAYERS) // (2 * PAPER_LAYERS), 1), layers - 1)
+        for site in PAPER_SITES
+    )
     return tuple(sorted(set(scaled)))
 
 
 def affordable_sites(budget: float, visual_tokens: int, layers: int) -> tuple[int, ...]:
     """Return the scaled sites, the first one moved forward until the layers before it cost half of the budget at most.
 
-    Differs: the published sites are fixed, and the full layers before the first alone cost more than a small budget.
+    Differs: the published sites are fixed, and the full layers before the first alone cost more
+    than a small budget.
 
     Args: budget: layer mean of visual tokens wanted, in (0, V].
     Raises: BudgetError: the decoder has fewer than two layers.
@@ -104,7 +118,11 @@ def check_sites(sites: Sequence[int], layers: int, *, first: int = 1) -> tuple[i
     Raises: SettingError: otherwise.
     """
     if list(sites) != sorted(set(sites)) or not sites or sites[0] < first or sites[-1] >= layers:
-        reason = " No layer stands before site 0 whose attention could be read." if first and 0 in sites else ""
+        reason = (
+            " No layer stands before site 0 whose attention could be read."
+            if first and 0 in sites
+            else ""
+        )
         raise SettingError(
             f"sites={tuple(sites)} do not fit; give ascending layers within {first}..{layers - 1}.{reason}"
         )
@@ -114,7 +132,8 @@ def check_sites(sites: Sequence[int], layers: int, *, first: int = 1) -> tuple[i
 def check_retain(retain: object) -> int | float:
     """Check a budget's type and range before any model is known, and return it as a Python int or float.
 
-    Args: retain: a count >= 1 of any integer type, or a fraction in (0, 1] of any real one; NumPy's types are such.
+    Args: retain: a count >= 1 of any integer type, or a fraction in (0, 1] of any real one; NumPy's
+    types are such.
     Raises: BudgetError: it is neither; the message says what was given.
     """
     if isinstance(retain, numbers.Integral) and not isinstance(retain, bool) and int(retain) >= 1:
@@ -130,7 +149,11 @@ def check_retain(retain: object) -> int | float:
     what = f"retain={retain!r}"
     if not isinstance(retain, numbers.Real):
         what += f" is of type {type(retain).__name__}, which is no real number"
-        what += " (a tensor or array of one element: give its .item())" if hasattr(retain, "item") else ""
+        what += (
+            " (a tensor or array of one element: give its .item())"
+            if hasattr(retain, "item")
+            else ""
+        )
     else:
         what += " keeps nothing meaningful"
     raise BudgetError(f"{what}; give a count >= 1 or a fraction in (0, 1].")
@@ -146,18 +169,27 @@ def resolve_retain(retain: float, visual_tokens: int) -> float:
     Raises: BudgetError: `retain` is neither.
     """
     checked = check_retain(retain)
-    return checked * visual_tokens if isinstance(checked, float) else float(min(checked, visual_tokens))
+    return (
+        checked * visual_tokens
+        if isinstance(checked, float)
+        else float(min(checked, visual_tokens))
+    )
 
 
 def solve_counts(
-    budget: float, visual_tokens: int, sites: Sequence[int], layers: int, accounting: Accounting = "entering"
+    budget: float,
+    visual_tokens: int,
+    sites: Sequence[int],
+    layers: int,
+    accounting: Accounting = "entering",
 ) -> tuple[int, ...]:
     """Solve the visual tokens that leave each site so that their layer mean meets a budget.
 
     Source: SparseVLM publishes counts for four budgets of 576 tokens and 32 layers only.
-    Differs: any budget, V and depth. Counts fall as V r, V r^1.5, V r^2, ... with r bisected; they are rounded down and
-    the remainder is spent where it still fits, so the mean never exceeds the budget. Next to the published counts,
-    at the same cost: 82/32/18 there, 89/35/14 here (82.25 tokens); 309/204/113 there, 273/189/130 here (206.5).
+    Differs: any budget, V and depth. Counts fall as V r, V r^1.5, V r^2, ... with r bisected; they
+    are rounded down and the remainder is spent where it still fits, so the mean never exceeds the
+    budget. Next to the published counts, at the same cost: 82/32/18 there, 89/35/14 here (82.25
+    tokens); 309/204/113 there, 273/189/130 here (206.5).
 
     Args:
         budget: layer mean of visual tokens wanted, in (0, V].
@@ -178,14 +210,18 @@ def solve_counts(
     room = budget * layers - bounds[0] * visual_tokens
 
     def cost(ratio: float) -> float:
-        return sum(w * max(1.0, visual_tokens * math.pow(ratio, 1 + i / 2)) for i, w in enumerate(weights))
+        return sum(
+            w * max(1.0, visual_tokens * math.pow(ratio, 1 + i / 2)) for i, w in enumerate(weights)
+        )
 
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if cost(middle) <= room else (low, middle)
     ratio = high if cost(high) <= room else low
-    counts = [max(1, int(visual_tokens * math.pow(ratio, 1 + i / 2) + 1e-9)) for i in range(len(weights))]
+    counts = [
+        max(1, int(visual_tokens * math.pow(ratio, 1 + i / 2) + 1e-9)) for i in range(len(weights))
+    ]
     return _spend(counts, weights, room, visual_tokens)
 
 

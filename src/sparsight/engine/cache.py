@@ -1,9 +1,10 @@
 """The ledger: a cache layer that stores short keys and values and keeps reporting the logical length.
 
-transformers asks one cache layer for *the* length and derives positions, masks and prompt slices from it. A pruned
-layer therefore answers with the logical length (nothing removed) and a ledger says which slots it really stores.
-Private details of transformers touched here: `DynamicLayer` and `DynamicSlidingWindowLayer`, whose instances change
-class while they are pruned, and the latter's `cumulative_length`, `sliding_window` and `record_past`.
+transformers asks one cache layer for *the* length and derives positions, masks and prompt slices
+from it. A pruned layer therefore answers with the logical length (nothing removed) and a ledger
+says which slots it really stores. Private details of transformers touched here: `DynamicLayer` and
+`DynamicSlidingWindowLayer`, whose instances change class while they are pruned, and the latter's
+`cumulative_length`, `sliding_window` and `record_past`.
 """
 
 import functools
@@ -51,7 +52,8 @@ class Record:
 class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
     """A dynamic cache layer with a ledger.
 
-    `skew` is what the logical length was, when the record was written, minus the entries of the record.
+    `skew` is what the logical length was, when the record was written, minus the entries of the
+    record.
     """
 
     _layer_type = None  # transformers puts classes that name a type into its tables
@@ -75,7 +77,9 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
         """Return the slots of all entries stored: (B, n) int64."""
         slots, start = self.record.slots, self.record.slots.shape[1] + self.skew
         new = torch.arange(start, start + self.tail, device=slots.device).expand(len(slots), -1)
-        return torch.cat([slots, new], dim=1)[:, -self.stored :]  # a sliding layer forgets the first ones
+        return torch.cat([slots, new], dim=1)[
+            :, -self.stored :
+        ]  # a sliding layer forgets the first ones
 
     def current_valid(self) -> torch.Tensor | None:
         """Return which entries stored are valid: (B, n) bool, None if all are."""
@@ -94,15 +98,21 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
         Raises: AttachError: the sparsify block that pruned this cache has ended.
         """
         if self.torn:
-            raise AttachError("this cache is torn: a crop into its pruned prompt was refused; prefill again.")
+            raise AttachError(
+                "this cache is torn: a crop into its pruned prompt was refused; prefill again."
+            )
         owner = self.owner()
         if owner is None or not owner.attached:
             raise AttachError(
                 "this cache was pruned in a sparsify block that has ended; stay inside the block or start a new cache."
             )
         if not owner.running:
-            raise AttachError("this cache was pruned by another model's sparsify block; use it with that model alone.")
-        result: tuple[torch.Tensor, torch.Tensor] = super().update(key_states, value_states, *args, **kwargs)
+            raise AttachError(
+                "this cache was pruned by another model's sparsify block; use it with that model alone."
+            )
+        result: tuple[torch.Tensor, torch.Tensor] = super().update(
+            key_states, value_states, *args, **kwargs
+        )
         return result
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -123,7 +133,9 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
         super().crop(tokens_to_remove)
         if recorded:
             valid = self.record.valid
-            self.record = Record(self.record.slots[:, :-recorded], None if valid is None else valid[:, :-recorded])
+            self.record = Record(
+                self.record.slots[:, :-recorded], None if valid is None else valid[:, :-recorded]
+            )
 
     def reset(self) -> None:
         """Empty the layer, which is an ordinary one from now on."""
@@ -164,8 +176,8 @@ class SlidingLedgerLayer(LedgerLayer, DynamicSlidingWindowLayer):  # type: ignor
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last tokens.
 
-        Raises: UnsupportedError: tokens that the window had pushed out would have to come back, or the removal reaches
-            into the pruned part of the prompt.
+        Raises: UnsupportedError: tokens that the window had pushed out would have to come back, or
+            the removal reaches into the pruned part of the prompt.
         """
         if not tokens_to_remove:
             return
@@ -184,30 +196,43 @@ class SlidingLedgerLayer(LedgerLayer, DynamicSlidingWindowLayer):  # type: ignor
 
         Raises: UnsupportedError: always.
         """
-        raise UnsupportedError("candidate tokens cannot be taken back from a pruned sliding window; decode plainly.")
+        raise UnsupportedError(
+            "candidate tokens cannot be taken back from a pruned sliding window; decode plainly."
+        )
 
 
 def extend(valid: torch.Tensor | None, count: int) -> torch.Tensor | None:
     """Append `count` valid entries."""
-    return valid if valid is None or not count else torch.cat([valid, valid.new_ones(len(valid), count)], dim=1)
+    return (
+        valid
+        if valid is None or not count
+        else torch.cat([valid, valid.new_ones(len(valid), count)], dim=1)
+    )
 
 
 def cache_layer(cache: Cache, layer: int, *, sliding: bool = False) -> DynamicLayer:
     """Return one layer of a cache, created if the cache makes its layers lazily.
 
-    Args: sliding: whether the decoder layer attends within a window, so that its cache layer may forget the rest.
+    Args: sliding: whether the decoder layer attends within a window, so that its cache layer may
+    forget the rest.
     Raises: UnsupportedError: a kind of cache layer whose length cannot be kept by a ledger.
     """
     while len(cache.layers) <= layer and cache.layer_class_to_replicate is not None:
         cache.layers.append(cache.layer_class_to_replicate())
     found = cache.layers[layer]
-    known = (DynamicLayer, LedgerLayer, *((DynamicSlidingWindowLayer, SlidingLedgerLayer) if sliding else ()))
+    known = (
+        DynamicLayer,
+        LedgerLayer,
+        *((DynamicSlidingWindowLayer, SlidingLedgerLayer) if sliding else ()),
+    )
     if type(found) not in known or cache.offloading:
         kind = f"offloaded {type(cache).__name__}" if cache.offloading else type(found).__name__
         wanted = "DynamicCache" if sliding else "DynamicCache without a sliding window"
         raise UnsupportedError(f"a cache of kind {kind} cannot be pruned; use {wanted}.")
     if getattr(found, "record_past", False):
-        raise UnsupportedError("a sliding cache that records its past cannot be pruned; use a new DynamicCache.")
+        raise UnsupportedError(
+            "a sliding cache that records its past cannot be pruned; use a new DynamicCache."
+        )
     return cast("DynamicLayer", found)
 
 
@@ -248,7 +273,10 @@ def check_cache_classes() -> None:
     """
     made = (DynamicCache(), DynamicLayer(), DynamicSlidingWindowLayer(sliding_window=4))  # type: ignore[no-untyped-call]
     gone = [
-        f"{type(part).__name__}.{name}" for part in made for name in CACHE_PARTS[type(part)] if not hasattr(part, name)
+        f"{type(part).__name__}.{name}"
+        for part in made
+        for name in CACHE_PARTS[type(part)]
+        if not hasattr(part, name)
     ]
     gone += [f"DynamicLayer.{name}()" for name in LAYER_METHODS if not hasattr(DynamicLayer, name)]
     if not hasattr(DynamicSlidingWindowLayer, "activate_past_recording"):
@@ -271,7 +299,10 @@ def check_written(cache: Cache | None, index: int) -> None:
 def cache_windows(cache: Cache | None) -> tuple[int, ...]:
     """Return each cache layer's sliding window, 0 for none; () where no layer slides."""
     layers = () if cache is None else cache.layers
-    found = tuple(int(layer.sliding_window) if isinstance(layer, DynamicSlidingWindowLayer) else 0 for layer in layers)
+    found = tuple(
+        int(layer.sliding_window) if isinstance(layer, DynamicSlidingWindowLayer) else 0
+        for layer in layers
+    )
     return found if any(found) else ()
 
 
@@ -290,8 +321,14 @@ def write(layer: DynamicLayer, record: Record, length: int, owner: Owner) -> Non
     """
     added = record.slots.shape[1] - stored_length(layer)
     if not isinstance(layer, LedgerLayer):
-        layer.__class__ = SlidingLedgerLayer if isinstance(layer, DynamicSlidingWindowLayer) else LedgerLayer
+        layer.__class__ = (
+            SlidingLedgerLayer if isinstance(layer, DynamicSlidingWindowLayer) else LedgerLayer
+        )
     pruned = cast("LedgerLayer", layer)
-    pruned.record, pruned.skew, pruned.owner = record, length - record.slots.shape[1], weakref.ref(owner)
+    pruned.record, pruned.skew, pruned.owner = (
+        record,
+        length - record.slots.shape[1],
+        weakref.ref(owner),
+    )
     if isinstance(pruned, SlidingLedgerLayer):
         pruned.cumulative_length = length - added

@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
-# written anew on each change and never changed in place: a context that was copied shares the mapping
+# written anew on each change and never changed in place: a context that was copied shares the
+# mapping
 _VALUES: ContextVar["WeakKeyDictionary[PerCaller[Any], tuple[Any, Any]] | None"] = ContextVar(
     "sparsight_values", default=None
 )
@@ -19,10 +20,11 @@ class PerCaller(Generic[T]):
 
     Args:
         value: what a caller reads that has set nothing.
-        shared: whether such a caller reads the newest value that anyone has set instead. A thread that streams the
-            answer of another one finds that one's numbers so.
-        inherited: whether a task or a thread that was started by a caller with a copy of its context, as asyncio does,
-            goes on with the caller's value. If not, it has set nothing yet.
+        shared: whether such a caller reads the newest value that anyone has set instead. A thread
+            that streams the answer of another one finds that one's numbers so.
+        inherited: whether a task or a thread that was started by a caller with a copy of its
+            context, as asyncio does, goes on with the caller's value. If not, it has set nothing
+            yet.
     """
 
     def __init__(self, value: T, *, shared: bool, inherited: bool) -> None:
@@ -31,7 +33,9 @@ class PerCaller(Generic[T]):
     def get(self) -> T:
         """Return the caller's own value."""
         values = _VALUES.get()
-        setter, value = (None, self._newest) if values is None else values.get(self, (None, self._newest))
+        setter, value = (
+            (None, self._newest) if values is None else values.get(self, (None, self._newest))
+        )
         if setter is not None and not self._inherited and setter != _caller():
             return self._newest
         found: T = value
@@ -39,7 +43,9 @@ class PerCaller(Generic[T]):
 
     def set(self, value: T) -> None:
         """Set the value of this caller."""
-        values: WeakKeyDictionary[PerCaller[Any], tuple[Any, Any]] = WeakKeyDictionary(_VALUES.get() or {})
+        values: WeakKeyDictionary[PerCaller[Any], tuple[Any, Any]] = WeakKeyDictionary(
+            _VALUES.get() or {}
+        )
         values[self] = _caller(), value
         _VALUES.set(values)
         if self._shared:

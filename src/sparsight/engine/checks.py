@@ -1,7 +1,7 @@
 """Whether a model, its options and its layer arguments can be hosted: every refusal that needs only a look.
 
-Private details of transformers touched here: `_attn_implementation`, `layer_types`, `sliding_window` and
-`rope_parameters` of the text config, and how a compiled module shows.
+Private details of transformers touched here: `_attn_implementation`, `layer_types`,
+`sliding_window` and `rope_parameters` of the text config, and how a compiled module shows.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,9 @@ HIDDEN = "inputs_embeds hide where the visual tokens are; give input_ids, with t
 FULL, SLIDING = "full_attention", "sliding_attention"
 KERNELS = ("sdpa", "eager")
 MOVING_ROPE = ("dynamic", "longrope")  # tables that depend on the length seen
-PER_TOKEN = frozenset({"attention_mask", "position_embeddings", "position_ids"})  # layer arguments that get shortened
+PER_TOKEN = frozenset(
+    {"attention_mask", "position_embeddings", "position_ids"}
+)  # layer arguments that get shortened
 
 
 def kernel_of(decoder: nn.Module) -> str:
@@ -45,8 +47,13 @@ def check_host(model: nn.Module, decoder: Any, positions: str) -> None:
 
     Raises: UnsupportedError: it cannot; the message names the option.
     """
-    if any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules()):
-        raise UnsupportedError("the model is compiled, which ignores new hooks; sparsify it before torch.compile.")
+    if any(
+        module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
+        for module in model.modules()
+    ):
+        raise UnsupportedError(
+            "the model is compiled, which ignores new hooks; sparsify it before torch.compile."
+        )
     check_kernel(decoder)
     config, name = decoder.config, type(decoder).__name__
     kinds = set(layer_kinds(config, len(getattr(decoder, "layers", ()))))
@@ -62,15 +69,23 @@ def check_host(model: nn.Module, decoder: Any, positions: str) -> None:
         )
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if positions == "renumber" and rope in MOVING_ROPE:
-        raise UnsupportedError(f"positions='renumber' is not defined for rope type {rope!r}; use positions='keep'.")
+        raise UnsupportedError(
+            f"positions='renumber' is not defined for rope type {rope!r}; use positions='keep'."
+        )
     if "llama_4_scaling_beta" in (getattr(config, "rope_parameters", None) or {}):
         raise UnsupportedError(
             f"the text model {type(decoder).__name__} scales queries by position, past the rotary table; it is not "
             "supported, use a model with another text model."
         )
     layers = getattr(decoder, "layers", ())
-    if not layers or not hasattr(decoder, "rotary_emb") or not all(hasattr(layer, "self_attn") for layer in layers):
-        raise UnsupportedError(f"the text model {type(decoder).__name__} is not Llama-like: no rotary self-attention.")
+    if (
+        not layers
+        or not hasattr(decoder, "rotary_emb")
+        or not all(hasattr(layer, "self_attn") for layer in layers)
+    ):
+        raise UnsupportedError(
+            f"the text model {type(decoder).__name__} is not Llama-like: no rotary self-attention."
+        )
 
 
 def layer_kinds(config: Any, layers: int) -> tuple[str, ...]:
@@ -88,7 +103,9 @@ def refuse_unknown(kwargs: dict[str, Any], length: int) -> None:
     """
     for name, value in kwargs.items():
         if name not in PER_TOKEN and isinstance(value, torch.Tensor) and length in value.shape:
-            raise UnsupportedError(f"decoder layers get a per-token argument {name!r} that sparsight cannot shorten.")
+            raise UnsupportedError(
+                f"decoder layers get a per-token argument {name!r} that sparsight cannot shorten."
+            )
 
 
 def refuse_scattered(labels: object, logits_to_keep: object) -> None:
@@ -97,9 +114,13 @@ def refuse_scattered(labels: object, logits_to_keep: object) -> None:
     Raises: UnsupportedError: labels, or logits_to_keep as a tensor.
     """
     if labels is not None:
-        raise UnsupportedError("labels are not supported: the pruned sequence is shorter than they are.")
+        raise UnsupportedError(
+            "labels are not supported: the pruned sequence is shorter than they are."
+        )
     if isinstance(logits_to_keep, torch.Tensor):
-        raise UnsupportedError("logits_to_keep as a tensor names places that may be pruned; give an int.")
+        raise UnsupportedError(
+            "logits_to_keep as a tensor names places that may be pruned; give an int."
+        )
 
 
 def check_length(visual: torch.Tensor, tokens: int) -> None:
@@ -122,9 +143,13 @@ def check_mask(mask: Any, tokens: int) -> None:
     if mask is None:
         return
     if not isinstance(mask, torch.Tensor):
-        raise UnsupportedError(f"an attention mask of kind {type(mask).__name__} cannot be pruned; give a 2-D tensor.")
+        raise UnsupportedError(
+            f"an attention mask of kind {type(mask).__name__} cannot be pruned; give a 2-D tensor."
+        )
     if mask.ndim != 2:
-        raise UnsupportedError(f"an attention mask of {mask.ndim} dimensions cannot be pruned; give a 2-D one.")
+        raise UnsupportedError(
+            f"an attention mask of {mask.ndim} dimensions cannot be pruned; give a 2-D one."
+        )
     if mask.shape[1] != tokens:
         raise UnsupportedError(
             f"an attention mask of {mask.shape[1]} columns does not fit {tokens} tokens; give one column for each, "
@@ -135,8 +160,9 @@ def check_mask(mask: Any, tokens: int) -> None:
 def packing_positions(given: dict[str, Any], mask: Any, *, causal: bool) -> torch.Tensor | None:
     """Return the positions in which transformers looks for several prompts in one row; None where it does not.
 
-    It does so given positions, but neither mask nor cache. Models that make masks before their decoder makes its cache
-    do it even where there will be one. Of the rows of M-RoPE positions, only a first one of four counts as text.
+    It does so given positions, but neither mask nor cache. Models that make masks before their
+    decoder makes its cache do it even where there will be one. Of the rows of M-RoPE positions,
+    only a first one of four counts as text.
 
     Args:
         given: arguments of the text decoder.
@@ -160,7 +186,9 @@ def refuse_packed(positions: torch.Tensor) -> None:
     Raises: UnsupportedError: they start anew, which packs several prompts into one row.
     """
     if bool((positions.diff(dim=-1) != 1).any()):
-        raise UnsupportedError("packed prompts cannot be pruned: position_ids start anew; give one prompt per row.")
+        raise UnsupportedError(
+            "packed prompts cannot be pruned: position_ids start anew; give one prompt per row."
+        )
 
 
 def check_distances(family: Family, method: Method, frequencies: Sequence[object]) -> None:

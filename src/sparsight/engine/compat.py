@@ -1,11 +1,13 @@
 """Names that transformers has changed between releases, and the arguments that the engine reads: all in one place.
 
-Hooks see arguments as the caller wrote them. `named` returns them under one set of names, ours; `respelled` returns
-them under the names that a module's own forward takes. Both go by its signature, read once for each class, so that a
-name that is not there is noticed when a model is sparsified (`check_signatures`) and never later.
+Hooks see arguments as the caller wrote them. `named` returns them under one set of names, ours;
+`respelled` returns them under the names that a module's own forward takes. Both go by its
+signature, read once for each class, so that a name that is not there is noticed when a model is
+sparsified (`check_signatures`) and never later.
 
-Private details of transformers touched here: names of the arguments of base models, text decoders and decoder layers,
-the field of a model's output that holds the cache, and how a release says its version.
+Private details of transformers touched here: names of the arguments of base models, text decoders
+and decoder layers, the field of a model's output that holds the cache, and how a release says its
+version.
 """
 
 import functools
@@ -23,7 +25,9 @@ from sparsight.errors import TESTED, TESTED_WITH, UnsupportedError
 
 CACHE = "cache"  # our name for it
 CACHE_NAMES = (CACHE, "past_key_values")  # transformers 5.24 renamed it; newer name first
-TEXT_ARGUMENTS = frozenset({"input_ids", "inputs_embeds", "attention_mask", "position_ids", "labels", CACHE})
+TEXT_ARGUMENTS = frozenset(
+    {"input_ids", "inputs_embeds", "attention_mask", "position_ids", "labels", CACHE}
+)
 DECODER_ARGUMENTS = ("inputs_embeds", "attention_mask", "position_ids")
 LAYER_ARGUMENTS = ("attention_mask", "position_ids", "position_embeddings")
 
@@ -51,7 +55,9 @@ def named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     return rest if found is None else {**rest, CACHE: found}
 
 
-def arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return a call's arguments by name, those behind **kwargs included."""
     given = dict(signature.bind_partial(*args, **kwargs).arguments)
     return {**given.pop("kwargs", {}), **given}
@@ -63,7 +69,9 @@ def check_one_cache(given: Mapping[str, Any]) -> None:
     Raises: UnsupportedError: it does; releases of transformers differ in which of them counts.
     """
     if len({id(given[name]) for name in CACHE_NAMES if given.get(name) is not None}) > 1:
-        raise UnsupportedError(f"two different caches are given, as {' and '.join(CACHE_NAMES)}; give one.")
+        raise UnsupportedError(
+            f"two different caches are given, as {' and '.join(CACHE_NAMES)}; give one."
+        )
 
 
 def take_cache(given: Mapping[str, Any], wanted: str | None = None) -> Any:
@@ -101,12 +109,17 @@ def _renamed(kwargs: Mapping[str, Any], name: str | None) -> dict[str, Any] | No
     others = [other for other in CACHE_NAMES if other in kwargs and other != name]
     if name is None or name in kwargs or not others:
         return None
-    return {**{key: value for key, value in kwargs.items() if key not in others}, name: kwargs[others[0]]}
+    return {
+        **{key: value for key, value in kwargs.items() if key not in others},
+        name: kwargs[others[0]],
+    }
 
 
 def cache_argument(module: nn.Module, cache: Any) -> dict[str, Any]:
     """Return a cache as the keyword argument that a module's forward takes."""
-    return {_cache_name(type(module).forward) or _generate_name(): cache}  # a wrapper may name nothing
+    return {
+        _cache_name(type(module).forward) or _generate_name(): cache
+    }  # a wrapper may name nothing
 
 
 def generate_cache_argument(cache: Any) -> dict[str, Any]:
@@ -127,17 +140,27 @@ def unknown_features(given: Mapping[str, Any]) -> list[str]:
 
     Args: given: its arguments by name, none of them known to carry images.
     """
-    return sorted(name for name, value in given.items() if name not in TEXT_ARGUMENTS and _holds_floats(value))
+    return sorted(
+        name for name, value in given.items() if name not in TEXT_ARGUMENTS and _holds_floats(value)
+    )
 
 
 def _holds_floats(value: Any) -> bool:
     if isinstance(value, torch.Tensor):
         return value.is_floating_point() and value.ndim > 1
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    parts = (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, (list, tuple))
+        else ()
+    )
     return any(_holds_floats(part) for part in parts)
 
 
-def check_signatures(base: nn.Module, decoder: nn.Module, layers: list[nn.Module], features: tuple[str, ...]) -> None:
+def check_signatures(
+    base: nn.Module, decoder: nn.Module, layers: list[nn.Module], features: tuple[str, ...]
+) -> None:
     """Check that a model's parts take the arguments that the engine reads, by the names that it knows.
 
     Args:

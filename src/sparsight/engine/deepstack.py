@@ -1,7 +1,7 @@
 """DeepStack: features that a decoder adds to the visual tokens of its first layers, where some of those are gone.
 
-Private detail of transformers touched here: the decoder's method `(hidden states, visual positions, features)`, which
-is overridden on the instance.
+Private detail of transformers touched here: the decoder's method `(hidden states, visual positions,
+features)`, which is overridden on the instance.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,9 @@ from sparsight.errors import TESTED_WITH, UnsupportedError
 from sparsight.sequence.slots import Batch
 
 
-def attach_deepstack(decoder: nn.Module, name: str, batch: Callable[[], Batch | None]) -> Callable[[], None]:
+def attach_deepstack(
+    decoder: nn.Module, name: str, batch: Callable[[], Batch | None]
+) -> Callable[[], None]:
     """Have the decoder add features to shortened hidden states as well.
 
     Args:
@@ -26,7 +28,9 @@ def attach_deepstack(decoder: nn.Module, name: str, batch: Callable[[], Batch | 
     """
     plain: Callable[..., Any] | None = getattr(decoder, name, None)
     if plain is None:
-        raise UnsupportedError(f"{type(decoder).__name__} has no {name}() that adds DeepStack features; {TESTED_WITH}.")
+        raise UnsupportedError(
+            f"{type(decoder).__name__} has no {name}() that adds DeepStack features; {TESTED_WITH}."
+        )
 
     def process(hidden: torch.Tensor, visual: torch.Tensor, features: torch.Tensor) -> Any:
         now = batch()
@@ -46,7 +50,9 @@ def attach_deepstack(decoder: nn.Module, name: str, batch: Callable[[], Batch | 
     return remove
 
 
-def gather_features(visual: torch.Tensor, features: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+def gather_features(
+    visual: torch.Tensor, features: torch.Tensor, order: torch.Tensor
+) -> torch.Tensor:
     """Spread features over the unpruned sequence and take those of the slots that are left.
 
     Args:
@@ -55,5 +61,7 @@ def gather_features(visual: torch.Tensor, features: torch.Tensor, order: torch.T
         order: (B, n) int64 slots.
     Returns: (B, n, D), 0 for text.
     """
-    full = features.new_zeros(*visual.shape, features.shape[-1]).masked_scatter(visual[..., None], features)
+    full = features.new_zeros(*visual.shape, features.shape[-1]).masked_scatter(
+        visual[..., None], features
+    )
     return full.gather(1, order.to(full.device)[..., None].expand(-1, -1, full.shape[-1]))

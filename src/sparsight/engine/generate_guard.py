@@ -1,8 +1,9 @@
 """The guard before generate(): refuses by name what cannot be pruned, before the images are encoded.
 
-Hooks see one forward pass; these options only show in the call. The guard is an attribute of the model's instance,
-removed with the hooks. Private details of transformers touched here: names of fields of the generation config, and
-that of the model's own config filling what the given one leaves open.
+Hooks see one forward pass; these options only show in the call. The guard is an attribute of the
+model's instance, removed with the hooks. Private details of transformers touched here: names of
+fields of the generation config, and that of the model's own config filling what the given one
+leaves open.
 """
 
 import inspect
@@ -31,7 +32,9 @@ REFUSED = {
     "custom_generate": "a custom loop may not prefill once",
     "cache_implementation": "only the dynamic cache can be shortened layer by layer",
 }
-ALLOWED = {"cache_implementation": ("dynamic", "dynamic_full", "hybrid")}  # transformers takes "hybrid" for dynamic
+ALLOWED = {
+    "cache_implementation": ("dynamic", "dynamic_full", "hybrid")
+}  # transformers takes "hybrid" for dynamic
 BATCHING = ("generate_batch", "init_continuous_batching")
 DRAFTED = ("assistant_model", "prompt_lookup_num_tokens")
 
@@ -77,7 +80,8 @@ def guard_generate(model: nn.Module, engine: Engine) -> Callable[[], None]:
 def _check_names(model: nn.Module) -> None:
     """Check that every option that is refused exists, so that a renamed one cannot go past.
 
-    Raises: UnsupportedError: generate() or the generation config of this transformers knows one of them no more.
+    Raises: UnsupportedError: generate() or the generation config of this transformers knows one of
+    them no more.
     """
     options = vars(GenerationConfig())  # type: ignore[no-untyped-call]
     known = {*inspect.signature(GenerationMixin.generate).parameters, *options}
@@ -89,7 +93,9 @@ def _check_names(model: nn.Module) -> None:
             f"refuse what it must; {TESTED_WITH}."
         )
     if vars(model).get("generation_config") is None:
-        raise UnsupportedError(f"{type(model).__name__} has no generation_config; load it with from_pretrained().")
+        raise UnsupportedError(
+            f"{type(model).__name__} has no generation_config; load it with from_pretrained()."
+        )
 
 
 def _refuse_batching(*_: Any, **__: Any) -> Any:
@@ -112,22 +118,31 @@ def check_call(model: nn.Module, engine: Engine, given: dict[str, Any]) -> None:
     def option(name: str) -> Any:
         if name in given:
             return given[name]
-        return next((value for value in (getattr(own, name, None) for own in configs) if value is not None), None)
+        return next(
+            (value for value in (getattr(own, name, None) for own in configs) if value is not None),
+            None,
+        )
 
     for name, reason in REFUSED.items():
         value = option(name)
         if value is not None and value is not False and value not in ALLOWED.get(name, ()):
-            raise UnsupportedError(f"generate({name}={_short(value)}) is not supported by sparsify: {reason}.")
+            raise UnsupportedError(
+                f"generate({name}={_short(value)}) is not supported by sparsify: {reason}."
+            )
     cached = given["use_cache"] if "use_cache" in given else option("use_cache")
     if not cached and ("use_cache" in given or cached is not None):
-        raise UnsupportedError("generate(use_cache=False) is not supported: each step would prune a longer prompt.")
+        raise UnsupportedError(
+            "generate(use_cache=False) is not supported: each step would prune a longer prompt."
+        )
     images = engine.brings_images(given)
     for name in DRAFTED:
         if option(name) is not None:
             _check_drafted(f"{name}={_short(option(name))}", engine, given, images=images)
     ids = given.get("input_ids", given.get("inputs"))
     if isinstance(ids, torch.Tensor) and images:
-        sizes = {name: given[name].cpu() for name in engine.family.sizes if given.get(name) is not None}
+        sizes = {
+            name: given[name].cpu() for name in engine.family.sizes if given.get(name) is not None
+        }
         engine.expect(ids.cpu(), {**given, **sizes})
 
 
@@ -138,11 +153,15 @@ def _check_drafted(what: str, engine: Engine, given: dict[str, Any], *, images: 
     """
     if engine.beside.slides or not engine.family.causal:
         reason = "candidate tokens cannot be taken back from a sliding window, nor from a block that sees itself"
-        raise UnsupportedError(f"generate({what}) is not supported for {engine.family.name}: {reason}; leave it out.")
+        raise UnsupportedError(
+            f"generate({what}) is not supported for {engine.family.name}: {reason}; leave it out."
+        )
     cache = given.get(CACHE)
     if has_ledger(cache) or (images and cache is not None and int(cache.get_seq_length())):
         reason = "transformers drafts wrongly on a cache that holds tokens"
-        raise UnsupportedError(f"generate({what}) is not supported in a later turn: {reason}; leave it out.")
+        raise UnsupportedError(
+            f"generate({what}) is not supported in a later turn: {reason}; leave it out."
+        )
 
 
 def _short(value: object) -> str:

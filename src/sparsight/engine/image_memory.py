@@ -1,7 +1,7 @@
 """Remembers what a model's image encoder said, so that the same images are not encoded twice.
 
-Private detail of transformers touched here: models encode through the methods `get_image_features` and
-`get_video_features` of the part that merges images into the text, and take what those return.
+Private detail of transformers touched here: models encode through the methods `get_image_features`
+and `get_video_features` of the part that merges images into the text, and take what those return.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,9 @@ Memory = dict[str, Any]
 
 _LOCK = Lock()
 _BLOCKS: "WeakKeyDictionary[nn.Module, _Blocks]" = WeakKeyDictionary()
-_CURRENT: ContextVar["tuple[nn.Module, Memory, Any] | None"] = ContextVar("sparsight_memory", default=None)
+_CURRENT: ContextVar["tuple[nn.Module, Memory, Any] | None"] = ContextVar(
+    "sparsight_memory", default=None
+)
 
 
 class _Blocks:
@@ -46,7 +48,8 @@ def remembered_images(base: nn.Module, memory: Memory) -> Iterator[None]:
 
     Images at another scale, and other weights, are encoded anew.
 
-    The model's methods are wrapped while any thread has a block open; each call looks up its own caller's memory.
+    The model's methods are wrapped while any thread has a block open; each call looks up its own
+    caller's memory.
 
     Args:
         base: the part that merges image features into the text.
@@ -73,7 +76,9 @@ def _enter(base: nn.Module) -> None:
         blocks = _BLOCKS.setdefault(base, _Blocks())
         if not blocks.count:
             blocks.own = {name: vars(base)[name] for name in names if name in vars(base)}
-            vars(base).update({name: _remembering(name, getattr(base, name), base) for name in names})
+            vars(base).update(
+                {name: _remembering(name, getattr(base, name), base) for name in names}
+            )
         blocks.count += 1
 
 
@@ -116,7 +121,9 @@ def _remembering(name: str, encode: Callable[..., Any], base: nn.Module) -> Call
 
 def _weights(base: nn.Module) -> tuple[tuple[int, int], ...]:
     """Return what changes when a parameter is replaced or written to; values are not looked at."""
-    return tuple((id(part), 0 if part.is_inference() else part._version) for part in base.parameters())
+    return tuple(
+        (id(part), 0 if part.is_inference() else part._version) for part in base.parameters()
+    )
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -1,8 +1,8 @@
 """Smaller images for the image encoder: its pixels are scaled down, its features spread over the placeholders.
 
-The prompt keeps its placeholders, so the model merges features as ever; the input site then keeps one token for each
-patch that was really encoded. Private details of transformers touched here: `pixel_values` and
-`interpolate_pos_encoding` of image encoders, and `mm_encoder_outputs` of models.
+The prompt keeps its placeholders, so the model merges features as ever; the input site then keeps
+one token for each patch that was really encoded. Private details of transformers touched here:
+`pixel_values` and `interpolate_pos_encoding` of image encoders, and `mm_encoder_outputs` of models.
 """
 
 import inspect
@@ -41,8 +41,13 @@ class ImageScaler:
         self.owner, self.method = owner, method
         name = type(method).__name__
         if family.encoder is None or family.projector is None:
-            raise UnsupportedError(f"{name} cannot scale the images of {family.name}; use Pool or Uniform instead.")
-        self.encoder, self.projector = family.part(base, family.encoder), family.part(base, family.projector)
+            raise UnsupportedError(
+                f"{name} cannot scale the images of {family.name}; use Pool or Uniform instead."
+            )
+        self.encoder, self.projector = (
+            family.part(base, family.encoder),
+            family.part(base, family.projector),
+        )
         # an encoder that has no such switch but can interpolate does it always, as DINOv2 does
         self.switch = SWITCH in inspect.signature(type(self.encoder).forward).parameters
         if not self.switch and not any(hasattr(part, SWITCH) for part in self.encoder.modules()):
@@ -63,7 +68,11 @@ class ImageScaler:
         Raises: UnsupportedError: images that share one tensor would differ in size.
         """
         pairs = zip(outline.layouts, outline.schedules, strict=True)
-        known = [(layout, schedule) for layout, schedule in pairs if layout is not None and layout.grids and schedule]
+        known = [
+            (layout, schedule)
+            for layout, schedule in pairs
+            if layout is not None and layout.grids and schedule
+        ]
         scales = {(layout.sizes[0], self._small(layout, schedule)) for layout, schedule in known}
         if len(scales) > 1:
             raise UnsupportedError(
@@ -75,7 +84,9 @@ class ImageScaler:
     def _small(self, layout: Layout, schedule: Any) -> Grid:
         return self.method.image_grid(layout) if self.method.prunes(schedule) else layout.sizes[0]
 
-    def check_features(self, scale: Scale | None, given: dict[str, Any], before: Pass | None) -> None:
+    def check_features(
+        self, scale: Scale | None, given: dict[str, Any], before: Pass | None
+    ) -> None:
         """Check that features encoded before the pass are those of images scaled in the same way.
 
         Raises: UnsupportedError: they are not.
@@ -97,7 +108,9 @@ class ImageScaler:
         pixels = scale_pixels(given["pixel_values"], *state.scale)
         return (), {**given, "pixel_values": pixels, **({SWITCH: True} if self.switch else {})}
 
-    def _on_projector(self, module: nn.Module, args: tuple[Any, ...], features: torch.Tensor) -> torch.Tensor | None:
+    def _on_projector(
+        self, module: nn.Module, args: tuple[Any, ...], features: torch.Tensor
+    ) -> torch.Tensor | None:
         del module, args
         state = current_pass(self.owner)
         if state is None or state.scale is None:
@@ -118,6 +131,10 @@ def scale_pixels(pixels: torch.Tensor, grid: Grid, small: Grid) -> torch.Tensor:
     Args: pixels: (I, 3, H, W), normalised.
     Returns: (I, 3, h, w), dtype of `pixels`.
     """
-    height, width = (side // n * m for side, n, m in zip(pixels.shape[-2:], grid, small, strict=True))
-    scaled = nn.functional.interpolate(pixels.float(), size=(height, width), mode="bicubic", antialias=True)
+    height, width = (
+        side // n * m for side, n, m in zip(pixels.shape[-2:], grid, small, strict=True)
+    )
+    scaled = nn.functional.interpolate(
+        pixels.float(), size=(height, width), mode="bicubic", antialias=True
+    )
     return scaled.to(pixels.dtype)

@@ -1,9 +1,9 @@
 """What runs beside the hidden states: mask, positions, rotary tables and cache record of a shortened sequence.
 
-Causal layers get a mask built from the stored order. Where a layer slides, or a family lets blocks see each other both
-ways, rows and columns of the mask that the model made for the unpruned sequence are gathered: a slot keeps its meaning.
-Private details of transformers touched here: the names of a decoder layer's arguments, `rotary_emb`, and
-`is_causal` of `self_attn`.
+Causal layers get a mask built from the stored order. Where a layer slides, or a family lets blocks
+see each other both ways, rows and columns of the mask that the model made for the unpruned sequence
+are gathered: a slot keeps its meaning. Private details of transformers touched here: the names of a
+decoder layer's arguments, `rotary_emb`, and `is_causal` of `self_attn`.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,8 @@ class Beside:
         self.slides = SLIDING in self.kinds
         self.gathers = tuple(not family.causal or kind != FULL for kind in self.kinds)
         self.causal = tuple(
-            bool(getattr(getattr(layer, "self_attn", None), "is_causal", True)) for layer in decoder.layers
+            bool(getattr(getattr(layer, "self_attn", None), "is_causal", True))
+            for layer in decoder.layers
         )
 
     def cache_layer(self, cache: Any, index: int) -> DynamicLayer:
@@ -50,7 +51,12 @@ class Beside:
         return cache_layer(cache, index, sliding=self.kinds[index] == SLIDING)
 
     def shorten(
-        self, state: Pass, index: int, hidden: torch.Tensor, kwargs: dict[str, Any], batch: Batch | None
+        self,
+        state: Pass,
+        index: int,
+        hidden: torch.Tensor,
+        kwargs: dict[str, Any],
+        batch: Batch | None,
     ) -> dict[str, Any] | None:
         """Return the layer arguments that the shortened sequence needs, and note in the cache what it will hold.
 
@@ -66,9 +72,12 @@ class Beside:
         if batch is not None:
             refuse_unknown(kwargs, state.length)
         stored = 0 if store is None else stored_length(store)
-        # layers that store the same share mask, positions and record; the key holds the objects, never their ids
+        # layers that store the same share mask, positions and record; the key holds the objects,
+        # never their ids
         group = (self.kinds[index], batch, getattr(store, "record", None), stored, hidden.device)
-        valid = state.share(("valid", group), lambda: state.valid_keys(store, batch, hidden.shape[1]))
+        valid = state.share(
+            ("valid", group), lambda: state.valid_keys(store, batch, hidden.shape[1])
+        )
         record = partial(state.share, ("record", group), lambda: state.record(store, batch, valid))
         local = None if valid is None else valid.to(hidden.device)
         given = kwargs.get("attention_mask") if self.gathers[index] else None
@@ -80,7 +89,9 @@ class Beside:
             "position_ids": torch.arange(hidden.shape[1], device=hidden.device)[None],
         }
         if self.positions == "renumber" or batch is not None:
-            rotary = partial(self._rotary, hidden, batch, kwargs["position_embeddings"], local, stored)
+            rotary = partial(
+                self._rotary, hidden, batch, kwargs["position_embeddings"], local, stored
+            )
             changed["position_embeddings"] = state.share(("rotary", group), rotary)
         # tokens that are all stored need no new record, unless some of them are padding
         if store is not None and (batch is not None or state.real is not None):
@@ -92,7 +103,9 @@ class Beside:
         rotary = getattr(self.decoder, "rotary_emb", None)
         if hasattr(rotary, "mrope_section"):
             return (None,) * len(self.kinds)
-        own = (getattr(rotary, f"{kind}_inv_freq", None) for kind in self.kinds)  # one table for each kind of layer
+        own = (
+            getattr(rotary, f"{kind}_inv_freq", None) for kind in self.kinds
+        )  # one table for each kind of layer
         return tuple(getattr(rotary, "inv_freq", None) if table is None else table for table in own)
 
     def _store(self, cache: Any, index: int, batch: Batch | None) -> DynamicLayer | None:
@@ -101,12 +114,16 @@ class Beside:
             return None
         return ledger_at(cache, index) if batch is None else self.cache_layer(cache, index)
 
-    def _made(self, index: int, hidden: torch.Tensor, valid: torch.Tensor | None, stored: int) -> torch.Tensor | None:
+    def _made(
+        self, index: int, hidden: torch.Tensor, valid: torch.Tensor | None, stored: int
+    ) -> torch.Tensor | None:
         """Return the mask of a layer for which none is gathered."""
         if hidden.shape[1] > 1 and not self.causal[index]:
             return None if valid is None else masks.open_mask(valid, hidden.shape[1])
         dtype = None if kernel_of(self.decoder) == "sdpa" else hidden.dtype
-        return masks.causal_mask(valid, hidden.shape[1], stored + hidden.shape[1], dtype, hidden.device)
+        return masks.causal_mask(
+            valid, hidden.shape[1], stored + hidden.shape[1], dtype, hidden.device
+        )
 
     def _gathered(
         self,

@@ -20,7 +20,8 @@ class Outline:
 
     Args:
         visual: (B, L) bool.
-        layouts: (B,) where each sample's visual tokens lie; None where the family does not know, or there are none.
+        layouts: (B,) where each sample's visual tokens lie; None where the family does not know, or
+            there are none.
         schedules: (B,) planned counts; None for samples without visual tokens.
     """
 
@@ -48,7 +49,10 @@ class Planner:
     layers: int
 
     def outline(
-        self, input_ids: torch.Tensor, given: Mapping[str, Any], known: Sequence[Layout | None] | None = None
+        self,
+        input_ids: torch.Tensor,
+        given: Mapping[str, Any],
+        known: Sequence[Layout | None] | None = None,
     ) -> Outline:
         """Plan each sample's counts from its token ids.
 
@@ -71,15 +75,23 @@ class Planner:
         known = known or (None,) * len(visual)
         rows = [(int(row.sum()), layout) for row, layout in zip(visual, known, strict=True)]
         plans = {own: self._plan(*own) for own in set(rows)}  # samples alike share a plan
-        return Outline(visual, tuple(layout for _, layout in rows), tuple(plans[own] for own in rows))
+        return Outline(
+            visual, tuple(layout for _, layout in rows), tuple(plans[own] for own in rows)
+        )
 
     def _plan(self, count: int, layout: Layout | None) -> Schedule | None:
         if layout is not None and len(layout) != count:
-            raise ValueError(f"the layout of {len(layout)} tokens is not that of {count} visual tokens")
+            raise ValueError(
+                f"the layout of {len(layout)} tokens is not that of {count} visual tokens"
+            )
         return self.method.schedule_on(layout, count, self.layers) if count else None
 
     def check_questions(
-        self, ids: torch.Tensor, outline: Outline, rating: int | None, mask: Callable[[int], torch.Tensor | None]
+        self,
+        ids: torch.Tensor,
+        outline: Outline,
+        rating: int | None,
+        mask: Callable[[int], torch.Tensor | None],
     ) -> None:
         """Check that words that can rate them follow the images of each sample, if the method asks for raters.
 
@@ -87,10 +99,13 @@ class Planner:
             ids: (B, L) int64 on the host; negative ones are no part of the prompt.
             outline: of the batch.
             rating: how many tokens at the end of a prompt may rate; None for all behind its images.
-            mask: gives the prompt's mask, (B, L) bool on the host, for L; None if all tokens are real.
+            mask: gives the prompt's mask, (B, L) bool on the host, for L; None if all tokens are
+                real.
         Raises: PromptError: none follow.
         """
-        pruned = any(schedule is not None and self.method.prunes(schedule) for schedule in outline.schedules)
+        pruned = any(
+            schedule is not None and self.method.prunes(schedule) for schedule in outline.schedules
+        )
         if "attention" in self.method.signals and pruned:
             real = mask(ids.shape[1])
             shown = ids if real is None or real.shape != ids.shape else ids.masked_fill(~real, -1)

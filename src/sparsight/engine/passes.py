@@ -35,7 +35,8 @@ class Pass:
         schedules: (B,) planned counts, None for samples without visual tokens.
         layouts: (B,) where visual tokens lie, None where it is not known.
         scale: grid of each image and the one it is scaled down to; None if images stay as they are.
-        announced: (b, L) ids on the host and (b,) layouts of a generate() call, which may copy its samples.
+        announced: (b, L) ids on the host and (b,) layouts of a generate() call, which may copy its
+            samples.
         candidates: last tokens of each row that are no part of the prompt.
         encoded: the scale at which images have been encoded in this pass.
         length: L.
@@ -114,7 +115,9 @@ class Pass:
     def drafted(self, ids: torch.Tensor) -> int:
         """Return how many of the last ids (B, L) were not announced: candidates of assisted decoding."""
         return (
-            0 if self.layouts_of(ids) is None or self.announced is None else ids.shape[1] - self.announced[0].shape[1]
+            0
+            if self.layouts_of(ids) is None or self.announced is None
+            else ids.shape[1] - self.announced[0].shape[1]
         )
 
     def share(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -124,7 +127,9 @@ class Pass:
         found: T = self.memo[key]
         return found
 
-    def valid_keys(self, store: DynamicLayer | None, batch: Batch | None, queries: int) -> torch.Tensor | None:
+    def valid_keys(
+        self, store: DynamicLayer | None, batch: Batch | None, queries: int
+    ) -> torch.Tensor | None:
         """Return which of a cache layer's entries are valid once this pass has added its own.
 
         Args:
@@ -138,18 +143,28 @@ class Pass:
         if isinstance(store, LedgerLayer):
             old = store.current_valid()
         else:
-            old = None if self.mask is None or not stored else self.mask[:, self.past - stored : self.past]
+            old = (
+                None
+                if self.mask is None or not stored
+                else self.mask[:, self.past - stored : self.past]
+            )
         if old is not None and new is None:
             return extend(old, queries)
         if new is None or not stored:
             return new
-        return torch.cat([new.new_ones(len(new), stored) if old is None else old.to(new.device), new], dim=1)
+        return torch.cat(
+            [new.new_ones(len(new), stored) if old is None else old.to(new.device), new], dim=1
+        )
 
-    def record(self, store: DynamicLayer | None, batch: Batch | None, valid: torch.Tensor | None) -> Record:
+    def record(
+        self, store: DynamicLayer | None, batch: Batch | None, valid: torch.Tensor | None
+    ) -> Record:
         """Return what a cache layer will hold once this pass has added its own entries."""
         if batch is None:
             rows, device = (
-                (len(store.record.slots), store.record.slots.device) if isinstance(store, LedgerLayer) else (1, None)
+                (len(store.record.slots), store.record.slots.device)
+                if isinstance(store, LedgerLayer)
+                else (1, None)
             )
             new = torch.arange(self.past, self.past + self.length, device=device).expand(rows, -1)
         else:
@@ -158,7 +173,9 @@ class Pass:
             old = store.current_slots()
         else:
             stored = 0 if store is None else stored_length(store)
-            old = torch.arange(self.past - stored, self.past, device=new.device).expand(len(new), -1)
+            old = torch.arange(self.past - stored, self.past, device=new.device).expand(
+                len(new), -1
+            )
         slots = torch.cat([old.to(new.device), new], dim=1)
         return Record(slots, None if valid is None else valid.to(slots.device))
 

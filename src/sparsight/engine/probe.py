@@ -1,7 +1,8 @@
 """The probe: watches a few tokens go through a model of a class that nobody registered, before it is hooked.
 
-What the engine takes for granted is looked at here: which arguments run beside the hidden states, that masks are
-causal less the padding, that rotary tables are those of one position a token, and that every layer stores its keys.
+What the engine takes for granted is looked at here: which arguments run beside the hidden states,
+that masks are causal less the padding, that rotary tables are those of one position a token, and
+that every layer stores its keys.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ from sparsight.engine.hooks import Engine
 from sparsight.errors import UnsupportedError
 
 LENGTH, PADDING = 12, 3  # tokens of two rows, the second one padded in front
-OTHERS = frozenset(CACHE_NAMES)  # layer arguments that are no plain settings, besides those that get shortened
+OTHERS = frozenset(
+    CACHE_NAMES
+)  # layer arguments that are no plain settings, besides those that get shortened
 
 
 @dataclass
@@ -51,15 +54,23 @@ def probe(engine: Engine) -> None:
         seen = _watch(engine, {**own, "attention_mask": real}, cache)
     except Exception as error:  # whatever a model of unknown make raises
         raise UnsupportedError(f"{name} could not be probed with a text prompt: {error}") from error
-    found = _decoder(seen.decoder) or _layers(engine, seen, real.bool()) or _cache(cache, len(engine.layers))
+    found = (
+        _decoder(seen.decoder)
+        or _layers(engine, seen, real.bool())
+        or _cache(cache, len(engine.layers))
+    )
     if found:
-        raise UnsupportedError(f"{name} is not of a supported class, and cannot be hosted: {found}.")
+        raise UnsupportedError(
+            f"{name} is not of a supported class, and cannot be hosted: {found}."
+        )
 
 
 def _words(engine: Engine) -> torch.Tensor:
     config: Any = engine.base.config
     visual = engine.family.placeholder_ids(config)
-    return torch.tensor([i for i in range(LENGTH + len(visual)) if i not in visual][:LENGTH]).expand(2, -1)
+    return torch.tensor(
+        [i for i in range(LENGTH + len(visual)) if i not in visual][:LENGTH]
+    ).expand(2, -1)
 
 
 @torch.no_grad()
@@ -73,7 +84,9 @@ def _watch(engine: Engine, inputs: dict[str, Any], cache: DynamicCache) -> Seen:
         seen.layers.append((args, kwargs))
 
     handles = [engine.decoder.register_forward_pre_hook(on_decoder, with_kwargs=True)]
-    handles += [layer.register_forward_pre_hook(on_layer, with_kwargs=True) for layer in engine.layers]
+    handles += [
+        layer.register_forward_pre_hook(on_layer, with_kwargs=True) for layer in engine.layers
+    ]
     try:
         engine.base(**inputs, **cache_argument(engine.base, cache))
     finally:
@@ -87,7 +100,9 @@ def _decoder(given: dict[str, Any]) -> str:
     if given.get("inputs_embeds") is None:
         return "its base model hands the text decoder no inputs_embeds"
     if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
-        return "its base model hands the text decoder a mask of its own making instead of the 2-D one"
+        return (
+            "its base model hands the text decoder a mask of its own making instead of the 2-D one"
+        )
     if places is not None and places.ndim != 2:
         return f"its base model hands the text decoder positions of {places.ndim} dimensions"
     beside = given.keys() - {"inputs_embeds", "attention_mask", "position_ids", CACHE}
@@ -109,17 +124,32 @@ def _layers(engine: Engine, seen: Seen, real: torch.Tensor) -> str:
     return ""
 
 
-def _layer(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any], real: torch.Tensor) -> str:
-    odd = sorted(name for name, value in kwargs.items() if name not in PER_TOKEN | OTHERS and not _plain(value))
+def _layer(
+    engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any], real: torch.Tensor
+) -> str:
+    odd = sorted(
+        name
+        for name, value in kwargs.items()
+        if name not in PER_TOKEN | OTHERS and not _plain(value)
+    )
     if len(args) != 1 or odd or not kwargs.keys() >= PER_TOKEN or not kwargs.keys() & OTHERS:
         return f"its decoder layers get {len(args)} arguments by place and {', '.join(sorted(kwargs))} by name"
-    tables, places, mask = (kwargs[name] for name in ("position_embeddings", "position_ids", "attention_mask"))
+    tables, places, mask = (
+        kwargs[name] for name in ("position_embeddings", "position_ids", "attention_mask")
+    )
     if places.ndim != 2 or not isinstance(tables, tuple) or len(tables) != 2:
         return "its decoder layers get no rotary table of one cosine and one sine"
     wanted = engine.decoder.rotary_emb(args[0], places)
-    if not all(table.ndim == 3 and torch.equal(table, own) for table, own in zip(tables, wanted, strict=True)):
+    if not all(
+        table.ndim == 3 and torch.equal(table, own)
+        for table, own in zip(tables, wanted, strict=True)
+    ):
         return "its rotary tables are not those of rotary_emb and the position_ids"
-    return "" if _causal(mask, real) else "its decoder layers get masks that are not causal less the padding"
+    return (
+        ""
+        if _causal(mask, real)
+        else "its decoder layers get masks that are not causal less the padding"
+    )
 
 
 def _causal(mask: object, real: torch.Tensor) -> bool:
@@ -137,4 +167,8 @@ def _cache(cache: DynamicCache, layers: int) -> str:
     if kinds:
         return f"its cache has layers of kind {', '.join(kinds)}"
     stored = [cache.get_seq_length(index) for index in range(len(cache.layers))]
-    return "" if stored == [LENGTH] * layers else f"its cache layers stored {stored} of {LENGTH} tokens"
+    return (
+        ""
+        if stored == [LENGTH] * layers
+        else f"its cache layers stored {stored} of {LENGTH} tokens"
+    )

@@ -1,9 +1,10 @@
 """The tap: reads q, k, mask, scaling and softcap of a scoring layer's attention call, and turns rater rows to scores.
 
-Kernels stay as the user chose them: the tapped call goes on to the very function it would have gone to. Only the rows
-of the raters are ever multiplied out. Private details of transformers touched here: the attention registry
-(`ALL_ATTENTION_FUNCTIONS`), the name `_attn_implementation` on the config that an attention module holds, its
-`is_causal`, and the name `eager_attention_forward` in its file.
+Kernels stay as the user chose them: the tapped call goes on to the very function it would have gone
+to. Only the rows of the raters are ever multiplied out. Private details of transformers touched
+here: the attention registry (`ALL_ATTENTION_FUNCTIONS`), the name `_attn_implementation` on the
+config that an attention module holds, its `is_causal`, and the name `eager_attention_forward` in
+its file.
 """
 
 import sys
@@ -42,10 +43,13 @@ def attach_tap(attention: Any, sink: Sink) -> Callable[[], None]:
     """Have an attention module report its calls to `sink`.
 
     Returns: a function that takes the tap off again.
-    Raises: UnsupportedError: the module does not choose its kernel as transformers' attention modules do.
+    Raises: UnsupportedError: the module does not choose its kernel as transformers' attention
+    modules do.
     """
     config = getattr(attention, "config", None)
-    if not hasattr(config, "_attn_implementation") or not hasattr(ALL_ATTENTION_FUNCTIONS, "get_interface"):
+    if not hasattr(config, "_attn_implementation") or not hasattr(
+        ALL_ATTENTION_FUNCTIONS, "get_interface"
+    ):
         raise UnsupportedError(
             f"{type(attention).__name__} does not name its kernel as config._attn_implementation, so its attention "
             f"cannot be read; {TESTED_WITH}."
@@ -74,6 +78,10 @@ def _tapped(
     causal = bool(getattr(module, "is_causal", True))
     tap.tap_sink(AttentionCall(query, key, attention_mask, scaling, kwargs.get("softcap"), causal))
     home = cast("Any", sys.modules[type(module).__module__])
-    real = ALL_ATTENTION_FUNCTIONS.get_interface(tap.tapped_config._attn_implementation, home.eager_attention_forward)
-    result: tuple[torch.Tensor, torch.Tensor | None] = real(module, query, key, value, attention_mask, **kwargs)
+    real = ALL_ATTENTION_FUNCTIONS.get_interface(
+        tap.tapped_config._attn_implementation, home.eager_attention_forward
+    )
+    result: tuple[torch.Tensor, torch.Tensor | None] = real(
+        module, query, key, value, attention_mask, **kwargs
+    )
     return result

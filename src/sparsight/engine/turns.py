@@ -1,7 +1,7 @@
 """What a later turn on the cache needs of the earlier ones: their cache whole, and their offset of positions.
 
-Private details of transformers touched here: `layers` of a cache, their `get_seq_length` and `crop`, and `rope_deltas`,
-which models with M-RoPE note on themselves in a prefill.
+Private details of transformers touched here: `layers` of a cache, their `get_seq_length` and
+`crop`, and `rope_deltas`, which models with M-RoPE note on themselves in a prefill.
 """
 
 from typing import Any

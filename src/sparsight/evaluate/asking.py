@@ -35,7 +35,8 @@ class Prompt:
         inputs: of the first turn, on the model's device.
         visual_tokens: in them.
         images: shown.
-        evidence: for each turn, (V,) bool, the visual tokens that show what its answer rests on; None if unknown.
+        evidence: for each turn, (V,) bool, the visual tokens that show what its answer rests on;
+            None if unknown.
     """
 
     question: Question
@@ -90,7 +91,9 @@ class Examiner:
             known: whether the question's evidence is in them.
         """
         question = case.question
-        own_side = images[0].width if images and question.frames and self._takes(images[0].width) else None
+        own_side = (
+            images[0].width if images and question.frames and self._takes(images[0].width) else None
+        )
         inputs = self._inputs(images, question.turns[0].question, own_side)
         visual, layout = (
             self._visual(inputs["input_ids"]),
@@ -123,7 +126,9 @@ class Examiner:
         first, *later = (turn.question for turn in prompt.question.turns)
         return [chat.ask(first, prompt.images, inputs=dict(prompt.inputs)), *map(chat.ask, later)]
 
-    def _inputs(self, images: list[Image.Image], question: str, side: int | None) -> dict[str, torch.Tensor]:
+    def _inputs(
+        self, images: list[Image.Image], question: str, side: int | None
+    ) -> dict[str, torch.Tensor]:
         """Return the model's inputs; `side` px shows images at that size instead of the processor's."""
         settings: dict[str, Any] = {"padding": True}
         if side is not None:
@@ -141,7 +146,10 @@ class Examiner:
                 with torch.inference_mode():
                     self.model.get_image_features(pixel_values=pixels)
                 self._sides[side] = True
-            except (ValueError, RuntimeError):  # what image encoders say to a size that they do not know
+            except (
+                ValueError,
+                RuntimeError,
+            ):  # what image encoders say to a size that they do not know
                 self._sides[side] = False
         return self._sides[side]
 
@@ -153,12 +161,19 @@ class Examiner:
         return time.perf_counter()
 
     def _record(
-        self, prompt: Prompt, configuration: Configuration, run: Run | None, answers: list[str], seconds: float
+        self,
+        prompt: Prompt,
+        configuration: Configuration,
+        run: Run | None,
+        answers: list[str],
+        seconds: float,
     ) -> Record:
         question = prompt.question
         expected = tuple(turn.answer for turn in question.turns)
         stats = None if run is None else run.stats
-        dense = 2 * decoder_macs(self.shape, (prompt.inputs["input_ids"].shape[1],) * self.shape.layers)
+        dense = 2 * decoder_macs(
+            self.shape, (prompt.inputs["input_ids"].shape[1],) * self.shape.layers
+        )
         found = [_recalls(run, evidence) for evidence in prompt.evidence]
         return Record(
             configuration=configuration.key,
@@ -167,9 +182,13 @@ class Examiner:
             split=question.split,
             answers=tuple(answers),
             expected=expected,
-            right=tuple(normalised(a) == normalised(b) for a, b in zip(answers, expected, strict=True)),
+            right=tuple(
+                normalised(a) == normalised(b) for a, b in zip(answers, expected, strict=True)
+            ),
             visual_tokens=prompt.visual_tokens,
-            mean_visual_tokens=float(prompt.visual_tokens) if stats is None else stats.mean_visual_tokens,
+            mean_visual_tokens=float(prompt.visual_tokens)
+            if stats is None
+            else stats.mean_visual_tokens,
             prefill_flops=dense if stats is None else stats.prefill_flops,
             dense_prefill_flops=dense if stats is None else stats.dense_prefill_flops,
             seconds=round(seconds, 4),

@@ -11,7 +11,9 @@ from sparsight.sequence.trace import SiteTrace
 SHARE = 0.25  # of a patch that one box has to cover
 
 
-def evidence_tokens(boxes: Sequence[Sequence[Box]], sizes: Sequence[tuple[int, int]], layout: Layout) -> torch.Tensor:
+def evidence_tokens(
+    boxes: Sequence[Sequence[Box]], sizes: Sequence[tuple[int, int]], layout: Layout
+) -> torch.Tensor:
     """Find the visual tokens whose patch is covered by one box of evidence to a quarter or more.
 
     Args:
@@ -37,7 +39,9 @@ def _of_image(boxes: Sequence[Box], size: tuple[int, int], grid: Grid) -> torch.
     """Return: (rows, columns) bool."""
     rows, columns = grid
     width, height = size[0] / columns, size[1] / rows
-    sides = torch.tensor([(box.left, box.top, box.right, box.bottom) for box in boxes], dtype=torch.float64)
+    sides = torch.tensor(
+        [(box.left, box.top, box.right, box.bottom) for box in boxes], dtype=torch.float64
+    )
     left, top, right, bottom = sides.view(-1, 4).T  # (E,) each
     across = _overlap(left, right, columns, width)  # (E, columns)
     down = _overlap(top, bottom, rows, height)  # (E, rows)
@@ -48,7 +52,9 @@ def _of_image(boxes: Sequence[Box], size: tuple[int, int], grid: Grid) -> torch.
 def _overlap(start: torch.Tensor, end: torch.Tensor, count: int, step: float) -> torch.Tensor:
     """Return (E, count) px that each box shares with each of `count` stretches of `step` px."""
     edge = torch.arange(count, dtype=torch.float64) * step
-    return (torch.minimum(end[:, None], edge + step) - torch.maximum(start[:, None], edge)).clamp(min=0)
+    return (torch.minimum(end[:, None], edge + step) - torch.maximum(start[:, None], edge)).clamp(
+        min=0
+    )
 
 
 def recalls(
@@ -59,8 +65,10 @@ def recalls(
     Args:
         sites: of one sample, in order.
         evidence: (V,) bool.
-    Returns: for each site, the share of evidence tokens that are present themselves, a recycled token standing for
-        its centre alone; and the share that is present or lives on in a recycled token. None without evidence.
+    Returns: for each site, the share of evidence tokens that are present themselves, a recycled
+    token standing for
+        its centre alone; and the share that is present or lives on in a recycled token. None
+        without evidence.
     """
     total = int(evidence.sum())
     if not total:

@@ -16,7 +16,8 @@ def hard_for_downscaling(rows: Iterable[Record]) -> dict[str, tuple[int, ...]]:
     """Find the budgets at which a question is answered rightly by the dense model and wrongly on a scaled-down image.
 
     Args: rows: of one evaluation without control.
-    Returns: by question id, ascending budgets; empty where none is hard. Questions without a dense answer or any on
+    Returns: by question id, ascending budgets; empty where none is hard. Questions without a dense
+    answer or any on
         a scaled-down image are left out.
     """
     dense: dict[str, bool] = {}
@@ -28,7 +29,9 @@ def hard_for_downscaling(rows: Iterable[Record]) -> dict[str, tuple[int, ...]]:
         elif name == DOWNSCALE and budget.isdigit():
             scaled.setdefault(row.question, {})[int(budget)] = row.right[-1]
     return {
-        question: tuple(sorted(budget for budget, right in marks.items() if dense[question] and not right))
+        question: tuple(
+            sorted(budget for budget, right in marks.items() if dense[question] and not right)
+        )
         for question, marks in scaled.items()
         if question in dense
     }
@@ -46,10 +49,14 @@ def mark_hard(folder: Path, hard: Mapping[str, tuple[int, ...]]) -> int:
     suite = load_suite(folder)
     unknown = sorted(set(hard) - {question.id for question in suite})
     if unknown:
-        raise InputError(f"question {unknown[0]!r} is not in {folder}; mark the suite that was evaluated.")
+        raise InputError(
+            f"question {unknown[0]!r} is not in {folder}; mark the suite that was evaluated."
+        )
     write_questions(
         [
-            replace(question, hard_for_downscaling=hard.get(question.id, question.hard_for_downscaling))
+            replace(
+                question, hard_for_downscaling=hard.get(question.id, question.hard_for_downscaling)
+            )
             for question in suite
         ],
         folder,

@@ -22,11 +22,13 @@ class Record:
         right: one per turn.
         visual_tokens: before pruning.
         mean_visual_tokens: layer mean of visual tokens that entered a layer.
-        prefill_flops: of the decoder in the prefill with the images, choosing included; later turns not counted.
+        prefill_flops: of the decoder in the prefill with the images, choosing included; later turns
+            not counted.
         dense_prefill_flops: the same had nothing been pruned.
         seconds: all of its generate() calls, image encoder included.
         sites: decoder layers on whose entry the sequence got shorter.
-        recall: for each turn the share of its evidence tokens that left each site; None without evidence.
+        recall: for each turn the share of its evidence tokens that left each site; None without
+            evidence.
         recall_merged: the same, counting tokens that live on in a recycled one.
     """
 
@@ -88,7 +90,11 @@ def _fits(name: str, row: dict[str, Any]) -> bool:
     """Tell whether a field holds what a record writes into it."""
     value = row[name]
     if name in COUNTS:
-        return _is_number(value) and isinstance(value, int) and (value > 0 or not name.endswith("flops"))
+        return (
+            _is_number(value)
+            and isinstance(value, int)
+            and (value > 0 or not name.endswith("flops"))
+        )
     if name in NUMBERS:
         return _is_number(value)
     if name in TEXTS or not isinstance(value, list):
@@ -96,12 +102,19 @@ def _fits(name: str, row: dict[str, Any]) -> bool:
     if name in ("answers", "expected", "right"):
         return all(isinstance(part, bool if name == "right" else str) for part in value)
     if name == "sites":
-        return all(_is_number(part) and isinstance(part, int) for part in value) and sorted(set(value)) == value
+        return (
+            all(_is_number(part) and isinstance(part, int) for part in value)
+            and sorted(set(value)) == value
+        )
     return all(part is None or _is_recall(part, row["sites"]) for part in value)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and 0 <= value < float("inf")
+    )
 
 
 def _is_recall(value: Any, sites: Any) -> bool:

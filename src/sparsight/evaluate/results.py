@@ -14,7 +14,9 @@ Records = Mapping[tuple[str, str], Record]
 TWO_TURN = "two-turn"
 
 
-def results(settings: Settings, asked: Sequence[Question], records: Records, refusals: Refusals) -> dict[str, Any]:
+def results(
+    settings: Settings, asked: Sequence[Question], records: Records, refusals: Refusals
+) -> dict[str, Any]:
     """Compute the results of all configurations.
 
     Args:
@@ -26,7 +28,9 @@ def results(settings: Settings, asked: Sequence[Question], records: Records, ref
     """
     parts: dict[str, list[Question]] = {}
     for family in settings.families:
-        own = sorted((question for question in asked if question.family == family), key=lambda q: q.id)
+        own = sorted(
+            (question for question in asked if question.family == family), key=lambda q: q.id
+        )
         parts |= {family: own} if own else {}
     return {
         "resamples": RESAMPLES,
@@ -38,7 +42,11 @@ def results(settings: Settings, asked: Sequence[Question], records: Records, ref
 
 
 def _configuration(
-    one: Configuration, parts: Mapping[str, list[Question]], records: Records, refused: dict[str, str], seed: int
+    one: Configuration,
+    parts: Mapping[str, list[Question]],
+    records: Records,
+    refused: dict[str, str],
+    seed: int,
 ) -> dict[str, Any]:
     answered = {
         family: [records[one.key, question.id] for question in own]
@@ -59,7 +67,9 @@ def _configuration(
         "refused": refused,
         "n": len(rows),
         "overall": _overall(answered, dense, seed),
-        "families": {family: _family(own, dense.get(family), seed) for family, own in answered.items()},
+        "families": {
+            family: _family(own, dense.get(family), seed) for family, own in answered.items()
+        },
         "cost": _cost(rows),
         "evidence": _evidence(rows, -1),
         "hard_for_downscaling": _hard(one, parts, records),
@@ -77,7 +87,9 @@ def _overall(
     if not set(answered) <= set(dense):
         return {"score": score} | _beside(score, None, None)
     pairs = [(mark, marks_of(dense[family])) for family, mark in marks.items()]
-    return {"score": score} | _beside(score, statistics.fmean(mark.score for _, mark in pairs), interval(pairs, seed))
+    return {"score": score} | _beside(
+        score, statistics.fmean(mark.score for _, mark in pairs), interval(pairs, seed)
+    )
 
 
 def _family(own: list[Record], dense: list[Record] | None, seed: int) -> dict[str, Any]:
@@ -88,9 +100,13 @@ def _family(own: list[Record], dense: list[Record] | None, seed: int) -> dict[st
     else:
         pair = mark, marks_of(dense)
         found |= _beside(mark.score, pair[1].score, interval([pair], seed))
-    splits = {split: [record for record in own if record.split == split] for split in {r.split for r in own}}
+    splits = {
+        split: [record for record in own if record.split == split]
+        for split in {r.split for r in own}
+    }
     found["splits"] = {
-        split: {**marks_of(rows).as_dict(), "evidence": _evidence(rows, -1)} for split, rows in sorted(splits.items())
+        split: {**marks_of(rows).as_dict(), "evidence": _evidence(rows, -1)}
+        for split, rows in sorted(splits.items())
     }
     if own[0].family == TWO_TURN:
         found["splits"] = {
@@ -100,7 +116,9 @@ def _family(own: list[Record], dense: list[Record] | None, seed: int) -> dict[st
     return found | {"evidence": _evidence(own, -1)}
 
 
-def _beside(score: float, dense: float | None, bounds: tuple[float, float] | None) -> dict[str, Any]:
+def _beside(
+    score: float, dense: float | None, bounds: tuple[float, float] | None
+) -> dict[str, Any]:
     """Compare a score with the dense model's on the same questions."""
     return {
         "dense_score": dense,
@@ -115,12 +133,21 @@ def _cost(rows: Sequence[Record]) -> dict[str, Any] | None:
     if not rows:
         return None
     least = min(row.visual_tokens for row in rows)
-    still = [row for row in rows if row.visual_tokens == least and row.family not in ("multi-image", "clip")]
-    flops, dense = sum(row.prefill_flops for row in rows), sum(row.dense_prefill_flops for row in rows)
+    still = [
+        row
+        for row in rows
+        if row.visual_tokens == least and row.family not in ("multi-image", "clip")
+    ]
+    flops, dense = (
+        sum(row.prefill_flops for row in rows),
+        sum(row.dense_prefill_flops for row in rows),
+    )
     return {
         "visual_tokens": statistics.fmean(row.visual_tokens for row in rows),
         "mean_visual_tokens": statistics.fmean(row.mean_visual_tokens for row in rows),
-        "mean_visual_tokens_one_image": statistics.fmean(row.mean_visual_tokens for row in still) if still else None,
+        "mean_visual_tokens_one_image": statistics.fmean(row.mean_visual_tokens for row in still)
+        if still
+        else None,
         "prefill_flops": flops / len(rows),
         "dense_prefill_flops": dense / len(rows),
         "flops_share": flops / dense,
@@ -140,7 +167,9 @@ def _evidence(rows: Sequence[Record], turn: int) -> dict[str, Any] | None:
         "n": len(known),
         "sites": [
             {"layer": layer, "recall": statistics.fmean(a), "recall_merged": statistics.fmean(b)}
-            for layer, a, b in zip(sites, zip(*plain, strict=True), zip(*merged, strict=True), strict=True)
+            for layer, a, b in zip(
+                sites, zip(*plain, strict=True), zip(*merged, strict=True), strict=True
+            )
         ],
         "recall": statistics.fmean(row[-1] for row in plain) if sites else 1.0,
         "recall_merged": statistics.fmean(row[-1] for row in merged) if sites else 1.0,
@@ -150,13 +179,19 @@ def _evidence(rows: Sequence[Record], turn: int) -> dict[str, Any] | None:
 def _at(layers: Sequence[int], sites: Sequence[int], recall: Recall | None) -> Recall:
     """Return the recall at each of several layers: that of a sample's last site so far, 1 before its first one."""
     found = dict(zip(sites, recall or (1.0,) * len(sites), strict=True))
-    return tuple(next((found[site] for site in reversed(sites) if site <= layer), 1.0) for layer in layers)
+    return tuple(
+        next((found[site] for site in reversed(sites) if site <= layer), 1.0) for layer in layers
+    )
 
 
-def _hard(one: Configuration, parts: Mapping[str, list[Question]], records: Records) -> dict[str, Any] | None:
+def _hard(
+    one: Configuration, parts: Mapping[str, list[Question]], records: Records
+) -> dict[str, Any] | None:
     """Return the accuracy on questions that a scaled-down image of the same budget gets wrong; None if not marked."""
     own = [question for family in parts.values() for question in family]
-    hard = [records.get((one.key, q.id)) for q in own if one.budget in (q.hard_for_downscaling or ())]
+    hard = [
+        records.get((one.key, q.id)) for q in own if one.budget in (q.hard_for_downscaling or ())
+    ]
     known = [record for record in hard if record is not None]
     if not known:
         return None

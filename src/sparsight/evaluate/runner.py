@@ -15,12 +15,18 @@ Report = Callable[[int, int], None]
 
 
 def run(
-    model: Any, processor: Any, settings: Settings, *, command: str = "", report: Report | None = None
+    model: Any,
+    processor: Any,
+    settings: Settings,
+    *,
+    command: str = "",
+    report: Report | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model, and write answers and results into `settings.out`.
 
-    What was answered there before is not asked again. A configuration that refuses a question (a budget that cannot be
-    met, an unsupported prompt) is left out of that question's family, with the reason in the results.
+    What was answered there before is not asked again. A configuration that refuses a question (a
+    budget that cannot be met, an unsupported prompt) is left out of that question's family, with
+    the reason in the results.
 
     Args:
         model: of a supported family, in evaluation mode, of `settings.dtype`.
@@ -40,7 +46,9 @@ def run(
     suite = load_suite(settings.suite)
     cases = choose_cases(suite, settings)
     with open_store(settings, suite) as store:
-        refusals = _ask_all(Examiner(model, processor, settings.max_new_tokens), settings, cases, store, report)
+        refusals = _ask_all(
+            Examiner(model, processor, settings.max_new_tokens), settings, cases, store, report
+        )
         heading = {
             "benchmark": "greedy answers, normalised exact match; F1 of yes for existence",
             "command": command,
@@ -51,7 +59,9 @@ def run(
             "suite": {"questions": len(cases), "sha256": suite_hash(suite, settings.suite)},
             "facts": facts(model.device, model.dtype),
         }
-        found = heading | results(settings, [case.question for case in cases], store.records, refusals)
+        found = heading | results(
+            settings, [case.question for case in cases], store.records, refusals
+        )
     write_results(settings.out, found)
     return found
 
@@ -60,7 +70,9 @@ def _check_dtype(model: Any, settings: Settings) -> None:
     """Raise SettingError unless the model has the number format that the settings name."""
     dtype = str(model.dtype).removeprefix("torch.")
     if dtype != settings.dtype:
-        raise SettingError(f"the model is in {dtype}, the settings say dtype={settings.dtype!r}; make them equal.")
+        raise SettingError(
+            f"the model is in {dtype}, the settings say dtype={settings.dtype!r}; make them equal."
+        )
 
 
 def _ask_all(
@@ -70,7 +82,13 @@ def _ask_all(
     todo = [
         (case, left)
         for case in cases
-        if (left := [one for one in settings.configurations if (one.key, case.question.id) not in store.records])
+        if (
+            left := [
+                one
+                for one in settings.configurations
+                if (one.key, case.question.id) not in store.records
+            ]
+        )
     ]
     total, done = sum(len(left) for _, left in todo), 0
     still = examiner.still_tokens() if todo else 0

@@ -54,20 +54,28 @@ class Marks:
     def as_dict(self) -> dict[str, Any]:
         """Return n, accuracy and, for yes-or-no questions, F1 and the share of yes."""
         found: dict[str, Any] = {"n": len(self.right), "accuracy": float(self.right.mean())}
-        return found | ({"f1": self.score, "yes_share": float(self.said.mean())} if self.binary else {})
+        return found | (
+            {"f1": self.score, "yes_share": float(self.said.mean())} if self.binary else {}
+        )
 
 
 def marks_of(records: Sequence[Record], turn: int = -1) -> Marks:
     """Collect the marks of one turn of questions of one family, at least one."""
     return Marks(
         right=np.array([record.right[turn] for record in records], dtype=np.bool_),
-        said=np.array([normalised(record.answers[turn]) == "yes" for record in records], dtype=np.bool_),
-        truth=np.array([normalised(record.expected[turn]) == "yes" for record in records], dtype=np.bool_),
+        said=np.array(
+            [normalised(record.answers[turn]) == "yes" for record in records], dtype=np.bool_
+        ),
+        truth=np.array(
+            [normalised(record.expected[turn]) == "yes" for record in records], dtype=np.bool_
+        ),
         binary=records[0].family == YES_NO,
     )
 
 
-def interval(pairs: Sequence[tuple[Marks, Marks]], seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
+def interval(
+    pairs: Sequence[tuple[Marks, Marks]], seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
     """Bound the difference of two overall scores by a paired bootstrap over questions, family by family.
 
     Args:

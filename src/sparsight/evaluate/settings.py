@@ -39,7 +39,8 @@ class Configuration:
     def method_for(self, question: Question, still: int, seed: int) -> Method | None:
         """Return the method as it is used on one question.
 
-        A count is meant for one still image; several images and clips keep the same fraction of their visual tokens.
+        A count is meant for one still image; several images and clips keep the same fraction of
+        their visual tokens.
 
         Args:
             question: about to be asked.
@@ -102,9 +103,13 @@ class Settings:
         if self.seed < 0:
             raise SettingError(f"seed={self.seed} is out of range; give an int >= 0.")
         if self.max_new_tokens < 1:
-            raise SettingError(f"max_new_tokens={self.max_new_tokens} answers nothing; give a count >= 1.")
+            raise SettingError(
+                f"max_new_tokens={self.max_new_tokens} answers nothing; give a count >= 1."
+            )
         if self.control == "question-only" and keys != [DENSE.key]:
-            raise SettingError("control='question-only' shows no image that could be pruned; evaluate dense alone.")
+            raise SettingError(
+                "control='question-only' shows no image that could be pruned; evaluate dense alone."
+            )
 
 
 def check_once(what: str, names: tuple[str, ...] | list[str]) -> None:
@@ -152,4 +157,6 @@ def _other(part: list[Question], number: int) -> Question:
         same_layout = len(other.images) == len(question.images) and other.frames == question.frames
         if same_layout and not set(other.images) & set(question.images):
             return other
-    raise InputError(f"question {question.id} has no question beside it whose images could be swapped in.")
+    raise InputError(
+        f"question {question.id} has no question beside it whose images could be swapped in."
+    )

@@ -28,7 +28,9 @@ class Store:
         notes: what a person should know about what was found.
     """
 
-    def __init__(self, folder: Path, records: dict[tuple[str, str], Record], notes: tuple[str, ...]) -> None:
+    def __init__(
+        self, folder: Path, records: dict[tuple[str, str], Record], notes: tuple[str, ...]
+    ) -> None:
         self.folder, self.records, self.notes = folder, records, notes
         self._file = (folder / ANSWERS).open("a", encoding="utf-8", newline="\n")
 
@@ -48,7 +50,10 @@ class Store:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close the file."""
         self.close()
@@ -61,7 +66,8 @@ def open_store(settings: Settings, suite: tuple[Question, ...] | None = None) ->
         settings: of the evaluation.
         suite: its questions, if they are loaded already.
     Returns: what was answered before, ready to take more.
-    Raises: InputError: the folder cannot be written, holds another evaluation, or a line of its answers is damaged.
+    Raises: InputError: the folder cannot be written, holds another evaluation, or a line of its
+    answers is damaged.
     """
     folder = settings.out
     suite = load_suite(settings.suite) if suite is None else suite
@@ -73,7 +79,9 @@ def open_store(settings: Settings, suite: tuple[Question, ...] | None = None) ->
         _write_safely(folder / RUN, made)
         return Store(folder, {record.pair: record for record in records}, notes)
     except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror or error}); give another --out.") from error
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror or error}); give another --out."
+        ) from error
 
 
 def write_results(folder: Path, found: dict[str, Any]) -> None:
@@ -84,7 +92,9 @@ def write_results(folder: Path, found: dict[str, Any]) -> None:
     try:
         _write_safely(folder / RESULTS, found)
     except OSError as error:
-        raise InputError(f"{folder / RESULTS} cannot be written ({error.strerror or error}).") from error
+        raise InputError(
+            f"{folder / RESULTS} cannot be written ({error.strerror or error})."
+        ) from error
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -111,7 +121,9 @@ def suite_hash(suite: tuple[Question, ...], folder: Path) -> str:
         try:
             digest.update((folder / "images" / name).read_bytes())
         except OSError as error:
-            raise InputError(f"image {name} of {folder} cannot be read ({error.strerror or error}).") from error
+            raise InputError(
+                f"image {name} of {folder} cannot be read ({error.strerror or error})."
+            ) from error
     return digest.hexdigest()
 
 
@@ -137,7 +149,9 @@ def _check_same(folder: Path, made: dict[str, Any]) -> None:
     path = folder / RUN
     if not path.exists():
         if (folder / ANSWERS).exists():
-            raise InputError(f"{folder} holds answers without a {RUN} that says whose; give another --out.")
+            raise InputError(
+                f"{folder} holds answers without a {RUN} that says whose; give another --out."
+            )
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -153,7 +167,9 @@ def _check_same(folder: Path, made: dict[str, Any]) -> None:
         if key in methods and methods[key] != wanted[key]
     ]
     if differences:
-        raise InputError(f"{folder} holds another evaluation ({'; '.join(differences)}); give another --out.")
+        raise InputError(
+            f"{folder} holds another evaluation ({'; '.join(differences)}); give another --out."
+        )
     made["methods"] = methods | wanted
 
 
@@ -173,10 +189,14 @@ def _read_answers(
     if whole == len(data):
         return records, ()
     os.truncate(path, whole)
-    return records, (f"the last line of {path} was half-written; it was dropped and is asked again.",)
+    return records, (
+        f"the last line of {path} was half-written; it was dropped and is asked again.",
+    )
 
 
-def _fault(record: Record, configurations: Collection[str], questions: Mapping[str, Question]) -> str | None:
+def _fault(
+    record: Record, configurations: Collection[str], questions: Mapping[str, Question]
+) -> str | None:
     """Say what a record tells otherwise than the evaluation that it is in; None if nothing."""
     question = questions.get(record.question)
     if record.configuration not in configurations:
@@ -191,12 +211,16 @@ def _fault(record: Record, configurations: Collection[str], questions: Mapping[s
     ):
         if told != known:
             return f"{name} {told!r} is {known!r} in the suite"
-    right = tuple(normalised(a) == normalised(b) for a, b in zip(record.answers, expected, strict=True))
+    right = tuple(
+        normalised(a) == normalised(b) for a, b in zip(record.answers, expected, strict=True)
+    )
     return None if record.right == right else "its marks are not those of its answers"
 
 
 def _damaged(path: Path, number: int, why: object) -> InputError:
-    return InputError(f"{path}: line {number} is damaged ({why}); take it out to have it asked again, or change --out.")
+    return InputError(
+        f"{path}: line {number} is damaged ({why}); take it out to have it asked again, or change --out."
+    )
 
 
 def _parse(path: Path, data: bytes) -> tuple[list[Record], int]:

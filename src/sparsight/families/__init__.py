@@ -57,12 +57,15 @@ def families() -> tuple[Family, ...]:
 def family_of(model: nn.Module) -> Family:
     """Find the family of a model by its class name, or by its parts if nobody registered the class.
 
-    Raises: UnsupportedError: no family knows the class and its parts are not like LLaVA's, or it is known not to work.
+    Raises: UnsupportedError: no family knows the class and its parts are not like LLaVA's, or it is
+    known not to work.
     """
     name = type(model).__name__
     for family in families():
         if name in family.classes:
             return family
     if name in REFUSED:
-        raise UnsupportedError(f"{name} is not supported: {REFUSED[name]}. Use a model of another family.")
+        raise UnsupportedError(
+            f"{name} is not supported: {REFUSED[name]}. Use a model of another family."
+        )
     return generic_family(model)

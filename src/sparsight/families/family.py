@@ -25,24 +25,29 @@ class Family:
     Args:
         name: short name on the command line and in errors.
         classes: class names of the supported models, with or without a language-model head.
-        base: path from a model with a head to the model that merges image features into the text; "" if it has none.
+        base: path from a model with a head to the model that merges image features into the text;
+            "" if it has none.
         decoder: path from the base model to the text decoder.
         visual_ids: config fields that hold the ids of visual placeholders.
         features: arguments of the base model that carry images or their features.
         positions: position policies that can be served.
-        encoder: path from the base model to an image encoder that takes images of any size; None if it cannot.
+        encoder: path from the base model to an image encoder that takes images of any size; None if
+            it cannot.
         projector: path from the base model to what turns its patches into visual tokens.
         probed: whether nobody registered the class, so that it is probed before it is hooked.
         video: whether the models take videos.
         sites: in words, which decoder layers may be sites.
         refused: in words, what of these models is refused, each with its reason behind a colon.
-        causal: whether the text decoder makes causal masks of its own, less what a layer's window hides; if not, blocks
-            of tokens may see each other both ways.
-        layouts: reads from config, ids (B, L) on the host and the base model's arguments where each sample's visual
-            tokens lie: (B,) layouts, None for a sample whose images do not fit its visual tokens. None for a family
+        causal: whether the text decoder makes causal masks of its own, less what a layer's window
+            hides; if not, blocks of tokens may see each other both ways.
+        layouts: reads from config, ids (B, L) on the host and the base model's arguments where each
+            sample's visual tokens lie: (B,) layouts, None for a sample whose images do not fit its
+                visual tokens. None for a family
             that was never looked at.
-        sizes: arguments of the base model that say how large its images are; they are read on the host.
-        deepstack: method of the decoder that adds features to its first layers' visual tokens; None if it has none.
+        sizes: arguments of the base model that say how large its images are; they are read on the
+            host.
+        deepstack: method of the decoder that adds features to its first layers' visual tokens; None
+            if it has none.
     """
 
     name: str
@@ -59,7 +64,9 @@ class Family:
     sites: str = "any"
     refused: tuple[str, ...] = ()
     causal: bool = True
-    layouts: Callable[[Any, torch.Tensor, Mapping[str, Any]], tuple[Layout | None, ...]] | None = None
+    layouts: Callable[[Any, torch.Tensor, Mapping[str, Any]], tuple[Layout | None, ...]] | None = (
+        None
+    )
     sizes: tuple[str, ...] = ()
     deepstack: str | None = None
 
@@ -75,7 +82,9 @@ class Family:
         try:
             return base.get_submodule(path)
         except AttributeError:
-            raise UnsupportedError(f"{type(base).__name__} has no part {path!r}; {TESTED_WITH}.") from None
+            raise UnsupportedError(
+                f"{type(base).__name__} has no part {path!r}; {TESTED_WITH}."
+            ) from None
 
     def check_placeholders(self, config: PretrainedConfig) -> None:
         """Check that the config names visual placeholders; without them no image would be noticed.
@@ -101,7 +110,11 @@ class Family:
         """
         if self.layouts is None:
             return None
-        on_host = {name: inputs[name].cpu() for name in ("input_ids", *self.sizes) if inputs.get(name) is not None}
+        on_host = {
+            name: inputs[name].cpu()
+            for name in ("input_ids", *self.sizes)
+            if inputs.get(name) is not None
+        }
         return self.layouts(config, on_host["input_ids"], {**inputs, **on_host})[0]
 
 
@@ -109,7 +122,9 @@ def decoder_shape(config: PretrainedConfig) -> DecoderShape:
     """Read a Llama-like text config's sizes."""
     heads = int(config.num_attention_heads)
     # of a mixture of experts, those that a token goes through
-    experts = int(getattr(config, "moe_topk", 0)) + int(getattr(config, "moe_num_shared_experts", 0))
+    experts = int(getattr(config, "moe_topk", 0)) + int(
+        getattr(config, "moe_num_shared_experts", 0)
+    )
     return DecoderShape(
         layers=int(config.num_hidden_layers),
         width=int(config.hidden_size),
@@ -122,10 +137,15 @@ def decoder_shape(config: PretrainedConfig) -> DecoderShape:
 
 def _ffn_width(config: Any) -> int:
     """Width that a token passes through, mean over layers: of its experts where a layer has some."""
-    experts, narrow = (getattr(config, name, None) for name in ("num_experts_per_tok", "moe_intermediate_size"))
+    experts, narrow = (
+        getattr(config, name, None) for name in ("num_experts_per_tok", "moe_intermediate_size")
+    )
     layers, wide = int(config.num_hidden_layers), int(config.intermediate_size)
     if not experts or not narrow:
         return wide
-    step, dense = getattr(config, "decoder_sparse_step", None) or 1, getattr(config, "mlp_only_layers", None) or ()
+    step, dense = (
+        getattr(config, "decoder_sparse_step", None) or 1,
+        getattr(config, "mlp_only_layers", None) or (),
+    )
     sparse = sum(layer not in dense and (layer + 1) % step == 0 for layer in range(layers))
     return (sparse * int(experts) * int(narrow) + (layers - sparse) * wide) // layers

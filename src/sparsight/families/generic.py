@@ -1,6 +1,7 @@
 """A family for classes that nobody registered: found where they follow LLaVA's pattern, else refused by name.
 
-Structure alone, so that a model without weights can be asked; `probe` then watches a few tokens go through.
+Structure alone, so that a model without weights can be asked; `probe` then watches a few tokens go
+through.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ PARTS = frozenset({"self_attn", "mlp"})  # of a decoder layer, norms and dropout
 def generic_family(model: nn.Module) -> Family:
     """Find the parts of a model of an unknown class.
 
-    Raises: UnsupportedError: parts are missing, or do what cannot be shortened; the message names all of it.
+    Raises: UnsupportedError: parts are missing, or do what cannot be shortened; the message names
+    all of it.
     """
     name = type(model).__name__
     for base, decoder in _paths(model):
@@ -46,7 +48,8 @@ def generic_family(model: nn.Module) -> Family:
 def text_family(model: nn.Module) -> Family:
     """Find the parts of a text model whose visual tokens its caller puts in and marks.
 
-    Raises: UnsupportedError: it is no text model, or does what cannot be shortened; the message names all of it.
+    Raises: UnsupportedError: it is no text model, or does what cannot be shortened; the message
+    names all of it.
     """
     name = type(model).__name__
     base = "" if isinstance(getattr(model, "layers", None), nn.ModuleList) else "model"
@@ -56,10 +59,14 @@ def text_family(model: nn.Module) -> Family:
             f"visual_mask is for text models with decoder layers at model.layers or layers; {name} has none there. "
             "A vision-language model tells its visual tokens itself: leave visual_mask out."
         )
-    family = Family("text", (name,), base, decoder="", visual_ids=(), features=("inputs_embeds",), probed=True)
+    family = Family(
+        "text", (name,), base, decoder="", visual_ids=(), features=("inputs_embeds",), probed=True
+    )
     found = [*_odd_parts(decoder), *dangers(model, family)]
     if found:
-        raise UnsupportedError(f"the text model {name} cannot be hosted by its parts: {_all(found)}.")
+        raise UnsupportedError(
+            f"the text model {name} cannot be hosted by its parts: {_all(found)}."
+        )
     return family
 
 
@@ -78,13 +85,17 @@ def _paths(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 def _features(model: nn.Module, base: str) -> tuple[str, ...]:
     taken = {name for part in {model, model.get_submodule(base)} for name in arguments(part)}
-    return tuple(sorted(name for name in taken if "pixel_values" in name or name == "mm_encoder_outputs"))
+    return tuple(
+        sorted(name for name in taken if "pixel_values" in name or name == "mm_encoder_outputs")
+    )
 
 
 def _missing(model: nn.Module, family: Family) -> Iterator[str]:
     base: Any = family.base_model(model)
     decoder: Any = base.get_submodule(family.decoder)
-    if not any("pixel_values" in name for name in family.features) or "input_ids" not in arguments(base):
+    if not any("pixel_values" in name for name in family.features) or "input_ids" not in arguments(
+        base
+    ):
         yield "its forward takes no input_ids with pixel_values"
     if not family.placeholder_ids(base.config):
         yield f"its config has none of {', '.join(BOTH_IDS)}"
@@ -95,7 +106,11 @@ def _odd_parts(decoder: Any) -> Iterator[str]:
     if not hasattr(getattr(decoder, "rotary_emb", None), "inv_freq"):
         yield "its text decoder has no rotary_emb with inv_freq"
     for layer in decoder.layers:
-        parts = {name for name, part in layer.named_children() if "norm" not in name and "dropout" not in name}
+        parts = {
+            name
+            for name, part in layer.named_children()
+            if "norm" not in name and "dropout" not in name
+        }
         if parts != PARTS:
             yield f"its decoder layers are made of {', '.join(sorted(parts))} instead of self_attn and mlp"
         attention = getattr(layer, "self_attn", None)

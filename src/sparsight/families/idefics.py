@@ -14,8 +14,12 @@ def idefics_layouts(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) ->
     """Return each sample's layout: one grid a tile; of Idefics2 none, as its perceiver's queries are learned."""
     perceiver = getattr(config, "perceiver_config", None)
     if perceiver is not None:
-        return read(config, ids, alike(config, ids, [Block(0, 0, before=perceiver.resampler_n_latents)]))
-    return read(config, ids, square_images(config, ids, given, lambda side: side // config.scale_factor))
+        return read(
+            config, ids, alike(config, ids, [Block(0, 0, before=perceiver.resampler_n_latents)])
+        )
+    return read(
+        config, ids, square_images(config, ids, given, lambda side: side // config.scale_factor)
+    )
 
 
 IDEFICS = Family(
@@ -33,5 +37,7 @@ IDEFICS = Family(
     visual_ids=IMAGE_IDS,
     features=(*IMAGE_FEATURES, "image_hidden_states"),
     layouts=idefics_layouts,
-    refused=("Uniform, Pool with Idefics2: its visual tokens answer learned queries and lie nowhere in the image",),
+    refused=(
+        "Uniform, Pool with Idefics2: its visual tokens answer learned queries and lie nowhere in the image",
+    ),
 )

@@ -11,7 +11,11 @@ from sparsight.families.reading import Layouts, read, square_images
 
 def internvl_layouts(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
     """Return each sample's layout: one grid a tile; the one that shows the whole image comes last."""
-    return read(config, ids, square_images(config, ids, given, lambda side: int(side * config.downsample_ratio)))
+    return read(
+        config,
+        ids,
+        square_images(config, ids, given, lambda side: int(side * config.downsample_ratio)),
+    )
 
 
 INTERNVL = Family(

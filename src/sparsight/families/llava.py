@@ -14,13 +14,19 @@ def llava_layouts(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> L
     """Return each sample's layout: images that are one grid of patches each, in raster order."""
     sizes, patch = given.get("image_sizes"), config.vision_config.patch_size
     if sizes is not None:
-        return read(config, ids, [(Block(height // patch, width // patch),) for height, width in sizes.tolist()])
+        return read(
+            config,
+            ids,
+            [(Block(height // patch, width // patch),) for height, width in sizes.tolist()],
+        )
     return read(config, ids, square_images(config, ids, given, before=class_tokens(config, given)))
 
 
 def class_tokens(config: Any, given: Mapping[str, Any]) -> tuple[int, ...]:
     """Return how many class tokens may stand in front of an image; encoders that have none keep all they have too."""
-    strategy = given.get("vision_feature_select_strategy") or getattr(config, "vision_feature_select_strategy", None)
+    strategy = given.get("vision_feature_select_strategy") or getattr(
+        config, "vision_feature_select_strategy", None
+    )
     return (1, 0) if strategy == "full" else (0,)
 
 

@@ -1,8 +1,9 @@
 """LLaVA-NeXT (1.6): an overview and tiles of an image; the features that end its rows stand on placeholders too.
 
-The tiles make up one grid of the whole image, from which the padding is cut. Private details of transformers touched
-here: `image_grid_pinpoints`, `image_size` and `spatial_pool_stride` of configs, `select_best_resolution`, and how
-models pack tiles in `pack_image_features`.
+The tiles make up one grid of the whole image, from which the padding is cut. Private details of
+transformers touched
+here: `image_grid_pinpoints`, `image_size` and `spatial_pool_stride` of configs,
+`select_best_resolution`, and how models pack tiles in `pack_image_features`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +22,9 @@ def next_layouts(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> La
     return read(config, ids, tiled_images(config, given), _videos(config, given))
 
 
-def tiled_images(config: Any, given: Mapping[str, Any], shrink: Callable[[Grid], Grid] | None = None) -> Iterable[Item]:
+def tiled_images(
+    config: Any, given: Mapping[str, Any], shrink: Callable[[Grid], Grid] | None = None
+) -> Iterable[Item]:
     """Yield an overview and a grid made of tiles, with row ends, for each image whose size is given.
 
     Args: shrink: makes the rows and columns of the grid those of its features; None leaves them.

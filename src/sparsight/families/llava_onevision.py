@@ -1,7 +1,8 @@
 """LLaVA-OneVision: an overview and tiles of an image, or pooled frames of a video, around a Qwen2 text model.
 
-Private details of transformers touched here: those of `llava_next`, the number behind `anyres_max_` in
-`vision_aspect_ratio`, `batch_num_images`, and that one feature ends each video and each image among several.
+Private details of transformers touched here: those of `llava_next`, the number behind `anyres_max_`
+in `vision_aspect_ratio`, `batch_num_images`, and that one feature ends each video and each image
+among several.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,7 +36,11 @@ def _images(config: Any, given: Mapping[str, Any]) -> Iterable[Item]:
         by = sqrt(grid[0] * grid[1] / most)
         return (int(grid[0] // by), int(grid[1] // by)) if by > LEAST else grid
 
-    alone = repeat(True) if counts is None else chain.from_iterable([count == 1] * count for count in counts.tolist())
+    alone = (
+        repeat(True)
+        if counts is None
+        else chain.from_iterable([count == 1] * count for count in counts.tolist())
+    )
     for item, tiles in zip(tiled_images(config, given, shrunk), alone, strict=False):
         yield item if tiles else (Block(*base, after=1),)
 
@@ -44,7 +49,9 @@ def _videos(config: Any, given: Mapping[str, Any]) -> list[Item]:
     clips, base = given.get("pixel_values_videos"), config_patches(config)
     if clips is None or base is None:
         return []
-    return [frames(clips.shape[1], Block(ceil(base[0] / 2), ceil(base[1] / 2)), after=1)] * len(clips)
+    return [frames(clips.shape[1], Block(ceil(base[0] / 2), ceil(base[1] / 2)), after=1)] * len(
+        clips
+    )
 
 
 LLAVA_ONEVISION = Family(

@@ -12,8 +12,15 @@ from sparsight.families.reading import Layouts, read
 
 def mistral3_layouts(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
     """Return each sample's layout: one grid of merged patches an image."""
-    sizes, side = given.get("image_sizes"), config.vision_config.patch_size * config.spatial_merge_size
-    images = [] if sizes is None else [(Block(height // side, width // side),) for height, width in sizes.tolist()]
+    sizes, side = (
+        given.get("image_sizes"),
+        config.vision_config.patch_size * config.spatial_merge_size,
+    )
+    images = (
+        []
+        if sizes is None
+        else [(Block(height // side, width // side),) for height, width in sizes.tolist()]
+    )
     return read(config, ids, images)
 
 
@@ -31,5 +38,7 @@ MISTRAL3 = Family(
     features=IMAGE_FEATURES,
     layouts=mistral3_layouts,
     sizes=("image_sizes",),
-    refused=("Ministral 3 text models: their attention scales queries by position, past the rotary table",),
+    refused=(
+        "Ministral 3 text models: their attention scales queries by position, past the rotary table",
+    ),
 )

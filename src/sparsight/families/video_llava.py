@@ -20,7 +20,11 @@ def video_llava_layouts(config: Any, ids: torch.Tensor, given: Mapping[str, Any]
 
 def _videos(config: Any, clips: torch.Tensor | None) -> list[Item]:
     grid = patches_of(config, clips)
-    return [] if clips is None or grid is None else [frames(clips.shape[1], Block(*grid, before=1))] * len(clips)
+    return (
+        []
+        if clips is None or grid is None
+        else [frames(clips.shape[1], Block(*grid, before=1))] * len(clips)
+    )
 
 
 VIDEO_LLAVA = Family(

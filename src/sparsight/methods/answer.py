@@ -1,7 +1,8 @@
 """Checks of what a method answers, so that a mistake in an own method is named and never shows as a wrong answer.
 
-Kinds, shapes and counts are known on the host. What the indices are costs a wait for the device, so on other devices
-than the CPU they are looked at only where the method's `select` does not ship with sparsight.
+Kinds, shapes and counts are known on the host. What the indices are costs a wait for the device, so
+on other devices than the CPU they are looked at only where the method's `select` does not ship with
+sparsight.
 """
 
 from collections.abc import Callable
@@ -37,19 +38,29 @@ def check_selection(selection: object, method: Method, view: View, to_host: Read
     """
     if not isinstance(selection, Selection):
         shape = "(G, K)" if view.hidden.ndim == 3 else "(K,)"
-        _refuse(method, f"answered a {type(selection).__name__}; return Selection(keep), with {shape} indices to keep")
+        _refuse(
+            method,
+            f"answered a {type(selection).__name__}; return Selection(keep), with {shape} indices to keep",
+        )
     _check_indices(method, "keep", selection.keep, view)
     if selection.recycled is not None:
         _check_recycled(method, selection.recycled, view)
     score = selection.score
-    if score is not None and (not isinstance(score, torch.Tensor) or score.shape != view.hidden.shape[:-1]):
-        _refuse(method, f"answered score as {_kind(score)}; give one number for each visual token, or None")
+    if score is not None and (
+        not isinstance(score, torch.Tensor) or score.shape != view.hidden.shape[:-1]
+    ):
+        _refuse(
+            method,
+            f"answered score as {_kind(score)}; give one number for each visual token, or None",
+        )
     _check_counts(method, selection, view)
     if not type(method).select.__module__.startswith(SHIPPED):
         _check_values(method, selection, view.hidden.shape[-2], to_host)
         _check_finite(method, selection, view, to_host)
     elif view.hidden.device.type == "cpu":
-        _check_values(method, selection, view.hidden.shape[-2], torch.Tensor.cpu)  # nothing to wait for
+        _check_values(
+            method, selection, view.hidden.shape[-2], torch.Tensor.cpu
+        )  # nothing to wait for
     return selection
 
 
@@ -58,8 +69,14 @@ def check_raters(chosen: object, method: Method, text: torch.Tensor) -> torch.Te
 
     Raises: MethodError: it is not.
     """
-    if not isinstance(chosen, torch.Tensor) or chosen.dtype != torch.bool or chosen.shape != (len(text),):
-        _refuse(method, f"chose raters as {_kind(chosen)}; return a bool tensor of shape ({len(text)},)")
+    if (
+        not isinstance(chosen, torch.Tensor)
+        or chosen.dtype != torch.bool
+        or chosen.shape != (len(text),)
+    ):
+        _refuse(
+            method, f"chose raters as {_kind(chosen)}; return a bool tensor of shape ({len(text)},)"
+        )
     return chosen
 
 
@@ -75,23 +92,42 @@ def check_some(chosen: tuple[torch.Tensor, ...], method: Method) -> tuple[torch.
 
 def _check_indices(method: Method, name: str, indices: object, view: View) -> None:
     lead = view.hidden.shape[:-2]
-    if not isinstance(indices, torch.Tensor) or indices.dtype != torch.int64 or indices.ndim != len(lead) + 1:
-        wanted = "an int64 tensor (G, n), one row for each sample, or set batched = False" if lead else "int64 (n,)"
+    if (
+        not isinstance(indices, torch.Tensor)
+        or indices.dtype != torch.int64
+        or indices.ndim != len(lead) + 1
+    ):
+        wanted = (
+            "an int64 tensor (G, n), one row for each sample, or set batched = False"
+            if lead
+            else "int64 (n,)"
+        )
         _refuse(method, f"answered {name} as {_kind(indices)}; give {wanted}")
     if indices.shape[:-1] != lead:
-        _refuse(method, f"answered {name} as {_kind(indices)}; give {lead[0]} rows, one for each sample")
+        _refuse(
+            method, f"answered {name} as {_kind(indices)}; give {lead[0]} rows, one for each sample"
+        )
     if indices.device != view.hidden.device:
         place = view.hidden.device
-        _refuse(method, f"answered {name} on {indices.device}; give it on {place}, where view.hidden is")
+        _refuse(
+            method, f"answered {name} on {indices.device}; give it on {place}, where view.hidden is"
+        )
 
 
 def _check_recycled(method: Method, recycled: object, view: View) -> None:
     if not isinstance(recycled, Recycled):
-        _refuse(method, f"answered recycled as {_kind(recycled)}; give Recycled(values, centres, pool, labels)")
+        _refuse(
+            method,
+            f"answered recycled as {_kind(recycled)}; give Recycled(values, centres, pool, labels)",
+        )
     for name in ("centres", "pool", "labels"):
         _check_indices(method, f"recycled.{name}", getattr(recycled, name), view)
     values, wanted = recycled.values, (*recycled.centres.shape, view.hidden.shape[-1])
-    if not isinstance(values, torch.Tensor) or values.shape != wanted or values.dtype != view.hidden.dtype:
+    if (
+        not isinstance(values, torch.Tensor)
+        or values.shape != wanted
+        or values.dtype != view.hidden.dtype
+    ):
         row = f"one row for each centre, {wanted} of {view.hidden.dtype}"
         _refuse(method, f"answered recycled.values as {_kind(values)}; give {row}")
     labels, pool = recycled.labels.shape[-1], recycled.pool.shape[-1]
@@ -103,21 +139,37 @@ def _check_counts(method: Method, selection: Selection, view: View) -> None:
     kept, present = selection.keep.shape[-1], view.hidden.shape[-2]
     total = kept + (0 if selection.recycled is None else selection.recycled.centres.shape[-1])
     too_few = total < 1 if method.may_keep_none else kept < 1
-    if too_few or total > present or (total > view.count if method.adaptive else total != view.count):
+    if (
+        too_few
+        or total > present
+        or (total > view.count if method.adaptive else total != view.count)
+    ):
         allowed = f"at most {view.count}" if method.adaptive else f"exactly {view.count}"
-        _refuse(method, f"answered {total} of {present} visual tokens ({kept} kept); {allowed} are allowed")
+        _refuse(
+            method,
+            f"answered {total} of {present} visual tokens ({kept} kept); {allowed} are allowed",
+        )
 
 
 def _check_values(method: Method, selection: Selection, present: int, to_host: Reader) -> None:
     keep, recycled = to_host(selection.keep), selection.recycled
     if not _apart(keep, present, ascending=True):
-        _refuse(method, f"answered keep that does not ascend within 0..{present - 1}; sort it, each index once")
+        _refuse(
+            method,
+            f"answered keep that does not ascend within 0..{present - 1}; sort it, each index once",
+        )
     if recycled is None:
         return
     if not _apart(torch.cat([keep, to_host(recycled.centres)], dim=-1), present):
-        _refuse(method, f"answered centres that are kept too, are there twice, or lie outside 0..{present - 1}")
+        _refuse(
+            method,
+            f"answered centres that are kept too, are there twice, or lie outside 0..{present - 1}",
+        )
     if not _apart(torch.cat([keep, to_host(recycled.pool)], dim=-1), present):
-        _refuse(method, f"answered a pool of tokens that are kept, are there twice, or lie outside 0..{present - 1}")
+        _refuse(
+            method,
+            f"answered a pool of tokens that are kept, are there twice, or lie outside 0..{present - 1}",
+        )
     labels, clusters = to_host(recycled.labels), recycled.centres.shape[-1]
     if not bool((labels >= 0).all() & (labels < clusters).all()):
         _refuse(method, f"answered labels outside 0..{clusters - 1}; each names a centre")

@@ -1,6 +1,7 @@
 """Baselines: what a budget buys without looking at the question; see also `downscale`.
 
-Each prunes the input unless other sites are given, so that a budget is the number of visual tokens in every layer.
+Each prunes the input unless other sites are given, so that a budget is the number of visual tokens
+in every layer.
 """
 
 from dataclasses import dataclass, replace
@@ -32,7 +33,9 @@ class Baseline(Method):
     def check_input_only(self) -> None:
         """Raise SettingError if sites other than the input are given."""
         if self.sites != INPUT:
-            raise SettingError(f"{type(self).__name__} works on the input alone; sites={self.sites}, give sites=(0,).")
+            raise SettingError(
+                f"{type(self).__name__} works on the input alone; sites={self.sites}, give sites=(0,)."
+            )
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ class Random(Baseline):
     Differs: every image keeps at least one where the count allows it.
 
     Args:
-        seed: of the draw. Site and number of tokens enter it too, the place in the batch does not: samples of equal
-            size share a draw, so an evaluation should give each question a seed of its own.
+        seed: of the draw. Site and number of tokens enter it too, the place in the batch does not:
+            samples of equal size share a draw, so an evaluation should give each question a seed of
+            its own.
     """
 
     name: ClassVar[str] = "random"
@@ -85,10 +89,11 @@ class Gridded(Baseline):
 class Uniform(Gridded):
     """Uniform: visual tokens spread evenly over each image.
 
-    The first site keeps the token nearest to the centre of each of `count` compact cells; grids, such as tiles, frames
-    and the two of a LLaVA-NeXT image, share the cells by their sizes. Row ends, class tokens and other tokens that are
-    no patch are kept only where the count is higher than there are patches. What is present at a later site is no grid
-    any more: there it is every V / count-th token in raster order.
+    The first site keeps the token nearest to the centre of each of `count` compact cells; grids,
+    such as tiles, frames and the two of a LLaVA-NeXT image, share the cells by their sizes. Row
+    ends, class tokens and other tokens that are no patch are kept only where the count is higher
+    than there are patches. What is present at a later site is no grid any more: there it is every V
+    / count-th token in raster order.
     """
 
     name: ClassVar[str] = "uniform"
@@ -96,13 +101,19 @@ class Uniform(Gridded):
 
     def select(self, view: View) -> Selection:
         """Keep evenly spread tokens."""
-        layout, (group, present), count = gridded(self, view.layout), view.hidden.shape[:2], view.keep_count
+        layout, (group, present), count = (
+            gridded(self, view.layout),
+            view.hidden.shape[:2],
+            view.keep_count,
+        )
         if present == len(layout):
             centres = partition(layout, count)[1].sort().values
             return Selection(centres.to(view.hidden.device).expand(group, -1))
         steps = torch.arange(count, device=view.hidden.device)
         spread = view.hidden.new_zeros(group, present, dtype=torch.float32)
-        spread[:, (2 * steps + 1) * present // (2 * count)] = 1.0  # the middle of each of `count` equal stretches
+        spread[:, (2 * steps + 1) * present // (2 * count)] = (
+            1.0  # the middle of each of `count` equal stretches
+        )
         return Selection(top_k(spread, count, view.images))
 
 
@@ -110,9 +121,9 @@ class Uniform(Gridded):
 class Pool(Gridded):
     """Pool: average pooling of visual tokens over compact cells of each image.
 
-    Differs: cells may differ in size by a row or column, so that any count can be met. Each mean takes the place of its
-    cell's middle token. Row ends, class tokens and other tokens that are no patch are dropped and enter no mean, unless
-    there are more cells than patches.
+    Differs: cells may differ in size by a row or column, so that any count can be met. Each mean
+    takes the place of its cell's middle token. Row ends, class tokens and other tokens that are no
+    patch are dropped and enter no mean, unless there are more cells than patches.
     """
 
     name: ClassVar[str] = "pool"
@@ -131,14 +142,22 @@ class Pool(Gridded):
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         """Plan the number of cells."""
         plan = super().schedule(visual_tokens, layers)
-        return plan if plan.kept == (visual_tokens,) else replace(plan, kept=plan.recycled, recycled=plan.kept)
+        return (
+            plan
+            if plan.kept == (visual_tokens,)
+            else replace(plan, kept=plan.recycled, recycled=plan.kept)
+        )
 
     def select(self, view: View) -> Selection:
         """Fold each cell into its mean."""
         labels, centres = partition(gridded(self, view.layout), view.count)
-        pool = (labels >= 0).nonzero().flatten()  # all patches, unless there are fewer cells than grids
+        pool = (
+            (labels >= 0).nonzero().flatten()
+        )  # all patches, unless there are fewer cells than grids
         group, device = len(view.hidden), view.hidden.device
-        labels, centres, pool = (part.to(device).expand(group, -1) for part in (labels[pool], centres, pool))
+        labels, centres, pool = (
+            part.to(device).expand(group, -1) for part in (labels[pool], centres, pool)
+        )
         values = merge(view.hidden[:, pool[0]], labels, view.count, "mean")
         return Selection(pool[:, :0], Recycled(values, centres, pool, labels))
 

@@ -17,9 +17,10 @@ from sparsight.methods.view import Selection, View
 class Downscale(Baseline):
     """Downscale: the image scaled down before it is encoded, so that it has at most `retain` patches.
 
-    Differs: both sides of the patch grid are scaled alike and rounded, so the count is often a little below the budget:
-    182 for 192 of 24 x 24, 121 for 128, 64 for 64. The pixels are scaled after normalisation, by bicubic interpolation
-    with antialiasing. Images of one batch are scaled alike.
+    Differs: both sides of the patch grid are scaled alike and rounded, so the count is often a
+    little below the budget: 182 for 192 of 24 x 24, 121 for 128, 64 for 64. The pixels are scaled
+    after normalisation, by bicubic interpolation with antialiasing. Images of one batch are scaled
+    alike.
     """
 
     name: ClassVar[str] = "downscale"
@@ -46,7 +47,9 @@ class Downscale(Baseline):
         """
         grids = layout.sizes
         if len(set(grids)) > 1:
-            raise UnsupportedError(f"Downscale needs images of one size, these have {grids}; use Pool instead.")
+            raise UnsupportedError(
+                f"Downscale needs images of one size, these have {grids}; use Pool instead."
+            )
         height, width = grids[0]
         most = int(self._wanted(len(grids) * height * width) / len(grids) + 1e-9)
         if most < 1:

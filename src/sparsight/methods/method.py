@@ -1,7 +1,8 @@
 """Method, the base of every pruning method: settings that check themselves, counts known before the run, one choice.
 
-A method is a frozen dataclass. It states only what is new: the engine finds the visual tokens, calls `raters` once
-per prompt and `select` at each site for each group of samples alike, shortens everything and clears up.
+A method is a frozen dataclass. It states only what is new: the engine finds the visual tokens,
+calls `raters` once per prompt and `select` at each site for each group of samples alike, shortens
+everything and clears up.
 """
 
 import inspect
@@ -27,7 +28,8 @@ from sparsight.methods.view import Selection, View
 
 Positions = Literal["renumber", "keep"]
 
-# what a view holds for methods that declare it: attention that raters pay, and how far they stand from visual tokens
+# what a view holds for methods that declare it: attention that raters pay, and how far they stand
+# from visual tokens
 SIGNALS = frozenset({"attention", "distance"})
 
 
@@ -36,19 +38,24 @@ class Method(ABC):
     """Base of every method.
 
     Args:
-        retain: what is kept, as a layer mean of visual tokens per sample: an int is a count, a float in (0, 1] the
-            fraction. A sample with no more than the count keeps all. 1.0 keeps everything and leaves the model's
-            computation untouched. None sets no bound, for methods that adapt their counts to the sample.
-        sites: decoder layers on whose entry the sequence gets shorter; None scales SparseVLM's to the model's
-            depth, and takes an earlier first one where the budget is too small for the layers before it.
-            0 is the input, before layer 0, and only for methods that read no attention.
-        positions: "keep" gathers the original rotary positions, "renumber" counts the remaining tokens from 0.
+        retain: what is kept, as a layer mean of visual tokens per sample: an int is a count, a
+            float in (0, 1] the fraction. A sample with no more than the count keeps all. 1.0 keeps
+            everything and leaves the model's computation untouched. None sets no bound, for methods
+            that adapt their counts to the sample.
+        sites: decoder layers on whose entry the sequence gets shorter; None scales SparseVLM's to
+            the model's depth, and takes an earlier first one where the budget is too small for the
+            layers before it. 0 is the input, before layer 0, and only for methods that read no
+            attention.
+        positions: "keep" gathers the original rotary positions, "renumber" counts the remaining
+            tokens from 0.
     """
 
     name: ClassVar[str] = ""  # on the command line; "" makes one of the class's name
     summary: ClassVar[str] = ""  # what it does, in one line
     published: ClassVar[tuple[int, ...]] = ()  # budgets that `paper()` takes
-    signals: ClassVar[frozenset[str]] = frozenset()  # what `select` reads besides hidden states, of SIGNALS
+    signals: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # what `select` reads besides hidden states, of SIGNALS
     batched: ClassVar[bool] = True  # whether `select` takes samples alike as a group, (G, V, D)
 
     retain: float | None = 1 / 3
@@ -61,7 +68,9 @@ class Method(ABC):
         if self.retain is not None:
             object.__setattr__(self, "retain", check_retain(self.retain))
         elif not self.adaptive:
-            raise BudgetError("retain=None sets no bound; give a count >= 1 or a fraction in (0, 1].")
+            raise BudgetError(
+                "retain=None sets no bound; give a count >= 1 or a fraction in (0, 1]."
+            )
         check_choice("positions", self.positions, ("renumber", "keep"))
         if self.sites is not None:
             object.__setattr__(self, "sites", whole_numbers("sites", self.sites))
@@ -127,7 +136,9 @@ class Method(ABC):
 
     def prunes(self, schedule: Schedule) -> bool:
         """Whether any site may shorten a sample of this schedule; if not, its computation stays untouched."""
-        return min(schedule.counts) < schedule.visual_tokens or (self.adaptive and self.retain is None)
+        return min(schedule.counts) < schedule.visual_tokens or (
+            self.adaptive and self.retain is None
+        )
 
     def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Choose the text tokens whose attention rates the visual tokens; all of them unless a method knows better.
@@ -144,23 +155,30 @@ class Method(ABC):
     def select(self, view: View) -> Selection:
         """Choose the tokens that stay at one site: exactly `view.count` of each sample, recycled ones included.
 
-        An adaptive method may answer with fewer, and gets groups of one. A method that is not `batched` gets one sample
-        without the dimension G, and answers so.
+        An adaptive method may answer with fewer, and gets groups of one. A method that is not
+        `batched` gets one sample without the dimension G, and answers so.
         """
 
 
 def check_dataclass(kind: type[Method]) -> None:
     """Check that a method's fields are fields, and no class attributes that its instances would hide.
 
-    Raises: SettingError: a class sets a field's value without being a dataclass itself, or declares unknown signals.
+    Raises: SettingError: a class sets a field's value without being a dataclass itself, or declares
+    unknown signals.
     """
     unknown = sorted(kind.signals - SIGNALS)
     if unknown:
-        raise SettingError(f"{kind.__name__} declares signals {unknown}; give some of {sorted(SIGNALS)}.")
+        raise SettingError(
+            f"{kind.__name__} declares signals {unknown}; give some of {sorted(SIGNALS)}."
+        )
     names = {field.name for field in fields(kind)}
     for cls in kind.__mro__:
         if issubclass(cls, Method) and "__dataclass_fields__" not in vars(cls):
-            own = {name for name, kind in inspect.get_annotations(cls).items() if "ClassVar" not in str(kind)}
+            own = {
+                name
+                for name, kind in inspect.get_annotations(cls).items()
+                if "ClassVar" not in str(kind)
+            }
             hidden = sorted(names & vars(cls).keys() | own)
             if hidden:
                 raise SettingError(
@@ -185,4 +203,6 @@ def whole_numbers(field: str, values: object) -> tuple[int, ...]:
 def check_choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise SettingError unless `value` is one of `allowed`."""
     if value not in allowed:
-        raise SettingError(f"{field}={value!r} is not known; choose one of {', '.join(map(repr, allowed))}.")
+        raise SettingError(
+            f"{field}={value!r} is not known; choose one of {', '.join(map(repr, allowed))}."
+        )

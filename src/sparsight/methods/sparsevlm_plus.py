@@ -1,7 +1,7 @@
 """SparseVLM+: a RoPE prior divided out of the raters' attention, half of the heads, no recycling.
 
-Source: authors' code github.com/Gumpest/SparseVLMs (Apache-2.0), branch main with USE_VERSION=2_0; the paper
-(December 2025) was not available, and no accuracy table of it was found.
+Source: authors' code github.com/Gumpest/SparseVLMs (Apache-2.0), branch main with USE_VERSION=2_0;
+the paper (December 2025) was not available, and no accuracy table of it was found.
 """
 
 import math
@@ -29,11 +29,14 @@ PAPER_KEPT: dict[int, tuple[int, ...]] = {
 class SparseVLMPlus(SparseVLM):
     """SparseVLM+.
 
-    Source: authors' code, USE_VERSION=2_0: attention divided by R(i, j) = 2/sqrt(d) sum_f cos((i - j) theta_f), the
+    Source: authors' code, USE_VERSION=2_0: attention divided by R(i, j) = 2/sqrt(d) sum_f cos((i -
+    j) theta_f), the
         heads with most rater-to-visual mass, mean over raters, top-k, original positions.
-    Differs: R depends on distance alone, so it is looked up in a vector (the code multiplies H x L x L ones).
-        R is kept above `prior_floor` of R(0): it turns negative at distance 1707 for base 10000 and d = 128, where the
-        code's division flips the sign; up to distance 700 it stays above 0.105 R(0), so published ones stay.
+    Differs: R depends on distance alone, so it is looked up in a vector (the code multiplies H x L
+    x L ones).
+        R is kept above `prior_floor` of R(0): it turns negative at distance 1707 for base 10000 and
+        d = 128, where the code's division flips the sign; up to distance 700 it stays above 0.105
+        R(0), so published ones stay.
 
     Args:
         heads: heads that vote: an int is a count (the code's 14), a float in (0, 1] the fraction.
@@ -41,7 +44,9 @@ class SparseVLMPlus(SparseVLM):
     """
 
     name: ClassVar[str] = "sparsevlm-plus"
-    summary: ClassVar[str] = "a RoPE prior divided out of the raters' attention, half of the heads, no recycling"
+    summary: ClassVar[str] = (
+        "a RoPE prior divided out of the raters' attention, half of the heads, no recycling"
+    )
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_KEPT)
     signals: ClassVar[frozenset[str]] = frozenset({"attention", "distance"})
 
@@ -54,12 +59,18 @@ class SparseVLMPlus(SparseVLM):
         """Check the settings that need no model."""
         super().__post_init__()
         if self.recycle or self.adaptive:
-            raise SettingError("SparseVLMPlus neither recycles nor adapts to the rank; use SparseVLM for either.")
+            raise SettingError(
+                "SparseVLMPlus neither recycles nor adapts to the rank; use SparseVLM for either."
+            )
         whole = isinstance(self.heads, int) and not isinstance(self.heads, bool) and self.heads >= 1
         if not whole and not (isinstance(self.heads, float) and 0.0 < self.heads <= 1.0):
-            raise SettingError(f"heads={self.heads!r} is out of range; give a count >= 1 or a fraction in (0, 1].")
+            raise SettingError(
+                f"heads={self.heads!r} is out of range; give a count >= 1 or a fraction in (0, 1]."
+            )
         if not 0.0 < self.prior_floor <= 1.0:
-            raise SettingError(f"prior_floor={self.prior_floor!r} is out of range; give a number in (0, 1].")
+            raise SettingError(
+                f"prior_floor={self.prior_floor!r} is out of range; give a number in (0, 1]."
+            )
 
     @classmethod
     def paper(cls, retain: int) -> Self:
@@ -73,13 +84,19 @@ class SparseVLMPlus(SparseVLM):
     def select(self, view: View) -> Selection:
         """Keep the tokens that the chosen heads' raters attend to most, distance divided out."""
         if view.attention is None or view.distance is None:
-            raise UnsupportedError("SparseVLMPlus needs a decoder with rotary positions; use SparseVLM on this one.")
+            raise UnsupportedError(
+                "SparseVLMPlus needs a decoder with rotary positions; use SparseVLM on this one."
+            )
         far = view.distance
         distance = (far.raters[..., :, None] - far.visual[..., None, :]).abs()  # (G, R, V)
         prior = rope_prior(far.length, far.inverse_frequencies, self.prior_floor)[distance]
         per_head = view.attention.mean_over_raters(1.0 / prior)  # (G, H, V)
         total = per_head.shape[1]
-        count = min(self.heads, total) if isinstance(self.heads, int) else max(1, int(self.heads * total))
+        count = (
+            min(self.heads, total)
+            if isinstance(self.heads, int)
+            else max(1, int(self.heads * total))
+        )
         chosen = top_k(per_head.sum(dim=-1), count)  # (G, heads)
         score = per_head.gather(1, chosen[..., None].expand(-1, -1, per_head.shape[-1])).mean(dim=1)
         return Selection(top_k(score, view.keep_count, view.images), score=score)
@@ -95,5 +112,7 @@ def rope_prior(length: int, inverse_frequencies: torch.Tensor, floor: float) -> 
     """
     width = 2 * inverse_frequencies.numel()
     steps = torch.arange(length, device=inverse_frequencies.device, dtype=torch.float32)
-    table = torch.cos(steps[:, None] * inverse_frequencies.float()).sum(dim=-1) * (2.0 / math.sqrt(width))
+    table = torch.cos(steps[:, None] * inverse_frequencies.float()).sum(dim=-1) * (
+        2.0 / math.sqrt(width)
+    )
     return table.clamp_min(floor * math.sqrt(width))

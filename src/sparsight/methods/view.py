@@ -1,7 +1,7 @@
 """What a method sees at one site for samples that are alike, and what it answers.
 
-A group is G samples with the same number of visual tokens, the same counts and the same layout. Methods that are not
-`batched` see one sample at a time, without the dimension G.
+A group is G samples with the same number of visual tokens, the same counts and the same layout.
+Methods that are not `batched` see one sample at a time, without the dimension G.
 """
 
 from dataclasses import dataclass, replace
@@ -15,8 +15,8 @@ from sparsight.counts.layout import Layout
 class RaterAttention(Protocol):
     """Post-softmax attention that the raters pay to the visual tokens, at the layer before a site.
 
-    Never an L x L map: only rater rows are computed, in chunks. Samples with fewer raters than others of the group are
-    filled up; the means do not count what fills up.
+    Never an L x L map: only rater rows are computed, in chunks. Samples with fewer raters than
+    others of the group are filled up; the means do not count what fills up.
     """
 
     @property
@@ -58,11 +58,14 @@ class View:
         site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
         count: visual tokens that may leave the site, recycled ones included.
         keep_count: tokens to keep; `count - keep_count` are to be recycled.
-        hidden: (G, V, D) hidden states of the visual tokens, output of layer site - 1, input embeddings at site 0.
-        images: (G, V) int64, which image (contiguous run of visual tokens) each one belongs to, ascending from 0.
+        hidden: (G, V, D) hidden states of the visual tokens, output of layer site - 1, input
+            embeddings at site 0.
+        images: (G, V) int64, which image (contiguous run of visual tokens) each one belongs to,
+            ascending from 0.
         attention: rater attention of layer site - 1; None for methods that need no attention.
         distance: of raters and visual tokens; None for methods that need none.
-        layout: where the visual tokens lie, before any was removed; None where the family does not know.
+        layout: where the visual tokens lie, before any was removed; None where the family does not
+            know.
     """
 
     site: int

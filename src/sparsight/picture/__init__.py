@@ -1,7 +1,8 @@
 """The picture of a run: which visual tokens lived through each site, painted over what the model saw. Pillow only.
 
-One row per image, tile group or frame, one panel per site behind the image: kept patches are outlined, dropped ones lie
-under a veil, clustered ones are tinted and their centres framed. What the image processor cut off is struck out.
+One row per image, tile group or frame, one panel per site behind the image: kept patches are
+outlined, dropped ones lie under a veil, clustered ones are tinted and their centres framed. What
+the image processor cut off is struck out.
 """
 
 from sparsight.picture.finished import Finished, name_of, picture_of

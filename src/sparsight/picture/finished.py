@@ -32,7 +32,9 @@ class Finished:
     trace: Trace
 
 
-def picture_of(run: Finished, images: Any, words: Words, processor: Any = None, sample: Any = 0) -> Image.Image:
+def picture_of(
+    run: Finished, images: Any, words: Words, processor: Any = None, sample: Any = 0
+) -> Image.Image:
     """Draw one sample of a finished prefill.
 
     Args:
@@ -54,7 +56,10 @@ def picture_of(run: Finished, images: Any, words: Words, processor: Any = None, 
     sites, small = run.trace.samples[sample], None
     if run.method.scales_images and sites:
         small = run.method.image_grid(layout)
-    facts, notes = (*words.facts, *_facts(run, sample)), [*words.notes, *notes, *_others(run, layout, sample)]
+    facts, notes = (
+        (*words.facts, *_facts(run, sample)),
+        [*words.notes, *notes, *_others(run, layout, sample)],
+    )
     return draw(rows, sites, Words(words.question, words.answers, facts, tuple(notes)), small)
 
 
@@ -68,7 +73,11 @@ def name_of(model: Any) -> str:
 def settings(method: Method) -> str:
     """Return a method with its budget and the settings that differ from their defaults."""
     told = {field.name: getattr(method, field.name) for field in fields(method)}
-    shown = [f"{field.name}={told[field.name]!r}" for field in fields(method) if _matters(field, told[field.name])]
+    shown = [
+        f"{field.name}={told[field.name]!r}"
+        for field in fields(method)
+        if _matters(field, told[field.name])
+    ]
     return f"{type(method).__name__}({', '.join(shown)})"
 
 
@@ -88,4 +97,6 @@ def _others(run: Finished, layout: Layout, sample: int) -> list[str]:
     if not others:
         return []
     left = others if not sites else others & set(sites[-1].survivors.tolist())
-    return [f"{len(left)} of {len(others)} visual tokens that are no patch, such as row ends, are left and not drawn."]
+    return [
+        f"{len(left)} of {len(others)} visual tokens that are no patch, such as row ends, are left and not drawn."
+    ]

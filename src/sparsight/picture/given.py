@@ -13,7 +13,8 @@ from sparsight.picture.sheet import Words
 def shown_images(images: Any) -> list[Shown]:
     """Return images as panels take them.
 
-    Args: images: one or several; each a Pillow image, a NumPy array (`sparsight.pixels.to_rgb`), a path, or a clip: a
+    Args: images: one or several; each a Pillow image, a NumPy array (`sparsight.pixels.to_rgb`), a
+    path, or a clip: a
         list of such frames.
     Raises: InputError: one is none of these or cannot be read.
     """
@@ -23,7 +24,9 @@ def shown_images(images: Any) -> list[Shown]:
 def _shown(image: Any, number: int) -> Shown:
     if is_one(image) or not isinstance(image, (list, tuple, Iterator)):
         return rgb_image(image, f"image {number}")
-    return [rgb_image(frame, f"frame {index} of clip {number}") for index, frame in enumerate(image, 1)]
+    return [
+        rgb_image(frame, f"frame {index} of clip {number}") for index, frame in enumerate(image, 1)
+    ]
 
 
 def words_of(question: Any, answers: Any) -> Words:
@@ -36,10 +39,14 @@ def words_of(question: Any, answers: Any) -> Words:
     if answers is None:
         return Words(question)
     if not isinstance(answers, Mapping):
-        raise InputError(f"answers is of type {type(answers).__name__}; give a dict of labels and answers.")
+        raise InputError(
+            f"answers is of type {type(answers).__name__}; give a dict of labels and answers."
+        )
     for word in (*answers, *answers.values()):
         if not isinstance(word, str):
-            raise InputError(f"answers holds {word!r} of type {type(word).__name__}; give a dict of str and str.")
+            raise InputError(
+                f"answers holds {word!r} of type {type(word).__name__}; give a dict of str and str."
+            )
     return Words(question, tuple(answers.items()))
 
 
@@ -53,7 +60,9 @@ def sample_number(sample: Any, count: int) -> int:
     except TypeError:
         number = None
     if number is None:
-        raise InputError(f"sample={sample!r} is of type {type(sample).__name__}; give an int, counted from 0.")
+        raise InputError(
+            f"sample={sample!r} is of type {type(sample).__name__}; give an int, counted from 0."
+        )
     if not 0 <= number < count:
         raise InputError(f"sample={number}: the last prefill had {count} samples, counted from 0.")
     return number

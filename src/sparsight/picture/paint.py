@@ -1,6 +1,7 @@
 """Paints one site over one panel so that it shows on any image: dropped patches under a grey veil, kept ones outlined.
 
-The outline has two colours, light inside and dark outside, so that one of them stands out wherever it lies.
+The outline has two colours, light inside and dark outside, so that one of them stands out wherever
+it lies.
 """
 
 from collections.abc import Iterable
@@ -59,7 +60,9 @@ def unseen(panel: Panel, size: tuple[int, int]) -> Image.Image | None:
     mask = Image.new("L", size, 255)
     pen = ImageDraw.Draw(mask)
     for left, top, right, bottom in panel.boxes:  # a px more on each side, as edges are rounded
-        pen.rectangle((left * size[0] - 1, top * size[1] - 1, right * size[0], bottom * size[1]), fill=0)
+        pen.rectangle(
+            (left * size[0] - 1, top * size[1] - 1, right * size[0], bottom * size[1]), fill=0
+        )
     return mask if mask.histogram()[255] > 0.005 * size[0] * size[1] else None
 
 
@@ -74,7 +77,9 @@ def paint_unseen(image: Image.Image, mask: Image.Image | None) -> Image.Image:
     return Image.composite(struck, image, mask)
 
 
-def paint(image: Image.Image, site: SiteTrace, places: Cells, hidden: Image.Image | None) -> Image.Image:
+def paint(
+    image: Image.Image, site: SiteTrace, places: Cells, hidden: Image.Image | None
+) -> Image.Image:
     """Paint one site.
 
     Args:
@@ -83,7 +88,9 @@ def paint(image: Image.Image, site: SiteTrace, places: Cells, hidden: Image.Imag
         places: of the panel's tokens.
         hidden: where no token sees anything.
     """
-    veiled = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, VEIL), VEIL_STRENGTH)
+    veiled = Image.blend(
+        image.convert("L").convert("RGB"), Image.new("RGB", image.size, VEIL), VEIL_STRENGTH
+    )
     tinted = Image.blend(image, Image.new("RGB", image.size, TINT), TINT_STRENGTH)
     kept, pool = (places.mask(image.size, tokens.tolist()) for tokens in (site.keep, site.pool))
     panel = Image.composite(tinted, veiled, pool)
@@ -98,7 +105,9 @@ def paint(image: Image.Image, site: SiteTrace, places: Cells, hidden: Image.Imag
 
 def outlined(panel: Image.Image, mask: Image.Image) -> Image.Image:
     """Draw a line in two colours around what a mask holds: light inside, dark outside."""
-    wide = Image.new("L", (mask.width + 4, mask.height + 4))  # so that the image's edge is an edge of the mask
+    wide = Image.new(
+        "L", (mask.width + 4, mask.height + 4)
+    )  # so that the image's edge is an edge of the mask
     wide.paste(mask, (2, 2))
     inner = ImageChops.subtract(wide, wide.filter(ImageFilter.MinFilter(3)))
     outer = ImageChops.subtract(wide.filter(ImageFilter.MaxFilter(3)), wide)
@@ -138,7 +147,10 @@ def paint_scaled(image: Image.Image, size: tuple[int, int], small: tuple[int, in
     lines = Image.new("L", size)
     pen = ImageDraw.Draw(lines)
     for column in range(1, columns):
-        pen.line((round(column * size[0] / columns), 0, round(column * size[0] / columns), size[1]), fill=110)
+        pen.line(
+            (round(column * size[0] / columns), 0, round(column * size[0] / columns), size[1]),
+            fill=110,
+        )
     for row in range(1, rows):
         pen.line((0, round(row * size[1] / rows), size[0], round(row * size[1] / rows)), fill=110)
     panel.paste(LIGHT, mask=lines)

@@ -56,7 +56,9 @@ def check_drawable(layout: Layout | None) -> Layout:
     return layout
 
 
-def panels(layout: Layout, images: Sequence[Shown], processor: Any = None) -> tuple[list[Panel], list[str]]:
+def panels(
+    layout: Layout, images: Sequence[Shown], processor: Any = None
+) -> tuple[list[Panel], list[str]]:
     """Lay the grids of a sample over its images.
 
     Args:
@@ -64,7 +66,8 @@ def panels(layout: Layout, images: Sequence[Shown], processor: Any = None) -> tu
         images: of the sample in the order of the prompt, a clip as its frames.
         processor: the model's, asked what it shows of an image; None for whole images.
     Returns: panels in the order of the prompt, and what a reader has to know.
-    Raises: InputError: other images than the prompt's, one that next to nothing is seen of, or no processor.
+    Raises: InputError: other images than the prompt's, one that next to nothing is seen of, or no
+    processor.
     """
     if processor is not None and getattr(processor, "image_processor", None) is None:
         raise InputError(
@@ -73,7 +76,10 @@ def panels(layout: Layout, images: Sequence[Shown], processor: Any = None) -> tu
         )
     stills = any(isinstance(shown, Image.Image) for shown in images)
     notes = [NO_PROCESSOR] if stills and processor is None else []
-    shares = [seen_boxes(processor, shown.size) if isinstance(shown, Image.Image) else [WHOLE] for shown in images]
+    shares = [
+        seen_boxes(processor, shown.size) if isinstance(shown, Image.Image) else [WHOLE]
+        for shown in images
+    ]
     if sum(map(len, shares)) != layout.image_count:
         raise InputError(
             f"the prompt holds {layout.image_count} images or tiles, and the {len(images)} given make "
@@ -84,14 +90,19 @@ def panels(layout: Layout, images: Sequence[Shown], processor: Any = None) -> tu
     first = 0
     for index, (shown, boxes) in enumerate(zip(images, shares, strict=True)):
         name = f"image {index + 1}" if len(images) > 1 else "the image"
-        grids = [[grid for grid in layout.grids if grid.image == first + tile] for tile in range(len(boxes))]
+        grids = [
+            [grid for grid in layout.grids if grid.image == first + tile]
+            for tile in range(len(boxes))
+        ]
         first += len(boxes)
         if isinstance(shown, Image.Image):
             _check_seen(name, shown, boxes)
             still, more = _still(name, shown, grids, boxes)
             found, notes = found + still, notes + more
         else:
-            clip, more = _clip(f"clip {index + 1}" if len(images) > 1 else "the clip", shown, grids[0])
+            clip, more = _clip(
+                f"clip {index + 1}" if len(images) > 1 else "the clip", shown, grids[0]
+            )
             found, notes = found + clip, notes + more
     return found, notes
 
@@ -111,14 +122,18 @@ def _still(
 ) -> tuple[list[Panel], list[str]]:
     """Return panels of an image, one for all tiles that lie side by side, and what a reader has to know."""
     if any(grid.frame for grids in tiles for grid in grids):
-        raise InputError(f"{name} is a clip in the prompt, and a still was given; give a list of its frames.")
+        raise InputError(
+            f"{name} is a clip in the prompt, and a still was given; give a list of its frames."
+        )
     image, boxes = _with_padding(image, boxes)
     whole = image
     image, boxes = _near(image, boxes, tiles)
     notes = [] if image is whole else [PART.format(name)]
     if len(tiles) == 1 and len(tiles[0]) > 1:
         kinds = ("overview", "fine grid")
-        return [Panel(f"{name}, {kinds[grid.part]}", image, (grid,), (boxes[0],)) for grid in tiles[0]], notes
+        return [
+            Panel(f"{name}, {kinds[grid.part]}", image, (grid,), (boxes[0],)) for grid in tiles[0]
+        ], notes
     groups: list[list[int]] = []
     for tile, box in enumerate(boxes):
         if not groups or any(_overlap(box, boxes[other]) for other in groups[-1]):
@@ -126,13 +141,21 @@ def _still(
         groups[-1].append(tile)
     made = []
     for group in groups:
-        count = f", {len(group)} tiles" if len(group) > 1 else ", in one tile" if len(groups) > 1 else ""
+        count = (
+            f", {len(group)} tiles"
+            if len(group) > 1
+            else ", in one tile"
+            if len(groups) > 1
+            else ""
+        )
         grids = tuple(grid for tile in group for grid in tiles[tile])
         made.append(Panel(name + count, image, grids, tuple(boxes[tile] for tile in group)))
     return made, notes
 
 
-def _near(image: Image.Image, boxes: list[Box], tiles: list[list[PatchGrid]]) -> tuple[Image.Image, list[Box]]:
+def _near(
+    image: Image.Image, boxes: list[Box], tiles: list[list[PatchGrid]]
+) -> tuple[Image.Image, list[Box]]:
     """Cut an image to what is seen of it and what lies near, where patches would be too small to be seen otherwise."""
     size = image.size
     sides = [
@@ -144,7 +167,10 @@ def _near(image: Image.Image, boxes: list[Box], tiles: list[list[PatchGrid]]) ->
     room = min(sides, default=max(size)) * LONGEST / PATCH
     ends = [(0, size[0]), (0, size[1])]
     for axis in (0, 1):
-        first, last = (size[axis] * edge for edge in (min(b[axis] for b in boxes), max(b[axis + 2] for b in boxes)))
+        first, last = (
+            size[axis] * edge
+            for edge in (min(b[axis] for b in boxes), max(b[axis + 2] for b in boxes))
+        )
         if size[axis] > room > last - first:
             start = min(max(0, (first + last - room) / 2), size[axis] - room)
             ends[axis] = floor(start), min(size[axis], ceil(start + room))
@@ -152,8 +178,13 @@ def _near(image: Image.Image, boxes: list[Box], tiles: list[list[PatchGrid]]) ->
         return image, boxes
     (left, right), (top, bottom) = ends
     scales = [(size[axis], ends[axis][0], ends[axis][1] - ends[axis][0]) for axis in (0, 1, 0, 1)]
-    moved = [tuple((edge * s - t) / u for edge, (s, t, u) in zip(box, scales, strict=True)) for box in boxes]
-    return image.crop((left, top, right, bottom)), [(box[0], box[1], box[2], box[3]) for box in moved]
+    moved = [
+        tuple((edge * s - t) / u for edge, (s, t, u) in zip(box, scales, strict=True))
+        for box in boxes
+    ]
+    return image.crop((left, top, right, bottom)), [
+        (box[0], box[1], box[2], box[3]) for box in moved
+    ]
 
 
 def _overlap(one: Box, other: Box) -> bool:
@@ -170,17 +201,31 @@ def _with_padding(image: Image.Image, boxes: list[Box]) -> tuple[Image.Image, li
     if (left, top, right, bottom) == WHOLE:
         return image, boxes
     wide, high = right - left, bottom - top
-    less = min(1.0, 2 * LONGEST / max(image.width * wide, image.height * high))  # a thin image grows by much
-    image = image.resize((max(1, round(image.width * less)), max(1, round(image.height * less)))) if less < 1 else image
+    less = min(
+        1.0, 2 * LONGEST / max(image.width * wide, image.height * high)
+    )  # a thin image grows by much
+    image = (
+        image.resize((max(1, round(image.width * less)), max(1, round(image.height * less))))
+        if less < 1
+        else image
+    )
     canvas = Image.new("RGB", (round(image.width * wide), round(image.height * high)), PADDING)
     canvas.paste(image, (round(-left * image.width), round(-top * image.height)))
     moved = [
-        ((box[0] - left) / wide, (box[1] - top) / high, (box[2] - left) / wide, (box[3] - top) / high) for box in boxes
+        (
+            (box[0] - left) / wide,
+            (box[1] - top) / high,
+            (box[2] - left) / wide,
+            (box[3] - top) / high,
+        )
+        for box in boxes
     ]
     return canvas, moved
 
 
-def _clip(name: str, frames: Sequence[Image.Image], grids: list[PatchGrid]) -> tuple[list[Panel], list[str]]:
+def _clip(
+    name: str, frames: Sequence[Image.Image], grids: list[PatchGrid]
+) -> tuple[list[Panel], list[str]]:
     """Return panels of a clip, evenly chosen where there are many; a grid may stand for several frames."""
     if not frames:
         raise InputError(f"{name} has no frames; give a list of images.")
@@ -191,11 +236,15 @@ def _clip(name: str, frames: Sequence[Image.Image], grids: list[PatchGrid]) -> t
     if len(chosen) < count:
         notes.append(f"{len(chosen)} of {count} frames of {name} are drawn.")
     if len(frames) != count:
-        notes.append(f"{name} has {len(frames)} frames for {count} grids; each grid is drawn over its middle frame.")
+        notes.append(
+            f"{name} has {len(frames)} frames for {count} grids; each grid is drawn over its middle frame."
+        )
     made = []
     for index in chosen:
         frame = frames[(2 * index + 1) * len(frames) // (2 * count)]
-        made.append(Panel(f"{name}, frame {index + 1} of {count}", frame, (grids[index],), (WHOLE,)))
+        made.append(
+            Panel(f"{name}, frame {index + 1} of {count}", frame, (grids[index],), (WHOLE,))
+        )
     return made, notes
 
 
@@ -204,6 +253,8 @@ def seen_part(panel: Panel) -> Image.Image:
     ends = []
     for axis, side in enumerate(panel.image.size):
         first = min(round(min(box[axis] for box in panel.boxes) * side), side - 1)
-        ends.append((first, max(round(max(box[axis + 2] for box in panel.boxes) * side), first + 1)))
+        ends.append(
+            (first, max(round(max(box[axis + 2] for box in panel.boxes) * side), first + 1))
+        )
     (left, right), (top, bottom) = ends
     return panel.image.crop((left, top, right, bottom))

@@ -46,18 +46,24 @@ class Cell:
     image: Image.Image
 
 
-def draw(rows: Sequence[Panel], sites: Sequence[SiteTrace], words: Words, small: Grid | None = None) -> Image.Image:
+def draw(
+    rows: Sequence[Panel], sites: Sequence[SiteTrace], words: Words, small: Grid | None = None
+) -> Image.Image:
     """Draw the picture.
 
     Args:
         rows: images and the grids over them, in the order of the prompt.
         sites: one sample's trace.
         words: what is written.
-        small: rows and columns that images were scaled down to before they were encoded; None if they were not.
+        small: rows and columns that images were scaled down to before they were encoded; None if
+            they were not.
     Returns: an RGB image.
     """
     hidden = [painting.unseen(panel, _size(panel, len(rows))) for panel in rows]
-    table = [list(_row(panel, mask, sites, small, len(rows))) for panel, mask in zip(rows, hidden, strict=True)]
+    table = [
+        list(_row(panel, mask, sites, small, len(rows)))
+        for panel, mask in zip(rows, hidden, strict=True)
+    ]
     columns = [max(_wide(row[i]) for row in table) for i in range(len(table[0]))]
     wide = max(sum(columns) + GAP * (len(columns) - 1), NARROWEST)
     legend = _legend(sites, small, any(mask is not None for mask in hidden))
@@ -85,15 +91,22 @@ def draw(rows: Sequence[Panel], sites: Sequence[SiteTrace], words: Words, small:
 def _size(panel: Panel, rows: int) -> tuple[int, int]:
     """Return the size of a panel in px: about the same area for all shapes, but no patch too small to be seen.
 
-    An image that is far longer than wide is drawn wider than it is, where its patches would be lines otherwise.
+    An image that is far longer than wide is drawn wider than it is, where its patches would be
+    lines otherwise.
     """
     width_, height = panel.image.size
     by = (FEW if rows > MANY else SIDE) / sqrt(width_ * height)
     least = [1.0, 1.0]
     for grid, box in zip(panel.grids, panel.boxes, strict=True):
-        patch = (width_ * (box[2] - box[0]) / grid.size[1], height * (box[3] - box[1]) / grid.size[0])
+        patch = (
+            width_ * (box[2] - box[0]) / grid.size[1],
+            height * (box[3] - box[1]) / grid.size[0],
+        )
         by = max(by, PATCH / min(patch))
-        least = [max(most, PATCH * side / one) for most, side, one in zip(least, panel.image.size, patch, strict=True)]
+        least = [
+            max(most, PATCH * side / one)
+            for most, side, one in zip(least, panel.image.size, patch, strict=True)
+        ]
     by = min(by, LONGEST / max(width_, height))
     return max(round(width_ * by), min(LONGEST, round(least[0]))), max(
         round(height * by), min(LONGEST, round(least[1]))
@@ -101,7 +114,11 @@ def _size(panel: Panel, rows: int) -> tuple[int, int]:
 
 
 def _row(
-    panel: Panel, hidden: Image.Image | None, sites: Sequence[SiteTrace], small: Grid | None, rows: int
+    panel: Panel,
+    hidden: Image.Image | None,
+    sites: Sequence[SiteTrace],
+    small: Grid | None,
+    rows: int,
 ) -> Iterator[Cell]:
     size = _size(panel, rows)
     image, places = panel.image.resize(size, Image.Resampling.LANCZOS), painting.cells(panel, size)
@@ -109,16 +126,26 @@ def _row(
     shape = " x ".join(map(str, next(iter(sizes)))) if len(sizes) == 1 else "patches"
     each = f"{len(panel.grids)} times " if len(panel.grids) > 1 else ""
     total = sum(len(grid.tokens) for grid in panel.grids)
-    straight = abs(size[0] * panel.image.height - size[1] * panel.image.width) <= panel.image.width + panel.image.height
+    straight = (
+        abs(size[0] * panel.image.height - size[1] * panel.image.width)
+        <= panel.image.width + panel.image.height
+    )
     stretched = "" if straight else ", drawn stretched"
-    yield Cell(panel.title, f"{each}{shape}: {total} visual tokens{stretched}", painting.paint_unseen(image, hidden))
+    yield Cell(
+        panel.title,
+        f"{each}{shape}: {total} visual tokens{stretched}",
+        painting.paint_unseen(image, hidden),
+    )
     for site in sites:
         kept, centres, present = (
-            painting.count(tokens.tolist(), panel.grids) for tokens in (site.keep, site.centres, site.present)
+            painting.count(tokens.tolist(), panel.grids)
+            for tokens in (site.keep, site.centres, site.present)
         )
         if small is not None:
             yield Cell(
-                f"scaled to {small[0]} x {small[1]}", f"{kept} visual tokens of {total}", _scaled(panel, size, small)
+                f"scaled to {small[0]} x {small[1]}",
+                f"{kept} visual tokens of {total}",
+                _scaled(panel, size, small),
             )
             continue
         recycled = f"{centres} recycled" if centres else ""
@@ -143,7 +170,9 @@ def _tall(row: Sequence[Cell]) -> int:
     return TITLE + SMALL + 18 + max(cell.image.height for cell in row) + GAP
 
 
-def _place(canvas: Image.Image, pen: ImageDraw.ImageDraw, place: tuple[int, int], cell: Cell) -> None:
+def _place(
+    canvas: Image.Image, pen: ImageDraw.ImageDraw, place: tuple[int, int], cell: Cell
+) -> None:
     x, y = place
     write(pen, (x, y), cell.title, TITLE, INK)
     write(pen, (x, y + TITLE + 5), cell.line, SMALL, GREY)
@@ -167,7 +196,13 @@ def _heading(pen: ImageDraw.ImageDraw | None, y: int, room: int, words: Words) -
 
 
 def _lines(
-    pen: ImageDraw.ImageDraw | None, y: int, room: int, texts: Sequence[str], size: int, *, colour: Colour = GREY
+    pen: ImageDraw.ImageDraw | None,
+    y: int,
+    room: int,
+    texts: Sequence[str],
+    size: int,
+    *,
+    colour: Colour = GREY,
 ) -> int:
     for text in texts:
         for line in wrap(text, size, room):
@@ -186,12 +221,24 @@ def _legend(sites: Sequence[SiteTrace], small: Grid | None, hidden: bool) -> lis
     found: list[Entry] = []
     if small is None:
         kept, pooled = any(len(site.keep) for site in sites), any(len(site.pool) for site in sites)
-        left = any(len(site.keep) + len(site.pool) < len(site.present) for site in sites) or len(sites) > 1
+        left = (
+            any(len(site.keep) + len(site.pool) < len(site.present) for site in sites)
+            or len(sites) > 1
+        )
         found += [("kept: outlined", LIGHT, INK)] * kept
-        found += [("recycled: merged into the centre of its cluster", tint, TINT), ("centre", tint, FRAME)] * pooled
+        found += [
+            ("recycled: merged into the centre of its cluster", tint, TINT),
+            ("centre", tint, FRAME),
+        ] * pooled
         found += [("dropped, here or before", VEIL, VEIL)] * left
     elif sites:
-        found.append(("what the image encoder sees: a smaller image, patch by patch, drawn to scale", LIGHT, INK))
+        found.append(
+            (
+                "what the image encoder sees: a smaller image, patch by patch, drawn to scale",
+                LIGHT,
+                INK,
+            )
+        )
     return found + [("not seen: cut off by the image processor", (240, 214, 214), UNSEEN)] * hidden
 
 
@@ -202,7 +249,12 @@ def _key(pen: ImageDraw.ImageDraw | None, y: int, room: int, entries: Sequence[E
         if x > MARGIN and x + needed > MARGIN + room:
             x, y = MARGIN, y + box + 10
         if pen is not None:
-            pen.rectangle((x, y, x + box, y + box), fill=fill, outline=outline, width=3 if outline == FRAME else 2)
+            pen.rectangle(
+                (x, y, x + box, y + box),
+                fill=fill,
+                outline=outline,
+                width=3 if outline == FRAME else 2,
+            )
             write(pen, (x + box + 9, y + 1), text, SMALL, INK)
         x += needed + 28
     return y + box + 12 if entries else y

@@ -10,7 +10,12 @@ FOLDER = Path(__file__).parent / "fonts"
 # Latin, Greek and Cyrillic; Chinese, Japanese and Korean; arrows, marks and some pictures
 FONTS = ("NotoSans-Regular.ttf", "DroidSansFallback.ttf", "NotoSansSymbols2-Regular.ttf")
 MISSING = "\uffff"  # no character: what a font draws for what it lacks
-UNSEEN = ("Mn", "Me", "Cf", "Cc")  # marks on the letter before, joiners and controls: without a shape of their own
+UNSEEN = (
+    "Mn",
+    "Me",
+    "Cf",
+    "Cc",
+)  # marks on the letter before, joiners and controls: without a shape of their own
 Colour = tuple[int, int, int]
 
 
@@ -34,8 +39,9 @@ def font_of(letter: str) -> str | None:
 def spelled(text: str) -> list[tuple[str, str]]:
     """Split text into the longest pieces of one font each.
 
-    Accents that stand behind their letter are joined with it. A character that no font has becomes [U+XXXX]; of such a
-    one, the marks and joiners behind it are left out, as they only change its look.
+    Accents that stand behind their letter are joined with it. A character that no font has becomes
+    [U+XXXX]; of such a one, the marks and joiners behind it are left out, as they only change its
+    look.
 
     Returns: font and piece, in order.
     """
@@ -59,10 +65,14 @@ def width(text: str, size: int) -> float:
     return sum(font(name, size).getlength(piece) for name, piece in spelled(text))
 
 
-def write(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int, colour: Colour) -> None:
+def write(
+    pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int, colour: Colour
+) -> None:
     """Write one line; `place` is its upper left corner in px."""
     x, y = place
-    base = y + font(FONTS[0], size).getmetrics()[0] * 0.86  # the metrics leave room for accents on capitals
+    base = (
+        y + font(FONTS[0], size).getmetrics()[0] * 0.86
+    )  # the metrics leave room for accents on capitals
     for name, piece in spelled(text):
         own = font(name, size)
         pen.text((x, base), piece, colour, own, anchor="ls")
@@ -83,4 +93,8 @@ def wrap(text: str, size: int, room: float, most: int = 6) -> list[str]:
                 lines.append("")
             lines[-1] += letter
     lines = [line for line in lines if line] or [""]
-    return lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1] + " \N{HORIZONTAL ELLIPSIS}"]
+    return (
+        lines
+        if len(lines) <= most
+        else [*lines[: most - 1], lines[most - 1] + " \N{HORIZONTAL ELLIPSIS}"]
+    )

@@ -1,8 +1,8 @@
 """One prefill: the order of tokens of a batch, and how a site shortens it.
 
-Knows slots, hidden states and a method; knows no module of any model. Samples that are alike are worked on as a group,
-and the whole batch is rearranged at once. Everything here stays on the device: sizes are known beforehand, so nothing
-waits for it.
+Knows slots, hidden states and a method; knows no module of any model. Samples that are alike are
+worked on as a group, and the whole batch is rearranged at once. Everything here stays on the
+device: sizes are known beforehand, so nothing waits for it.
 """
 
 from collections.abc import Callable
@@ -41,14 +41,17 @@ class Compactor:
     to_host: Callable[[torch.Tensor], torch.Tensor]
     batch: Batch | None = None
 
-    def compact(self, site: int, hidden: torch.Tensor, call: Callable[[], AttentionCall | None]) -> torch.Tensor:
+    def compact(
+        self, site: int, hidden: torch.Tensor, call: Callable[[], AttentionCall | None]
+    ) -> torch.Tensor:
         """Shorten `hidden` at one site.
 
         Args:
             site: decoder layer on whose entry the sequence gets shorter.
             hidden: (B, n, D) output of layer site - 1, input embeddings at site 0.
             call: gives the attention call of layer site - 1, None for methods that need none.
-        Returns: (B, n', D); `batch` then says which slots these are. `hidden` itself if no sample is pruned here.
+        Returns: (B, n', D); `batch` then says which slots these are. `hidden` itself if no sample
+            is pruned here.
         """
         groups = self._groups(site, hidden.device)
         if not groups:
@@ -58,7 +61,9 @@ class Compactor:
                     sample.recycled.append(0)
             return hidden
         stop = Stop(self, site, hidden, call())
-        with torch.autocast(hidden.device.type, enabled=False):  # scores stay float32, whatever the model runs in
+        with torch.autocast(
+            hidden.device.type, enabled=False
+        ):  # scores stay float32, whatever the model runs in
             for group in groups:
                 stop.choose(group)
             pruned = {row for group in groups for row in group.rows}
@@ -101,7 +106,9 @@ class Stop:
         call: attention call of layer site - 1, None for methods that need none.
     """
 
-    def __init__(self, compactor: Compactor, site: int, hidden: torch.Tensor, call: AttentionCall | None) -> None:
+    def __init__(
+        self, compactor: Compactor, site: int, hidden: torch.Tensor, call: AttentionCall | None
+    ) -> None:
         self.compactor, self.site, self.hidden, self.call = compactor, site, hidden, call
         self.samples, device = compactor.samples, hidden.device
         compactor.slots = compactor.slots.to(device)
@@ -112,7 +119,9 @@ class Stop:
         else:
             self.order = compactor.batch.order.to(device)
         fronts = [tokens - s.length if s.trimmed else s.prompt.padding for s in self.samples]
-        self.gone = self.index < on_device(fronts, device)[:, None]  # (B, n) fillers and padding in front
+        self.gone = (
+            self.index < on_device(fronts, device)[:, None]
+        )  # (B, n) fillers and padding in front
         self.visual = (compactor.slots.image_of.gather(1, self.order) >= 0) & ~self.gone
         self.rebuilt: list[tuple[Group, torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
@@ -120,7 +129,9 @@ class Stop:
         """Have the method choose for one group, and note what is gone and what is rebuilt."""
         slots = self.compactor.slots
         # (G, V) where the visual tokens stand, ascending
-        places = torch.sort(~group.take(self.visual), dim=-1, stable=True).indices[:, : group.visual]
+        places = torch.sort(~group.take(self.visual), dim=-1, stable=True).indices[
+            :, : group.visual
+        ]
         named = group.take(self.order).gather(1, places)  # (G, V) their slots
         images = group.take(slots.image_of).gather(1, named)
         view = self._view(group, places, named, images)
@@ -134,7 +145,9 @@ class Stop:
             self.rebuilt.append((group, keys, named.gather(1, centres), selection.recycled.values))
         self._record(group, named, selection)
 
-    def _view(self, group: Group, places: torch.Tensor, named: torch.Tensor, images: torch.Tensor) -> View:
+    def _view(
+        self, group: Group, places: torch.Tensor, named: torch.Tensor, images: torch.Tensor
+    ) -> View:
         method, first = self.compactor.method, self.samples[group.rows[0]]
         width, attention, distance = self.hidden.shape[-1], None, None
         if "attention" in method.signals and self.call is not None:
@@ -160,7 +173,10 @@ class Stop:
         raters = group.take(slots.raters)[:, : max(counts)]  # (G, R) slots
         present = None
         if len(set(counts)) > 1:
-            present = torch.arange(max(counts), device=raters.device) < on_device(counts, raters.device)[:, None]
+            present = (
+                torch.arange(max(counts), device=raters.device)
+                < on_device(counts, raters.device)[:, None]
+            )
         # text after the last image is never dropped, so it stands as far from the end as it did
         tokens, length = self.hidden.shape[1], self.samples[0].prompt.length
         rows = raters - (length - call.query.shape[2])
@@ -185,7 +201,9 @@ class Stop:
             return self.index.expand(len(self.hidden), -1)
         return (valid.to(self.hidden.device).long().cumsum(dim=1) - 1).clamp_min(0)
 
-    def _keys(self, group: Group, places: torch.Tensor, images: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    def _keys(
+        self, group: Group, places: torch.Tensor, images: torch.Tensor, centres: torch.Tensor
+    ) -> torch.Tensor:
         """Where recycled tokens stand: at their centres, or (renumbered) behind the last token of their image."""
         if self.compactor.method.positions == "keep":
             return places.gather(1, centres) * 2
@@ -196,7 +214,10 @@ class Stop:
         return last.gather(1, images.gather(1, centres)) * 2 + 1
 
     def _record(self, group: Group, named: torch.Tensor, selection: Selection) -> None:
-        present, recycled = group.take(self.compactor.slots.name_of).gather(1, named), selection.recycled
+        present, recycled = (
+            group.take(self.compactor.slots.name_of).gather(1, named),
+            selection.recycled,
+        )
         none = present[:, :0]
         keep, centres, pool, labels = present.gather(1, selection.keep), none, none, none
         if recycled is not None:
@@ -208,7 +229,9 @@ class Stop:
             own = [part[place] for part in rows]
             score = None if scores is None else scores[place]
             self.samples[row].note(self.site, keep.shape[1], centres.shape[1])
-            self.samples[row].sites.append(SiteTrace(self.site, own[0], own[1], own[2], own[3], own[4], score))
+            self.samples[row].sites.append(
+                SiteTrace(self.site, own[0], own[1], own[2], own[3], own[4], score)
+            )
 
     def rearrange(self) -> torch.Tensor:
         """Return the shortened hidden states, (B, n', D), and note what they are; fillers stand in front."""
@@ -216,14 +239,20 @@ class Stop:
         keys = (self.index * 2).masked_fill(self.gone, end)  # (B, n)
         if self.rebuilt:
             added = self._added(end)
-            keys, order, hidden = (torch.cat(pair, dim=1) for pair in zip((keys, order, hidden), added, strict=True))
+            keys, order, hidden = (
+                torch.cat(pair, dim=1) for pair in zip((keys, order, hidden), added, strict=True)
+            )
         lengths = [sample.length for sample in self.samples]
         longest = max(lengths)
-        found = torch.sort(keys, dim=-1, stable=True).indices[:, :longest]  # (B, n') what stays comes first
+        found = torch.sort(keys, dim=-1, stable=True).indices[
+            :, :longest
+        ]  # (B, n') what stays comes first
         filled = None
         if min(lengths) < longest:
             missing = longest - on_device(lengths, hidden.device)[:, None]
-            rank = torch.arange(longest, device=hidden.device) - missing  # below 0: a filler, which copies the first
+            rank = (
+                torch.arange(longest, device=hidden.device) - missing
+            )  # below 0: a filler, which copies the first
             found, filled = found.gather(1, rank.clamp_min(0)), rank < 0
         order = order.gather(1, found)
         self.compactor.batch = Batch(order, self._valid(order, filled))
@@ -245,8 +274,14 @@ class Stop:
         return keys, slots, values
 
     def _valid(self, order: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor | None:
-        padded = any(s.prompt.length - s.prompt.padding > s.prompt.real for s in self.samples)  # behind or within
-        real = None if self.compactor.real is None or not (padded or filled is not None) else self.compactor.real
+        padded = any(
+            s.prompt.length - s.prompt.padding > s.prompt.real for s in self.samples
+        )  # behind or within
+        real = (
+            None
+            if self.compactor.real is None or not (padded or filled is not None)
+            else self.compactor.real
+        )
         if real is not None:
             real = real.to(order.device).gather(1, order)
         if filled is None:

@@ -1,16 +1,21 @@
 """Masks and positions of a shortened sequence.
 
-Kept tokens stand in the order in which they may see each other, fillers stand in front; so where a model is causal, a
-mask is causal in the stored order, less the entries that are not valid. Where nothing is invalid, a pass of one token
-or without a past needs no mask at all, and the fast kernels stay on. Sliding windows and blocks that see each other
-both ways are not built again: rows and columns of the model's own mask are taken.
+Kept tokens stand in the order in which they may see each other, fillers stand in front; so where a
+model is causal, a mask is causal in the stored order, less the entries that are not valid. Where
+nothing is invalid, a pass of one token or without a past needs no mask at all, and the fast kernels
+stay on. Sliding windows and blocks that see each other both ways are not built again: rows and
+columns of the model's own mask are taken.
 """
 
 import torch
 
 
 def causal_mask(
-    valid: torch.Tensor | None, queries: int, keys: int, dtype: torch.dtype | None, device: torch.device
+    valid: torch.Tensor | None,
+    queries: int,
+    keys: int,
+    dtype: torch.dtype | None,
+    device: torch.device,
 ) -> torch.Tensor | None:
     """Build the mask of the last `queries` of `keys` stored tokens.
 
@@ -31,10 +36,14 @@ def causal_mask(
     allowed = allowed[:, None]
     if dtype is None:
         return allowed
-    return torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill(~allowed, torch.finfo(dtype).min)
+    return torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill(
+        ~allowed, torch.finfo(dtype).min
+    )
 
 
-def contiguous_positions(valid: torch.Tensor | None, queries: int, keys: int, device: torch.device) -> torch.Tensor:
+def contiguous_positions(
+    valid: torch.Tensor | None, queries: int, keys: int, device: torch.device
+) -> torch.Tensor:
     """Number the valid tokens from 0 and return the numbers of the last `queries`.
 
     Returns: (B or 1, queries) int64.
@@ -52,11 +61,17 @@ def gather_mask(
     Args:
         mask: (1 or B, 1 or H, L, C) bool (True: allowed) or float (added).
         rows: (B, n) int64 queries that are left, or None if all are.
-        columns: (1 or B, keys) int64 in the mask's columns; those outside are too far away to be seen.
+        columns: (1 or B, keys) int64 in the mask's columns; those outside are too far away to be
+            seen.
         valid: (B, keys) bool, or None if all are.
     Returns: (B, 1 or H, n, keys), dtype of `mask`.
     """
-    size = max(len(mask), len(columns), 1 if rows is None else len(rows), 1 if valid is None else len(valid))
+    size = max(
+        len(mask),
+        len(columns),
+        1 if rows is None else len(rows),
+        1 if valid is None else len(valid),
+    )
     mask = mask.expand(size, -1, -1, -1)
     if rows is not None:
         mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))

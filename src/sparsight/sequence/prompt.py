@@ -16,7 +16,8 @@ class Prompt:
         padding: leading padding tokens.
         visual: (V,) int64 slots of the visual tokens, ascending.
         images: (V,) int64, which contiguous run of visual tokens each belongs to, ascending from 0.
-        text: (T,) int64 slots of the real text after the last visual token, the part that may rate; else empty.
+        text: (T,) int64 slots of the real text after the last visual token, the part that may rate;
+            else empty.
         real: tokens that are no padding.
         places: (L,) int64, number of each slot among the real tokens.
     """
@@ -42,7 +43,9 @@ def check_marks(marks: object) -> torch.Tensor:
     """
     if not isinstance(marks, torch.Tensor) or marks.dtype != torch.bool or marks.ndim != 2:
         kind = (
-            f"{marks.dtype} of shape {tuple(marks.shape)}" if isinstance(marks, torch.Tensor) else type(marks).__name__
+            f"{marks.dtype} of shape {tuple(marks.shape)}"
+            if isinstance(marks, torch.Tensor)
+            else type(marks).__name__
         )
         raise PromptError(f"visual_mask is {kind}; give a bool tensor of shape (batch, tokens).")
     return marks.to("cpu", copy=True)  # what the caller does to theirs later changes nothing here
@@ -79,25 +82,40 @@ def read_prompts(
         visual: (B, L) bool on the host.
         real: (B, L) bool on the host, False for padding.
         rating: how many tokens at the end of a prompt may rate; None for all behind the images.
-        candidates: last tokens of each row that are no part of the prompt, so that they rate nothing.
+        candidates: last tokens of each row that are no part of the prompt, so that they rate
+            nothing.
     Raises: PromptError: a visual token is masked out, or no text follows the last one.
     """
     rows = enumerate(zip(visual, real, strict=True))
     return tuple(_read(v, r, index, rating, len(r) - candidates) for index, (v, r) in rows)
 
 
-def _read(visual: torch.Tensor, real: torch.Tensor, index: int, rating: int | None, end: int) -> Prompt:
+def _read(
+    visual: torch.Tensor, real: torch.Tensor, index: int, rating: int | None, end: int
+) -> Prompt:
     slots = visual.nonzero().flatten()
     text = real.nonzero().flatten()
     if not len(text):
-        raise PromptError(f"sample {index}: every token is masked out; leave the sample out of the batch.")
+        raise PromptError(
+            f"sample {index}: every token is masked out; leave the sample out of the batch."
+        )
     padding = int(text[0])
     if bool((visual & ~real).any()):
-        raise PromptError(f"sample {index}: the attention mask hides visual tokens; mask padding only.")
+        raise PromptError(
+            f"sample {index}: the attention mask hides visual tokens; mask padding only."
+        )
     images = _runs(slots)
     after = text[(text > slots[-1]) & (text < end)] if len(slots) else text[:0]
     after = after if rating is None else after[-rating:]
-    return Prompt(len(real), padding, slots, images, after, len(text), (real.long().cumsum(0) - 1).clamp_min(0))
+    return Prompt(
+        len(real),
+        padding,
+        slots,
+        images,
+        after,
+        len(text),
+        (real.long().cumsum(0) - 1).clamp_min(0),
+    )
 
 
 def require_raters(prompts: tuple[Prompt, ...]) -> None:

@@ -29,7 +29,11 @@ class Marks:
 
 def read_marks(model: Any, base_config: Any) -> Marks:
     """Read from a model's configs which token ids are no words."""
-    configs = [base_config, getattr(base_config, "text_config", None), getattr(model, "generation_config", None)]
+    configs = [
+        base_config,
+        getattr(base_config, "text_config", None),
+        getattr(model, "generation_config", None),
+    ]
     special, ends = set(), set()
     for config in (config for config in configs if config is not None):
         for name, value in vars(config).items():
@@ -45,7 +49,9 @@ def _ids(value: object) -> Iterator[int]:
             yield part
 
 
-def check_questions(ids: torch.Tensor, visual: torch.Tensor, marks: Marks, rating: int | None) -> None:
+def check_questions(
+    ids: torch.Tensor, visual: torch.Tensor, marks: Marks, rating: int | None
+) -> None:
     """Check that words follow the last image of every sample, so that they can rate it.
 
     Args:
@@ -54,15 +60,21 @@ def check_questions(ids: torch.Tensor, visual: torch.Tensor, marks: Marks, ratin
         marks: ids that are no words.
         rating: how many tokens at the end of a prompt may rate; None for all behind its images.
 
-    Raises: PromptError: nothing follows but what a template writes, such as the end of the turn and "assistant".
-    Warns: RaterWarning: so little follows that it may be the template's alone, and more words stand before the image in
+    Raises: PromptError: nothing follows but what a template writes, such as the end of the turn and
+    "assistant".
+    Warns: RaterWarning: so little follows that it may be the template's alone, and more words stand
+    before the image in
         the same turn.
     """
     for index, (row, where) in enumerate(zip(ids.tolist(), visual, strict=True)):
         slots = where.nonzero().flatten()
         if len(slots):
             last = int(slots[-1])
-            before = [token for place, token in enumerate(row[:last]) if token >= 0 and not bool(where[place])]
+            before = [
+                token
+                for place, token in enumerate(row[:last])
+                if token >= 0 and not bool(where[place])
+            ]
             text = [token for token in row[last + 1 :] if token >= 0]
             _check(index, before, text if rating is None else text[-rating:], marks)
 
@@ -73,11 +85,20 @@ def _check(index: int, before: Sequence[int], text: Sequence[int], marks: Marks)
     behind = [token for token in text[ends[-1] :] if token not in marks.special] if ends else []
     turn = max((place + 1 for place, token in enumerate(before) if token in marks.ends), default=0)
     earlier = [token for token in before[turn:] if token not in marks.special]
-    advice = "put the image before its question, or use a method that reads no question, such as Uniform"
+    advice = (
+        "put the image before its question, or use a method that reads no question, such as Uniform"
+    )
     if not asked and len(behind) <= TAIL:
-        what = "no words follow the last image, only what ends the turn" if text else "no text follows the last image"
-        raise PromptError(f"sample {index}: {what}, and words before an image cannot rate it: {advice}.")
-    # behind a plain template's words, or between an image and the end of a turn, there may be no question
+        what = (
+            "no words follow the last image, only what ends the turn"
+            if text
+            else "no text follows the last image"
+        )
+        raise PromptError(
+            f"sample {index}: {what}, and words before an image cannot rate it: {advice}."
+        )
+    # behind a plain template's words, or between an image and the end of a turn, there may be no
+    # question
     few = len(asked) <= (MARKS if ends else TAIL) and len(earlier) > max(len(asked), HEAD)
     if few and len(behind) <= 2 * TAIL:
         warnings.warn(

@@ -33,14 +33,16 @@ class AttentionCall:
 class RaterRows:
     """Post-softmax attention of rater rows to visual columns, for samples alike, in chunks of raters.
 
-    Source: SparseVLM eq. 6 and 7; the softmax runs over all keys a rater may see and is not renormalised.
+    Source: SparseVLM eq. 6 and 7; the softmax runs over all keys a rater may see and is not
+    renormalised.
 
     Args:
         call: whose rows.
         samples: (G,) int64, their places in the batch; None for the whole batch.
         rater_rows: (G, R) int64 query indices.
         columns: (G, V) int64 key indices.
-        present: (G, R) bool, False where a row fills up a sample with fewer raters; None if none does.
+        present: (G, R) bool, False where a row fills up a sample with fewer raters; None if none
+            does.
     """
 
     call: AttentionCall
@@ -93,9 +95,13 @@ class RaterRows:
     def _take(self, part: torch.Tensor) -> torch.Tensor:
         return part if self.samples is None else part[self.samples]
 
-    def _probabilities(self, query: torch.Tensor, key: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def _probabilities(
+        self, query: torch.Tensor, key: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
         """Return (G, H, r, N_k) for queries (G, H, r, d) and keys (G, H_kv, 1, d, N_k)."""
-        grouped = query.reshape(len(query), key.shape[1], -1, *query.shape[2:])  # (G, H_kv, H / H_kv, r, d)
+        grouped = query.reshape(
+            len(query), key.shape[1], -1, *query.shape[2:]
+        )  # (G, H_kv, H / H_kv, r, d)
         logits = (grouped @ key).flatten(1, 2) * self.call.scaling
         if self.call.softcap is not None:
             logits = torch.tanh(logits / self.call.softcap) * self.call.softcap

@@ -37,5 +37,10 @@ def choose_raters(
             if rates:
                 visual, text = own[prompt.visual.to(own.device)], own[prompt.text.to(own.device)]
                 chosen.append(check_raters(method.raters(visual, text), method, text))
-    flags = iter(check_some(torch.split(to_host(torch.cat(chosen)), [len(flag) for flag in chosen]), method))
-    return [prompt.text[next(flags) if rates else slice(0)] for prompt, rates in zip(prompts, pruned, strict=True)]
+    flags = iter(
+        check_some(torch.split(to_host(torch.cat(chosen)), [len(flag) for flag in chosen]), method)
+    )
+    return [
+        prompt.text[next(flags) if rates else slice(0)]
+        for prompt, rates in zip(prompts, pruned, strict=True)
+    ]

@@ -19,7 +19,8 @@ class Sample:
         schedule: its counts; None for a sample that is not pruned.
         layout: of the visual tokens before any was removed; None where it is not known.
         raters: (R,) int64 slots.
-        length: tokens that are there now, padding in front included until the first site; fillers are not counted.
+        length: tokens that are there now, padding in front included until the first site; fillers
+            are not counted.
     """
 
     prompt: Prompt

@@ -29,7 +29,8 @@ class Slots:
         image_of: (B, L) int64 image of each slot, -1 for other tokens.
         name_of: (B, L) int64 index among the sample's original visual tokens.
         place_of: (B, L) int64 number of each slot among the real tokens.
-        raters: (B, R) int64 slots of the raters, rows filled up with their first one; 0 where there are none.
+        raters: (B, R) int64 slots of the raters, rows filled up with their first one; 0 where there
+            are none.
     """
 
     image_of: torch.Tensor
@@ -45,7 +46,9 @@ class Slots:
         return Slots(*(part.to(device, non_blocking=True) for part in parts))
 
 
-def read_slots(prompts: Sequence[Prompt], raters: Sequence[torch.Tensor], device: torch.device) -> Slots:
+def read_slots(
+    prompts: Sequence[Prompt], raters: Sequence[torch.Tensor], device: torch.device
+) -> Slots:
     """Return what the slots of a batch are.
 
     Args:

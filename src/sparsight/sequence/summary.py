@@ -25,7 +25,9 @@ class Plan:
     windows: tuple[int, ...] = ()
 
 
-def summarise(samples: tuple[Sample, ...], plan: Plan, host_reads: int) -> tuple[Stats, Trace] | None:
+def summarise(
+    samples: tuple[Sample, ...], plan: Plan, host_reads: int
+) -> tuple[Stats, Trace] | None:
     """Return stats and trace of a prefill; None if a layer raised on the way."""
     if any(s.schedule is not None and len(s.kept) < len(s.schedule.sites) for s in samples):
         return None
@@ -47,4 +49,10 @@ def summarise(samples: tuple[Sample, ...], plan: Plan, host_reads: int) -> tuple
 
 def _happened(sample: Sample, plan: Plan) -> Schedule:
     sites = () if sample.schedule is None else sample.schedule.sites
-    return Schedule(len(sample.prompt.visual), plan.shape.layers, sites, tuple(sample.kept), tuple(sample.recycled))
+    return Schedule(
+        len(sample.prompt.visual),
+        plan.shape.layers,
+        sites,
+        tuple(sample.kept),
+        tuple(sample.recycled),
+    )

@@ -46,7 +46,8 @@ class Trace:
     Args:
         samples: per sample, its sites in order.
         raters: per sample, (R,) int64 positions of the raters in the prompt, padding included.
-        layouts: per sample, where its visual tokens lie; None where the family does not know, or there are none.
+        layouts: per sample, where its visual tokens lie; None where the family does not know, or
+            there are none.
     """
 
     samples: tuple[tuple[SiteTrace, ...], ...]
@@ -58,8 +59,9 @@ class Trace:
 class Stats:
     """Counts and costs of the last prefill, known on the host.
 
-    One FLOP is a multiplication or an addition; a multiply-accumulate (what the paper prints as FLOPs) is two. Decoder
-    layers only, padding not counted; the cost of choosing is included in `prefill_flops`.
+    One FLOP is a multiplication or an addition; a multiply-accumulate (what the paper prints as
+    FLOPs) is two. Decoder layers only, padding not counted; the cost of choosing is included in
+    `prefill_flops`.
 
     Args:
         shape: the decoder.
@@ -71,7 +73,8 @@ class Stats:
         pools: (B,) how many dropped tokens each clustering took.
         value_bytes: bytes of one number in the cache.
         host_reads: times the engine waited for the device.
-        windows: (L,) sliding window of each layer's cache, 0 for none; () where no cache layer slides.
+        windows: (L,) sliding window of each layer's cache, 0 for none; () where no cache layer
+            slides.
     """
 
     shape: DecoderShape
@@ -126,12 +129,17 @@ class Stats:
     @property
     def kv_cache_bytes(self) -> int:
         """Bytes of keys and values after the prefill."""
-        return sum(kv_bytes(self.shape, row, self.value_bytes, self.windows) for row in self.tokens_per_layer)
+        return sum(
+            kv_bytes(self.shape, row, self.value_bytes, self.windows)
+            for row in self.tokens_per_layer
+        )
 
     @property
     def dense_kv_cache_bytes(self) -> int:
         """Bytes of keys and values had nothing been pruned."""
-        return sum(kv_bytes(self.shape, row, self.value_bytes, self.windows) for row in self._dense_rows)
+        return sum(
+            kv_bytes(self.shape, row, self.value_bytes, self.windows) for row in self._dense_rows
+        )
 
     @property
     def _dense_rows(self) -> list[tuple[int, ...]]:

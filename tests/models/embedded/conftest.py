@@ -23,7 +23,9 @@ def make_part(tmp_path):
             for name, content in (members or {MEMBER: CONTENT}).items():
                 archive.writestr(name, content)
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        return wheel, Part("package", "1.0", wheel.name, digest, wheel.stat().st_size, member, len(CONTENT), "MIT")
+        return wheel, Part(
+            "package", "1.0", wheel.name, digest, wheel.stat().st_size, member, len(CONTENT), "MIT"
+        )
 
     return make
 

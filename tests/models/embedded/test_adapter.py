@@ -39,7 +39,8 @@ def test_the_shipped_adapter_is_small_and_names_no_machine():
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as tensors:
                 headers.append(str(tensors.metadata()))
-                assert {str(tensors.get_tensor(name).dtype) for name in tensors.keys()} == {"torch.float16"}  # noqa: SIM118
+                names = tensors.keys()
+                assert {str(tensors.get_tensor(name).dtype) for name in names} == {"torch.float16"}
     assert not [text for text in headers if any(sign in text for sign in ("/", "\\"))]
 
 
@@ -78,7 +79,12 @@ def test_encoder_weights_take_the_names_of_older_transformers():
     assert _named(weights, weights) is weights
     attention = ("attention.query", "attention.key", "attention.value", "output.dense")
     parts = [f"attention.{part}" for part in attention] + ["mlp.fc1", "mlp.fc2", "norm1", "norm2"]
-    older = {f"{layer}.{part}.{kind}" for layer in range(6, 11) for part in parts for kind in ("weight", "bias")}
+    older = {
+        f"{layer}.{part}.{kind}"
+        for layer in range(6, 11)
+        for part in parts
+        for kind in ("weight", "bias")
+    }
     older |= {f"{layer}.layer_scale{number}.lambda1" for layer in range(6, 11) for number in (1, 2)}
     named = _named(weights, dict.fromkeys(older))
     assert named.keys() == older

@@ -33,7 +33,9 @@ def encoded(processor, *conversations):
 def answers(model, processor, *conversations):
     inputs = encoded(processor, *conversations)
     output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-    return processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return processor.batch_decode(
+        output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
 
 
 def picture(shape, color):
@@ -59,7 +61,9 @@ def test_one_image_is_576_visual_tokens(prepared):
 
 def test_the_prompt_is_the_one_of_training(prepared):
     _, processor = prepared
-    text = processor.apply_chat_template(messages("what shape?", None), add_generation_prompt=True, tokenize=False)
+    text = processor.apply_chat_template(
+        messages("what shape?", None), add_generation_prompt=True, tokenize=False
+    )
     assert text == PROMPT.format("what shape?")
 
 
@@ -85,7 +89,9 @@ def test_unequal_prompts_are_padded_left(prepared):
     inputs = encoded(processor, short, long)
     assert inputs["attention_mask"][:, -1].all()
     assert not inputs["attention_mask"][0, 0]
-    assert answers(model, processor, short, long) == [answers(model, processor, one)[0] for one in (short, long)]
+    assert answers(model, processor, short, long) == [
+        answers(model, processor, one)[0] for one in (short, long)
+    ]
 
 
 CASES = [
@@ -94,12 +100,20 @@ CASES = [
     ("triangle", "blue", "what is the color of the shape?", "blue"),
     ("triangle", "blue", "what shape does the image contain?", "triangle"),
     ("rectangle", "black", "what is the black shape?", "rectangle"),
-    ("rectangle", "black", "what color is the rectangle?", "black"),  # answered "brown" at the time of writing
+    (
+        "rectangle",
+        "black",
+        "what color is the rectangle?",
+        "black",
+    ),  # answered "brown" at the time of writing
 ]
 
 
 def test_it_answers_about_drawn_shapes(prepared):
-    said = [answers(*prepared, messages(question, picture(shape, color))) for shape, color, question, _ in CASES]
+    said = [
+        answers(*prepared, messages(question, picture(shape, color)))
+        for shape, color, question, _ in CASES
+    ]
     right = sum(one == [answer] for one, (*_, answer) in zip(said, CASES, strict=True))
     assert right >= len(CASES) - 1, said
 
@@ -122,7 +136,9 @@ def test_it_answers_about_the_examples(prepared, name, question, answer):
 def test_the_answer_ends_by_itself(prepared):
     model, processor = prepared
     inputs = encoded(processor, messages("what shape is in the image?", picture("circle", "red")))
-    output = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    output = model.generate(**inputs, max_new_tokens=8, do_sample=False)[
+        0, inputs["input_ids"].shape[1] :
+    ]
     assert output[-1] == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert len(output) < 8
 

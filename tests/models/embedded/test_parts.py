@@ -83,7 +83,9 @@ def test_pip_fetches_and_the_wheel_is_checked(make_part, fake_pip, tmp_path):
 
 def test_another_file_from_the_index_is_refused(make_part, fake_pip, tmp_path):
     wheel, part = make_part()
-    fake_pip(f"pathlib.Path(sys.argv[sys.argv.index('--dest') + 1], {wheel.name!r}).write_bytes(b'other')")
+    fake_pip(
+        f"pathlib.Path(sys.argv[sys.argv.index('--dest') + 1], {wheel.name!r}).write_bytes(b'other')"
+    )
     folder = tmp_path / "work"
     folder.mkdir()
     with pytest.raises(EmbeddedModelError, match="has 5 bytes"):

@@ -56,7 +56,9 @@ def test_an_interrupted_prepare_leaves_nothing(fake_work, tmp_path, monkeypatch,
     assert not embedded.is_prepared(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "no stamp", "broken stamp", "other parts"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "missing", "no stamp", "broken stamp", "other parts"]
+)
 def test_a_damaged_folder_is_made_anew(fake_work, tmp_path, damage):
     folder = embedded.prepare(tmp_path, progress=False)
     weights, stamp = folder / "model.safetensors", folder / "prepared.json"
@@ -93,7 +95,9 @@ def test_a_faster_parallel_run_wins(fake_work, tmp_path, monkeypatch):
 @pytest.mark.parametrize("package", ["gguf", "onnx", "peft"])
 def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(EmbeddedModelError, match=rf'`{package}`.*pip install "sparsight\[embedded\]"'):
+    with pytest.raises(
+        EmbeddedModelError, match=rf'`{package}`.*pip install "sparsight\[embedded\]"'
+    ):
         embedded.prepare(tmp_path, progress=False)
 
 

@@ -1,7 +1,7 @@
 """Scenes: composed photographs with questions whose evidence is known, box by box.
 
-A seed gives the same layout on every machine. The split that ships is used as it lies on the disk; others are made with
-`compose_suite(seed, pool).write(folder)`.
+A seed gives the same layout on every machine. The split that ships is used as it lies on the disk;
+others are made with `compose_suite(seed, pool).write(folder)`.
 """
 
 from sparsight.evaluate.scenes.ask import Turn

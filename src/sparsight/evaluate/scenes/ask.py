@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from sparsight.evaluate.scenes.catalogue import KINDS, THINGS, Thing, with_article
 from sparsight.evaluate.scenes.scene import SIZE, Box, Item, Scene, Sign, popular
 
-PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+PLACES = (
+    "top left",
+    "top",
+    "top right",
+    "left",
+    "center",
+    "right",
+    "bottom left",
+    "bottom",
+    "bottom right",
+)
 EXISTENCE = ("random", "popular", "adversarial")
 _MARGIN = 10  # px between a thing's middle and the next cell of the grid
 _STEP = 28  # px by which one thing must be left of or above another
@@ -20,7 +30,8 @@ class Turn:
     Args:
         question: what is asked.
         answer: the expected answer, one or two words.
-        boxes: for each image, the boxes in px that the answer rests on; all empty where something is absent.
+        boxes: for each image, the boxes in px that the answer rests on; all empty where something
+            is absent.
     """
 
     question: str
@@ -45,9 +56,11 @@ def present(scene: Scene, rng: random.Random) -> Turn | None:
 def absent(scene: Scene, rng: random.Random, how: str) -> Turn | None:
     """Ask whether something is there that is not.
 
-    Source: POPE (arXiv 2305.10355), section 5.1: random, popular (frequent in the data) and adversarial (co-occurring
+    Source: POPE (arXiv 2305.10355), section 5.1: random, popular (frequent in the data) and
+    adversarial (co-occurring
         with what is there) negatives.
-    Differs: co-occurrence is drawn by kind here, so adversarial ones are of the kind that the scene shows most.
+    Differs: co-occurrence is drawn by kind here, so adversarial ones are of the kind that the scene
+    shows most.
     """
     here = {item.thing for item in scene.items}
     pool: tuple[Thing, ...] = popular() if how == "popular" else THINGS
@@ -73,7 +86,11 @@ def kind(scene: Scene, rng: random.Random) -> Turn | None:
     """Ask which animal, food or vehicle there is, where there is one of that kind."""
     of = {thing.name: thing.kind for thing in THINGS}
     kinds = [of[item.thing] for item in scene.items]
-    found = [item for item in scene.items if kinds.count(of[item.thing]) == 1 and of[item.thing] != "object"]
+    found = [
+        item
+        for item in scene.items
+        if kinds.count(of[item.thing]) == 1 and of[item.thing] != "object"
+    ]
     if not found:
         return None
     item = rng.choice(found)
@@ -95,7 +112,9 @@ def two_steps(scene: Scene, rng: random.Random) -> Turn | None:
     if not found:
         return None
     words, anchor, item = rng.choice(found)
-    return turn(f"What color is the thing {words} the {anchor.thing}?", str(item.colour), item, anchor)
+    return turn(
+        f"What color is the thing {words} the {anchor.thing}?", str(item.colour), item, anchor
+    )
 
 
 def relations(scene: Scene) -> list[tuple[str, Item, Item]]:
@@ -105,7 +124,11 @@ def relations(scene: Scene) -> list[tuple[str, Item, Item]]:
     found = []
     for anchor in scene.items:
         x, y = anchor.box.centre
-        others = [(item, item.box.centre[0] - x, item.box.centre[1] - y) for item in scene.items if item is not anchor]
+        others = [
+            (item, item.box.centre[0] - x, item.box.centre[1] - y)
+            for item in scene.items
+            if item is not anchor
+        ]
         sides = {
             "left of": [item for item, dx, dy in others if -dx > max(_STEP, 1.5 * abs(dy))],
             "right of": [item for item, dx, dy in others if dx > max(_STEP, 1.5 * abs(dy))],
@@ -158,14 +181,18 @@ def cell(box: Box) -> str | None:
     """Return the cell of the 3 x 3 grid that holds a box's middle; None near a border of two cells."""
     third = SIZE / 3
     column, row = (int(middle // third) for middle in box.centre)
-    near = any(abs(middle - border) < _MARGIN for middle in box.centre for border in (third, 2 * third))
+    near = any(
+        abs(middle - border) < _MARGIN for middle in box.centre for border in (third, 2 * third)
+    )
     return None if near else PLACES[3 * row + column]
 
 
 def caption(scene: Scene, rng: random.Random) -> Turn | None:
     """Ask for everything, to be named in reading order with colour and place; for training."""
     del rng
-    things = sorted(scene.items, key=lambda item: (item.box.centre[1] // (SIZE / 3), item.box.centre[0]))
+    things = sorted(
+        scene.items, key=lambda item: (item.box.centre[1] // (SIZE / 3), item.box.centre[0])
+    )
     parts = [f"{item.label} {cell(item.box) or ''}".strip() for item in things]
     parts += [f"{sign.colour} sign {sign.text}" for sign in scene.signs]
     return turn("List everything.", ", ".join(parts), *things, *scene.signs) if parts else None

@@ -70,7 +70,8 @@ class Thing:
 def _things() -> tuple[Thing, ...]:
     rows = [(name, kind) for kind, names in _NAMES.items() for name in names.split()]
     return tuple(
-        Thing(name, kind, None if name in _UNCOUNTED else _PLURALS.get(name, f"{name}s")) for name, kind in rows
+        Thing(name, kind, None if name in _UNCOUNTED else _PLURALS.get(name, f"{name}s"))
+        for name, kind in rows
     )
 
 

@@ -21,7 +21,12 @@ from sparsight.evaluate.scenes.scene import (
 FRAMES = 8
 MOST = 6  # things that are counted, at most
 Direction = Literal["left", "right", "up", "down"]
-_STEPS: dict[Direction, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+_STEPS: dict[Direction, tuple[int, int]] = {
+    "left": (-1, 0),
+    "right": (1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+}
 
 
 def compose(seed: str, pool: Pool) -> Scene:
@@ -57,7 +62,9 @@ def compose_counting(rng: random.Random, pool: Pool, count: int) -> Scene:
     """Compose `count` of one thing among two others; with 0 the two are all there is."""
     countable = [thing for thing in THINGS if thing.plural]
     several, *others = rng.sample(countable, 3)
-    scene = add_items(empty_scene(rng, pool, BACKGROUND_SIZE), rng, [several] * count, (48, 72), painted=0.3)
+    scene = add_items(
+        empty_scene(rng, pool, BACKGROUND_SIZE), rng, [several] * count, (48, 72), painted=0.3
+    )
     return add_items(scene, rng, others, (48, 80))
 
 
@@ -83,7 +90,9 @@ def compose_clip(seed: str, pool: Pool) -> Clip:
         return _moving(rng, pool)
     scene = empty_scene(rng, pool, BACKGROUND_SIZE)
     while len(scene.items) < 2:
-        scene = add_items(replace(scene, items=()), rng, draw_things(rng, rng.randrange(2, 4)), (84, 116))
+        scene = add_items(
+            replace(scene, items=()), rng, draw_things(rng, rng.randrange(2, 4)), (84, 116)
+        )
     subject, event = rng.choice(scene.items), rng.choice(("appears", "disappears"))
     turn = rng.randrange(3, 6)
     without = replace(scene, items=tuple(item for item in scene.items if item is not subject))

@@ -84,7 +84,9 @@ def compose_suite(seed: int, pool: Pool, share: float = 1.0) -> Draft:
     for (family, split), (count, make) in _parts().items():
         for number in range(max(1, round(count * share))):
             name = "-".join(filter(None, (family, split, f"{number:03}")))
-            attempts = (make(dice, dice.of(name, attempt), number, attempt) for attempt in range(_TRIES))
+            attempts = (
+                make(dice, dice.of(name, attempt), number, attempt) for attempt in range(_TRIES)
+            )
             pictures, turns = next(made for made in attempts if made)
             draft.pictures.update(pictures)
             frames = FRAMES if family == "clip" else 0
@@ -116,7 +118,9 @@ def _parts() -> dict[tuple[str, str], tuple[int, Maker]]:
     }
 
 
-def _on_shared(make: Asker, dice: Dice, rng: random.Random, number: int, attempt: int) -> Made | None:
+def _on_shared(
+    make: Asker, dice: Dice, rng: random.Random, number: int, attempt: int
+) -> Made | None:
     name, scene = dice.shared(number + 7 * attempt)
     made = make(scene, rng)
     return ({name: scene}, (made,)) if made else None
@@ -127,7 +131,9 @@ def _existence(how: str, dice: Dice, rng: random.Random, number: int, attempt: i
     return _on_shared(wanted, dice, rng, number, attempt)
 
 
-def _reading(size: TextSize, dice: Dice, rng: random.Random, number: int, attempt: int) -> Made | None:
+def _reading(
+    size: TextSize, dice: Dice, rng: random.Random, number: int, attempt: int
+) -> Made | None:
     name = f"reading-{size}-{number:03}"
     scene = compose_reading(dice.of(name, attempt), dice.pool, size)
     made = ask.reading(scene, rng)
@@ -174,13 +180,19 @@ def _clip(split: str, dice: Dice, rng: random.Random, number: int, attempt: int)
     name = f"clip-{split}-{number:03}"
     clip = compose_clip("/".join(map(str, (dice.seed, dice.pool, name, attempt))), dice.pool)
     turn = about_clip(clip)
-    return ({name: clip}, (turn,)) if (clip.event in ("appears", "disappears")) == (split == "event") else None
+    return (
+        ({name: clip}, (turn,))
+        if (clip.event in ("appears", "disappears")) == (split == "event")
+        else None
+    )
 
 
 def about_clip(clip: Clip) -> Turn:
     """Ask which way the thing moves, or what appears or disappears; boxes are those of the frames as drawn."""
     scale = CLIP_SIZE / SIZE
-    found = [[item.box for item in frame.items if item.thing == clip.subject] for frame in clip.frames]
+    found = [
+        [item.box for item in frame.items if item.thing == clip.subject] for frame in clip.frames
+    ]
     boxes = tuple(tuple(_scaled(box, scale) for box in frame) for frame in found)
     if clip.event in ("appears", "disappears"):
         return Turn(f"What {clip.event} in the video?", clip.subject, boxes)

@@ -47,7 +47,10 @@ def placed(item: Item) -> tuple[Image.Image, tuple[int, int]]:
     width, height = item.box.right - item.box.left, item.box.bottom - item.box.top
     scale = min(width / image.width, height / image.height)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    corner = (item.box.left + (width - image.width) // 2, item.box.top + (height - image.height) // 2)
+    corner = (
+        item.box.left + (width - image.width) // 2,
+        item.box.top + (height - image.height) // 2,
+    )
     return image, corner
 
 

@@ -5,7 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sparsight.evaluate.scenes.catalogue import COLOURS, KINDS, THINGS, WORDS, Thing, background_names
+from sparsight.evaluate.scenes.catalogue import (
+    COLOURS,
+    KINDS,
+    THINGS,
+    WORDS,
+    Thing,
+    background_names,
+)
 
 SIZE = 336  # px, both sides
 Pool = Literal["train", "test"]
@@ -150,7 +157,11 @@ def draw_things(rng: random.Random, count: int) -> list[Thing]:
 
 
 def add_items(
-    scene: Scene, rng: random.Random, things: Sequence[Thing], sides: tuple[int, int], painted: float = 0.6
+    scene: Scene,
+    rng: random.Random,
+    things: Sequence[Thing],
+    sides: tuple[int, int],
+    painted: float = 0.6,
 ) -> Scene:
     """Put things on a scene where there is room, each `sides` px large; a share of them painted."""
     items = list(scene.items)
@@ -171,7 +182,9 @@ def add_signs(scene: Scene, rng: random.Random, count: int, size: TextSize | Non
         chosen = rng.choice(_SIZES) if size is None else size
         font = FONT_PX[chosen]
         width, height = round(font * (0.66 * len(text) + 0.7)), round(font * 1.5)
-        box = place_box(rng, width, height, [*_boxes(scene, scene.items), *(sign.box for sign in signs)])
+        box = place_box(
+            rng, width, height, [*_boxes(scene, scene.items), *(sign.box for sign in signs)]
+        )
         if box is not None:
             signs.append(Sign(text, chosen, colour, box))
     return replace(scene, signs=tuple(signs))

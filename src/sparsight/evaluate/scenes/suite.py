@@ -13,7 +13,17 @@ from sparsight.evaluate.scenes.scene import Box
 from sparsight.inputs import read_image
 
 SPLIT = Path(__file__).parent / "split"
-FAMILIES = ("existence", "attribute", "relation", "reading", "counting", "place", "two-turn", "multi-image", "clip")
+FAMILIES = (
+    "existence",
+    "attribute",
+    "relation",
+    "reading",
+    "counting",
+    "place",
+    "two-turn",
+    "multi-image",
+    "clip",
+)
 QUESTIONS = "questions.jsonl"
 
 
@@ -28,8 +38,8 @@ class Question:
         images: file names of its images; one strip of frames, side by side, for a clip.
         frames: frames of the strip; 0 for still images.
         turns: question and answer; two of them in the two-turn family.
-        hard_for_downscaling: budgets at which the dense model is right on the whole image and wrong on one scaled
-            down to as many tokens; None where that has not been computed.
+        hard_for_downscaling: budgets at which the dense model is right on the whole image and wrong
+            on one scaled down to as many tokens; None where that has not been computed.
     """
 
     id: str
@@ -54,7 +64,9 @@ def load_suite(folder: Path = SPLIT) -> tuple[Question, ...]:
     except FileNotFoundError:
         raise InputError(f"{folder} holds no {QUESTIONS}; give the folder of a suite.") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a suite's list of questions ({error}); write it again.") from error
+        raise InputError(
+            f"{path} is not a suite's list of questions ({error}); write it again."
+        ) from error
     if not questions:
         raise InputError(f"{path} asks nothing; write it again.")
     return questions
@@ -73,7 +85,10 @@ def load_images(question: Question, folder: Path = SPLIT) -> list[Image.Image]:
             raise InputError(f"question {question.id}: image {error}") from error
         if question.frames:
             width = image.width // question.frames
-            images += [image.crop((i * width, 0, (i + 1) * width, image.height)) for i in range(question.frames)]
+            images += [
+                image.crop((i * width, 0, (i + 1) * width, image.height))
+                for i in range(question.frames)
+            ]
         else:
             images.append(image)
     return images
@@ -87,7 +102,11 @@ def write_questions(questions: list[Question], folder: Path) -> None:
 
 def _read(row: dict[str, Any]) -> Question:
     turns = tuple(
-        Turn(t["question"], t["answer"], tuple(tuple(Box(**box) for box in boxes) for boxes in t["boxes"]))
+        Turn(
+            t["question"],
+            t["answer"],
+            tuple(tuple(Box(**box) for box in boxes) for boxes in t["boxes"]),
+        )
         for t in row["turns"]
     )
     hard = row["hard_for_downscaling"]

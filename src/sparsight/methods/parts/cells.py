@@ -32,7 +32,8 @@ def share(count: int, sizes: Sequence[int], most: int | None = None) -> tuple[in
 def grid_cells(height: int, width: int, count: int) -> torch.Tensor:
     """Partition a grid into compact rectangular cells of about equal size.
 
-    About sqrt(count h / w) bands of rows share the cells by their rows, and each band is cut into columns.
+    About sqrt(count h / w) bands of rows share the cells by their rows, and each band is cut into
+    columns.
 
     Args: count: cells, in 1..h w.
     Returns: (h w,) int64 in 0..count-1, the cell of each token; cells are numbered in raster order.
@@ -80,14 +81,18 @@ def cell_centres(labels: torch.Tensor, width: int) -> torch.Tensor:
 def partition(layout: Layout, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Partition the grids of a sample into `count` cells, by their sizes; treat the result as read-only.
 
-    Tokens that are no patch lie in no cell. Where there are more cells than patches, the first of them become cells of
-    their own, behind all others.
+    Tokens that are no patch lie in no cell. Where there are more cells than patches, the first of
+    them become cells of their own, behind all others.
 
-    Returns: labels (V,) int64, -1 for tokens in no cell, and centres (count,) int64 among the V tokens.
+    Returns: labels (V,) int64, -1 for tokens in no cell, and centres (count,) int64 among the V
+    tokens.
     """
     patches = min(count, len(layout) - len(layout.others))
     shares = share(patches, [rows * columns for rows, columns in layout.sizes])
-    cells = [grid_cells(*size, part) if part else None for size, part in zip(layout.sizes, shares, strict=True)]
+    cells = [
+        grid_cells(*size, part) if part else None
+        for size, part in zip(layout.sizes, shares, strict=True)
+    ]
     labels, centres = _join(layout, cells)
     rest = layout.others[: count - patches]
     labels[rest] = torch.arange(patches, count)
@@ -103,7 +108,9 @@ def scaled_partition(layout: Layout, small: Grid) -> tuple[torch.Tensor, torch.T
     return _join(layout, [scaled_cells(size, small) for size in layout.sizes])
 
 
-def _join(layout: Layout, cells: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
+def _join(
+    layout: Layout, cells: Sequence[torch.Tensor | None]
+) -> tuple[torch.Tensor, torch.Tensor]:
     labels, centres, first = torch.full((len(layout),), -1), [torch.arange(0)], 0
     for grid, own in zip(layout.grids, cells, strict=True):
         if own is not None:

@@ -6,7 +6,8 @@ import torch
 def top_k(score: torch.Tensor, count: int, images: torch.Tensor | None = None) -> torch.Tensor:
     """Return the `count` highest scores' indices, ascending; of equal scores the lower index wins.
 
-    Differs: where `images` is given and `count` allows it, every image keeps its best token, so that none disappears.
+    Differs: where `images` is given and `count` allows it, every image keeps its best token, so
+    that none disappears.
 
     Args:
         score: (..., V) float, higher is kept.
@@ -39,10 +40,13 @@ def numerical_rank(matrix: torch.Tensor, tolerance: float | None = None) -> int:
     """Count singular values above `tolerance` times the largest.
 
     Source: SparseVLM eq. 8 takes the rank of the rater attention and names no threshold.
-    Differs: the threshold is max(R, V) times the float32 epsilon unless given, as in numpy and torch.
+    Differs: the threshold is max(R, V) times the float32 epsilon unless given, as in numpy and
+    torch.
 
     Args: matrix: (R, V) float.
     """
-    relative = max(matrix.shape) * torch.finfo(torch.float32).eps if tolerance is None else tolerance
+    relative = (
+        max(matrix.shape) * torch.finfo(torch.float32).eps if tolerance is None else tolerance
+    )
     singular = torch.linalg.svdvals(matrix.double())
     return int((singular > relative * singular[0]).sum())

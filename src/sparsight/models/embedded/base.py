@@ -1,7 +1,9 @@
 """The base model folder: an ordinary transformers checkpoint of LLaVA-1.5's shape, made of the two converted parts.
 
-Knows configurations, processors and checkpoint files; knows nothing about wheels or the adapter. The projector in it is
-random (fixed seed): without the adapter the model sees and speaks, but does not understand what it sees.
+Knows configurations, processors and checkpoint files; knows nothing about wheels or the adapter.
+The projector in it is
+random (fixed seed): without the adapter the model sees and speaks, but does not understand what it
+sees.
 """
 
 from __future__ import annotations
@@ -14,7 +16,12 @@ from safetensors.torch import save_file
 from transformers import GenerationConfig, LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from sparsight.models.embedded.convert import IMAGE_TOKEN, LanguageFile, vision_config, vision_weights
+from sparsight.models.embedded.convert import (
+    IMAGE_TOKEN,
+    LanguageFile,
+    vision_config,
+    vision_weights,
+)
 
 IMAGE_SIZE = 336
 PATCH_SIZE = 14
@@ -94,7 +101,9 @@ def save_base(folder: Path, onnx_file: Path, gguf_file: Path) -> None:
     config = build_config(language, image_token_id)
     config.save_pretrained(folder)
     build_processor(tokenizer).save_pretrained(folder)
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ids = {
+        name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
     GenerationConfig(**ids).save_pretrained(folder)  # type: ignore[no-untyped-call]
 
     decoder = language.weights()
@@ -102,9 +111,14 @@ def save_base(folder: Path, onnx_file: Path, gguf_file: Path) -> None:
     # The output layer shares this matrix: the mean row is never the most likely next token.
     width = embedding.shape[1]
     decoder["embed_tokens.weight"] = torch.cat([embedding, embedding.mean(0, keepdim=True)])
-    tensors = {f"model.vision_tower.{name}": value for name, value in vision_weights(onnx_file).items()}
+    tensors = {
+        f"model.vision_tower.{name}": value for name, value in vision_weights(onnx_file).items()
+    }
     tensors |= {f"model.language_model.{name}": value for name, value in decoder.items()}
-    tensors |= {f"model.multi_modal_projector.{name}": value for name, value in _random_projector(width).items()}
+    tensors |= {
+        f"model.multi_modal_projector.{name}": value
+        for name, value in _random_projector(width).items()
+    }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -112,7 +126,8 @@ def _random_projector(width: int) -> dict[str, torch.Tensor]:
     """Returns a two-layer projector of small random weights, the same on every machine."""
     generator = torch.Generator().manual_seed(_PROJECTOR_SEED)
     return {
-        "linear_1.weight": torch.randn(width, vision_config().hidden_size, generator=generator) * 0.02,
+        "linear_1.weight": torch.randn(width, vision_config().hidden_size, generator=generator)
+        * 0.02,
         "linear_1.bias": torch.zeros(width),
         "linear_2.weight": torch.randn(width, width, generator=generator) * 0.02,
         "linear_2.bias": torch.zeros(width),

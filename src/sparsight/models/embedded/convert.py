@@ -1,7 +1,8 @@
 """Turns the two pretrained files into plain tensors, a tokenizer and configurations.
 
-Knows ONNX, GGUF and the names that transformers' checkpoints use; knows nothing about caches or adapters. The packages
-`onnx` and `gguf` are needed only here and are imported only when a conversion runs.
+Knows ONNX, GGUF and the names that transformers' checkpoints use; knows nothing about caches or
+adapters. The packages `onnx` and `gguf` are needed only here and are imported only when a
+conversion runs.
 """
 
 from __future__ import annotations
@@ -53,22 +54,31 @@ def optional(module: str) -> Any:
 def vision_config() -> Dinov2Config:
     """Returns the configuration of DINOv2-small (ViT-S/14, 37x37 position grid)."""
     return Dinov2Config(
-        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, mlp_ratio=4, image_size=518, patch_size=14
+        hidden_size=384,
+        num_hidden_layers=12,
+        num_attention_heads=6,
+        mlp_ratio=4,
+        image_size=518,
+        patch_size=14,
     )
 
 
 def vision_weights(path: Path) -> dict[str, torch.Tensor]:
     """Reads the DINOv2 backbone out of the ONNX file, under its original checkpoint names.
 
-    The graph keeps the name of every bias but not of the linear weights: each `MatMul` weight is named after the bias
-    that the next `Add` uses, and transposed, as ONNX stores (in, out).
+    The graph keeps the name of every bias but not of the linear weights: each `MatMul` weight is
+    named after the bias that the next `Add` uses, and transposed, as ONNX stores (in, out).
     """
     onnx = optional("onnx")
     to_array = optional("onnx.numpy_helper").to_array
     graph = onnx.load(str(path)).graph
     arrays: dict[str, np.ndarray] = {tensor.name: to_array(tensor) for tensor in graph.initializer}
     prefix = "backbone."
-    weights = {name.removeprefix(prefix): _tensor(value) for name, value in arrays.items() if name.startswith(prefix)}
+    weights = {
+        name.removeprefix(prefix): _tensor(value)
+        for name, value in arrays.items()
+        if name.startswith(prefix)
+    }
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
@@ -87,7 +97,9 @@ def vision_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def _positions(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """Joins the CLS position and the 37x37 grid positions, which the export split and left anonymous."""
-    anonymous = [value for name, value in arrays.items() if name.startswith("onnx::") and value.ndim == 3]
+    anonymous = [
+        value for name, value in arrays.items() if name.startswith("onnx::") and value.ndim == 3
+    ]
     cls, grid = sorted(anonymous, key=lambda value: value.shape[1])  # (1, 1, 384), (1, 1369, 384)
     return np.concatenate([cls, grid], axis=1)
 
@@ -118,10 +130,15 @@ class LanguageFile:
             num_key_value_heads=self._field("llama.attention.head_count_kv"),
             max_position_embeddings=self._field("llama.context_length"),
             rms_norm_eps=self._field("llama.attention.layer_norm_rms_epsilon"),
-            rope_parameters={"rope_type": "default", "rope_theta": self._field("llama.rope.freq_base")},
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": self._field("llama.rope.freq_base"),
+            },
             bos_token_id=self._field("tokenizer.ggml.bos_token_id"),
             eos_token_id=self._field("tokenizer.ggml.eos_token_id"),
-            pad_token_id=self._field("tokenizer.ggml.unknown_token_id"),  # padding never equals the end token
+            pad_token_id=self._field(
+                "tokenizer.ggml.unknown_token_id"
+            ),  # padding never equals the end token
             tie_word_embeddings=True,
         )
 
@@ -148,9 +165,13 @@ class LanguageFile:
         tokens: list[str] = self._field("tokenizer.ggml.tokens")
         kinds: list[int] = self._field("tokenizer.ggml.token_type")
         merges = [tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges")]
-        core = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+        core = Tokenizer(
+            models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
+        )
         digit = pre_tokenizers.Split(Regex(r"\p{N}"), behavior="isolated")
-        core.pre_tokenizer = pre_tokenizers.Sequence([digit, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [digit, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
         core.decoder = decoders.ByteLevel()
         special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
         core.add_special_tokens(

