@@ -213,7 +213,7 @@ def test_an_error_leaves_the_conversation_where_it_stood(model, processor):
             talk.ask(SECOND, ["no picture"])
         assert talk.messages == before
         talk.ask(SECOND)
-        assert run._engine.rating.get() is None
+        assert run._engine.reader.rating.get() is None
     assert "get_image_features" not in vars(model.model)
 
 

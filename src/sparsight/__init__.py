@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from sparsight.errors import SparsightError
     from sparsight.methods import SparseVLM, SparseVLMPlus
     from sparsight.methods.method import Method
-    from sparsight.sparsify import Run, run_of, sparsify
+    from sparsight.run import Run, run_of
+    from sparsight.sparsify import sparsify
 
 __version__ = "0.1.0"
 
@@ -29,11 +30,11 @@ __all__ = [
 _HOMES = {
     "Chat": "chat",
     "Method": "methods.method",
-    "Run": "sparsify",
+    "Run": "run",
     "SparseVLM": "methods",
     "SparseVLMPlus": "methods",
     "SparsightError": "errors",
-    "run_of": "sparsify",
+    "run_of": "run",
     "sparsify": "sparsify",
 }
 

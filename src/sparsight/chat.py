@@ -16,7 +16,8 @@ from sparsight.engine.image_memory import remembered_images
 from sparsight.engine.turns import cache_lengths, cut_back, position_offset, restore_position_offset
 from sparsight.errors import InputError, PromptError, SettingError
 from sparsight.inputs import Messages, check_question, prompt_inputs, rgb_images, user_message
-from sparsight.sparsify import base_of, run_of
+from sparsight.run import run_of
+from sparsight.sparsify import base_of
 
 Reuse = Literal["image", "cache"]
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from sparsight.engine.parts import unwrap
 from sparsight.errors import InputError
 from sparsight.families import family_of
 from sparsight.images import MOST_PIXELS, Source, read_image, rgb_images, source_name
-from sparsight.sparsify import unwrapped
 
 __all__ = [
     "MOST_PIXELS",
@@ -168,7 +168,7 @@ def _in_own_words(processor: Any, messages: Messages) -> str:
 
 def _check_ids(model: Any, ids: torch.Tensor, images: list[list[Any]]) -> None:
     """Check the token ids of a prompt: images have their visual tokens, and all tokens have a position."""
-    inner: Any = unwrapped(model)
+    inner: Any = unwrap(model)
     places = torch.tensor(family_of(inner).placeholder_ids(inner.config))
     for row, own in zip(ids.cpu(), images, strict=True):
         visual = bool(torch.isin(row, places).any())

@@ -231,14 +231,14 @@ def models_command(
     verbose: Verbose = False,
 ) -> None:
     """Show the model families that are supported, and what is refused for each."""
-    from sparsight.cli.models import models_page, models_table, refusals
+    from sparsight.cli.models import list_refusals, make_page, make_table
 
     del verbose
     if markdown:
-        put(models_page())
+        put(make_page())
         return
-    Console().print(models_table())
-    put("\n".join(["refused:", *refusals(), ""]))
+    Console().print(make_table())
+    put("\n".join(["refused:", *list_refusals(), ""]))
 
 
 @app.command(name="modes")

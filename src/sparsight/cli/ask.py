@@ -23,7 +23,8 @@ from sparsight.images import read_image, source_file, source_name
 from sparsight.inputs import check_question, prompt_inputs, user_message
 from sparsight.methods.method import Method
 from sparsight.picture import check_drawable, panels
-from sparsight.sparsify import Run, sparsify
+from sparsight.run import Run
+from sparsight.sparsify import sparsify
 
 MOST_STEPS = 16  # decode steps that are timed
 

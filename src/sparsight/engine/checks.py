@@ -1,24 +1,21 @@
-"""Whether a model, its options and its layer arguments can be hosted: every refusal that needs only a look.
+"""Refusals of single calls: arguments of the model, of its text decoder or of a layer.
 
-Private details of transformers touched here: `_attn_implementation`, `layer_types`,
-`sliding_window` and `rope_parameters` of the text config, and how a compiled module shows.
+Private details of transformers touched here: `_attn_implementation`, `layer_types` and
+`sliding_window` of the text config.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from sparsight.engine.compat import CACHE
-from sparsight.errors import UnsupportedError
-from sparsight.families import Family
-from sparsight.methods.method import Method
+from sparsight.errors import PromptError, UnsupportedError
 
 HIDDEN = "inputs_embeds hide where the visual tokens are; give input_ids, with the images."
 FULL, SLIDING = "full_attention", "sliding_attention"
 KERNELS = ("sdpa", "eager")
-MOVING_ROPE = ("dynamic", "longrope")  # tables that depend on the length seen
 PER_TOKEN = frozenset(
     {"attention_mask", "position_embeddings", "position_ids"}
 )  # layer arguments that get shortened
@@ -33,73 +30,46 @@ def kernel_of(decoder: nn.Module) -> str:
 def check_kernel(decoder: nn.Module) -> None:
     """Check that masks can be made for the decoder's attention implementation.
 
-    Raises: UnsupportedError: they cannot.
+    Raises: UnsupportedError: another implementation than those of KERNELS.
     """
     if kernel_of(decoder) not in KERNELS:
         raise UnsupportedError(
-            f"attention implementation {kernel_of(decoder)!r} is not supported yet; load the model with "
-            f"attn_implementation={' or '.join(map(repr, KERNELS))}."
-        )
-
-
-def check_host(model: nn.Module, decoder: Any, positions: str) -> None:
-    """Check that a model can be hosted as it is.
-
-    Raises: UnsupportedError: it cannot; the message names the option.
-    """
-    if any(
-        module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
-        for module in model.modules()
-    ):
-        raise UnsupportedError(
-            "the model is compiled, which ignores new hooks; sparsify it before torch.compile."
-        )
-    check_kernel(decoder)
-    config, name = decoder.config, type(decoder).__name__
-    kinds = set(layer_kinds(config, len(getattr(decoder, "layers", ()))))
-    if kinds - {FULL, SLIDING}:
-        raise UnsupportedError(
-            f"the text model {name} has layers of kind {', '.join(sorted(kinds - {FULL, SLIDING}))}; only full "
-            "attention and sliding windows are supported."
-        )
-    if positions == "renumber" and SLIDING in kinds:
-        raise UnsupportedError(
-            f"positions='renumber' is not defined for the {SLIDING} layers of the text model {name}, whose windows "
-            "count original positions; use positions='keep', or a model of full attention."
-        )
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if positions == "renumber" and rope in MOVING_ROPE:
-        raise UnsupportedError(
-            f"positions='renumber' is not defined for rope type {rope!r}; use positions='keep'."
-        )
-    if "llama_4_scaling_beta" in (getattr(config, "rope_parameters", None) or {}):
-        raise UnsupportedError(
-            f"the text model {type(decoder).__name__} scales queries by position, past the rotary table; it is not "
-            "supported, use a model with another text model."
-        )
-    layers = getattr(decoder, "layers", ())
-    if (
-        not layers
-        or not hasattr(decoder, "rotary_emb")
-        or not all(hasattr(layer, "self_attn") for layer in layers)
-    ):
-        raise UnsupportedError(
-            f"the text model {type(decoder).__name__} is not Llama-like: no rotary self-attention."
+            f"attention implementation {kernel_of(decoder)!r} is not supported yet; load the model "
+            f"with attn_implementation={' or '.join(map(repr, KERNELS))}."
         )
 
 
 def layer_kinds(config: Any, layers: int) -> tuple[str, ...]:
-    """Return how each decoder layer attends."""
+    """Return how each decoder layer attends, from the text config."""
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         kinds = (SLIDING if getattr(config, "sliding_window", None) else FULL,) * layers
     return tuple(kinds)[:layers]
 
 
-def refuse_unknown(kwargs: dict[str, Any], length: int) -> None:
-    """Check that no layer argument runs beside the hidden states unknown to the engine.
+def refuse_training(*modules: nn.Module) -> None:
+    """Check that no module is in training mode.
 
-    Raises: UnsupportedError: a tensor argument has a dimension of the sequence's length.
+    Raises: UnsupportedError: one is.
+    """
+    if any(module.training for module in modules):
+        raise UnsupportedError("pruning while training is not supported; call model.eval() first.")
+
+
+def refuse_hidden(embeds: torch.Tensor | None) -> None:
+    """Check that a call without input_ids is a decode step: longer inputs may hide images.
+
+    Args: embeds: (B, L, D); None if there are none.
+    Raises: PromptError: more than one token.
+    """
+    if embeds is not None and embeds.shape[1] > 1:
+        raise PromptError(HIDDEN)
+
+
+def refuse_unknown(kwargs: Mapping[str, Any], length: int) -> None:
+    """Check that every per-token argument of a decoder layer is known to the engine.
+
+    Raises: UnsupportedError: an unknown tensor argument has a dimension of the sequence's length.
     """
     for name, value in kwargs.items():
         if name not in PER_TOKEN and isinstance(value, torch.Tensor) and length in value.shape:
@@ -109,7 +79,7 @@ def refuse_unknown(kwargs: dict[str, Any], length: int) -> None:
 
 
 def refuse_scattered(labels: object, logits_to_keep: object) -> None:
-    """Check that nobody asks for outputs by their place in the unpruned sequence.
+    """Check that no outputs are asked for by their index in the unpruned sequence.
 
     Raises: UnsupportedError: labels, or logits_to_keep as a tensor.
     """
@@ -124,14 +94,17 @@ def refuse_scattered(labels: object, logits_to_keep: object) -> None:
 
 
 def check_length(visual: torch.Tensor, tokens: int) -> None:
-    """Check that a base model leaves each token at its place.
+    """Check that the base model hands on as many tokens as there are ids.
 
-    Raises: UnsupportedError: its text decoder gets another number of tokens than there are ids.
+    Args:
+        visual: (B, L) bool, which ids are visual placeholders.
+        tokens: that the text decoder gets.
+    Raises: UnsupportedError: the numbers differ.
     """
     if visual.shape[1] != tokens:
         raise UnsupportedError(
-            f"{visual.shape[1]} token ids became {tokens} tokens in the text decoder; give a prompt with one "
-            "placeholder for each visual token, as the model's processor writes it."
+            f"{visual.shape[1]} token ids became {tokens} tokens in the text decoder; give a "
+            "prompt with one placeholder for each visual token, as the model's processor writes it."
         )
 
 
@@ -152,52 +125,40 @@ def check_mask(mask: Any, tokens: int) -> None:
         )
     if mask.shape[1] != tokens:
         raise UnsupportedError(
-            f"an attention mask of {mask.shape[1]} columns does not fit {tokens} tokens; give one column for each, "
-            "those in the cache included."
+            f"an attention mask of {mask.shape[1]} columns does not fit {tokens} tokens; give one "
+            "column for each, those in the cache included."
         )
 
 
-def packing_positions(given: dict[str, Any], mask: Any, *, causal: bool) -> torch.Tensor | None:
-    """Return the positions in which transformers looks for several prompts in one row; None where it does not.
+def packing_positions(given: Mapping[str, Any], mask: Any, *, causal: bool) -> torch.Tensor | None:
+    """Return the position ids from which transformers would infer packed prompts, else None.
 
-    It does so given positions, but neither mask nor cache. Models that make masks before their
-    decoder makes its cache do it even where there will be one. Of the rows of M-RoPE positions,
-    only a first one of four counts as text.
+    transformers infers several prompts in one row when it gets position ids but neither mask nor
+    cache. Bidirectional decoders build their mask before the cache exists, so they do it even with
+    use_cache=True. M-RoPE has text positions only in its four-row form (row 0).
 
     Args:
         given: arguments of the text decoder.
-        mask: what the model was given.
-        causal: whether the decoder makes its own masks.
+        mask: attention mask that the model was given.
+        causal: whether the decoder makes its own causal masks.
     Returns: (1 or B, L) int64 or None.
     """
-    places = given.get("position_ids")
+    positions = given.get("position_ids")
     cached = given.get(CACHE) is not None or bool(given.get("use_cache"))
-    if mask is not None or places is None or (causal and cached) or places.shape[-1] == 1:
+    if mask is not None or positions is None or positions.shape[-1] == 1 or (causal and cached):
         return None
-    if places.ndim == 3:
-        return places[0] if len(places) == 4 else None
-    found: torch.Tensor = places
-    return found
+    if positions.ndim == 3:
+        return positions[0] if len(positions) == 4 else None
+    text_positions: torch.Tensor = positions
+    return text_positions
 
 
 def refuse_packed(positions: torch.Tensor) -> None:
     """Check that positions on the host run on by one.
 
-    Raises: UnsupportedError: they start anew, which packs several prompts into one row.
+    Raises: UnsupportedError: positions start anew, which packs several prompts into one row.
     """
     if bool((positions.diff(dim=-1) != 1).any()):
         raise UnsupportedError(
             "packed prompts cannot be pruned: position_ids start anew; give one prompt per row."
-        )
-
-
-def check_distances(family: Family, method: Method, frequencies: Sequence[object]) -> None:
-    """Check that a method that reads rotary distances finds them.
-
-    Raises: UnsupportedError: positions are not one number per token.
-    """
-    if "distance" in method.signals and None in frequencies:
-        raise UnsupportedError(
-            f"{type(method).__name__} divides attention by a prior of one rotary distance, and tokens of {family.name} "
-            "are several apart at once; use SparseVLM instead."
         )

@@ -20,6 +20,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import Cache, GenerationMixin
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from sparsight.errors import TESTED, TESTED_WITH, UnsupportedError
 
@@ -206,6 +207,22 @@ def _refuse(module: nn.Module, what: str) -> None:
         f"{type(module).__name__}.forward takes no {what} in transformers {transformers.__version__}, so pruning would "
         f"go wrong; {TESTED_WITH}."
     )
+
+
+def class_named_by(config: Any) -> str:
+    """Return the class of model that a config is for.
+
+    Raises: UnsupportedError: neither the config nor transformers names a class that takes images.
+    """
+    architectures = getattr(config, "architectures", None)
+    name = architectures[0] if architectures else None
+    name = name or MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
+    if not isinstance(name, str):
+        raise UnsupportedError(
+            f"a {type(config).__name__} is for no model that takes images and text; give the config "
+            "of a vision-language model."
+        )
+    return name
 
 
 @functools.cache

@@ -134,14 +134,16 @@ def check_call(model: nn.Module, engine: Engine, given: dict[str, Any]) -> None:
         raise UnsupportedError(
             "generate(use_cache=False) is not supported: each step would prune a longer prompt."
         )
-    images = engine.brings_images(given)
+    images = engine.reader.brings_images(given)
     for name in DRAFTED:
         if option(name) is not None:
             _check_drafted(f"{name}={_short(option(name))}", engine, given, images=images)
     ids = given.get("input_ids", given.get("inputs"))
     if isinstance(ids, torch.Tensor) and images:
         sizes = {
-            name: given[name].cpu() for name in engine.family.sizes if given.get(name) is not None
+            name: given[name].cpu()
+            for name in engine.parts.family.sizes
+            if given.get(name) is not None
         }
         engine.expect(ids.cpu(), {**given, **sizes})
 
@@ -151,10 +153,10 @@ def _check_drafted(what: str, engine: Engine, given: dict[str, Any], *, images: 
 
     Raises: UnsupportedError: they cannot.
     """
-    if engine.beside.slides or not engine.family.causal:
+    if engine.inputs.slides or not engine.parts.family.causal:
         reason = "candidate tokens cannot be taken back from a sliding window, nor from a block that sees itself"
         raise UnsupportedError(
-            f"generate({what}) is not supported for {engine.family.name}: {reason}; leave it out."
+            f"generate({what}) is not supported for {engine.parts.family.name}: {reason}; leave it out."
         )
     cache = given.get(CACHE)
     if has_ledger(cache) or (images and cache is not None and int(cache.get_seq_length())):

@@ -7,6 +7,7 @@ one token for each patch that was really encoded. Private details of transformer
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,16 +16,37 @@ from torch import nn
 from sparsight.counts.layout import Grid, Layout
 from sparsight.engine.cache import Owner
 from sparsight.engine.compat import check_argument, named
-from sparsight.engine.outline import Outline
+from sparsight.engine.outline import Outline, Scale
+from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass, current_pass
 from sparsight.errors import UnsupportedError
-from sparsight.families import Family
 from sparsight.methods.method import Method
 from sparsight.methods.parts.cells import scaled_cells
 
 SWITCH = "interpolate_pos_encoding"
 
-Scale = tuple[Grid, Grid]  # what the prompt has placeholders for, and what is encoded
+
+def has_switch(encoder: nn.Module) -> bool:
+    """Return whether an image encoder interpolates its positions only when it is told to.
+
+    An encoder without such a switch that can interpolate does it always, as DINOv2 does.
+    """
+    return SWITCH in inspect.signature(type(encoder).forward).parameters
+
+
+def check_scaling(parts: Parts, method: Method) -> None:
+    """Check that a model's image encoder takes images of any size.
+
+    Args: parts: of a model whose family names its encoder.
+    Raises: UnsupportedError: the encoder takes one size only, or no pixel_values.
+    """
+    encoder = parts.family.part(parts.base, str(parts.family.encoder))
+    if not has_switch(encoder) and not any(hasattr(part, SWITCH) for part in encoder.modules()):
+        raise UnsupportedError(
+            f"the image encoder {type(encoder).__name__} takes images of one size only, which "
+            f"{type(method).__name__} cannot scale; use Pool or Uniform instead."
+        )
+    check_argument(encoder, "pixel_values")
 
 
 class ImageScaler:
@@ -32,54 +54,38 @@ class ImageScaler:
 
     Args:
         owner: whose passes.
-        family: where the model's parts are.
-        base: its base model.
+        parts: of the model.
         method: says how far to scale.
     """
 
-    def __init__(self, owner: Owner, family: Family, base: nn.Module, method: Method) -> None:
+    def __init__(self, owner: Owner, parts: Parts, method: Method) -> None:
         self.owner, self.method = owner, method
-        name = type(method).__name__
-        if family.encoder is None or family.projector is None:
-            raise UnsupportedError(
-                f"{name} cannot scale the images of {family.name}; use Pool or Uniform instead."
-            )
-        self.encoder, self.projector = (
-            family.part(base, family.encoder),
-            family.part(base, family.projector),
-        )
-        # an encoder that has no such switch but can interpolate does it always, as DINOv2 does
-        self.switch = SWITCH in inspect.signature(type(self.encoder).forward).parameters
-        if not self.switch and not any(hasattr(part, SWITCH) for part in self.encoder.modules()):
-            raise UnsupportedError(
-                f"the image encoder {type(self.encoder).__name__} takes images of one size only, which {name} cannot "
-                "scale; use Pool or Uniform instead."
-            )
-        check_argument(self.encoder, "pixel_values")
+        family = parts.family
+        self.encoder = family.part(parts.base, str(family.encoder))
+        self.projector = family.part(parts.base, str(family.projector))
+        self.switch = has_switch(self.encoder)
 
     def attach(self) -> list[Callable[[], None]]:
         """Put the hooks on encoder and projector, and return what removes them."""
         before = self.encoder.register_forward_pre_hook(self._on_encoder, with_kwargs=True)
         return [before.remove, self.projector.register_forward_hook(self._on_projector).remove]
 
-    def scale(self, outline: Outline) -> Scale | None:
-        """Return how the images of a batch are scaled; None if they stay as they are.
+    def scale(self, outline: Outline) -> Outline:
+        """Return the outline of a batch with how its images are scaled.
 
         Raises: UnsupportedError: images that share one tensor would differ in size.
         """
-        pairs = zip(outline.layouts, outline.schedules, strict=True)
-        known = [
-            (layout, schedule)
-            for layout, schedule in pairs
-            if layout is not None and layout.grids and schedule
-        ]
-        scales = {(layout.sizes[0], self._small(layout, schedule)) for layout, schedule in known}
+        scales = set()
+        for layout, schedule in zip(outline.layouts, outline.schedules, strict=True):
+            if layout is not None and layout.grids and schedule:
+                scales.add((layout.sizes[0], self._small(layout, schedule)))
         if len(scales) > 1:
             raise UnsupportedError(
                 "samples with different numbers of images get images of different sizes for one count, and they "
                 "cannot share a batch; give retain as a fraction."
             )
-        return next((scale for scale in scales if scale[0] != scale[1]), None)
+        smaller = [scale for scale in scales if scale[0] != scale[1]]
+        return replace(outline, scale=smaller[0]) if smaller else outline
 
     def _small(self, layout: Layout, schedule: Any) -> Grid:
         return self.method.image_grid(layout) if self.method.prunes(schedule) else layout.sizes[0]

@@ -1,4 +1,7 @@
-"""What token ids alone tell of a batch: where the visual tokens are and lie, and how many stay. Host side."""
+"""The outline of a batch: where its visual tokens are and lie, and how many stay. Host side.
+
+Read from token ids alone, before any image is encoded.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,12 +9,14 @@ from typing import Any
 
 import torch
 
-from sparsight.counts.layout import Layout
+from sparsight.counts.layout import Grid, Layout
 from sparsight.counts.schedule import Schedule
+from sparsight.engine.parts import Parts
 from sparsight.errors import PromptError
-from sparsight.families import Family
 from sparsight.methods.method import Method
 from sparsight.sequence.question import check_questions, read_marks
+
+Scale = tuple[Grid, Grid]  # the grid the prompt has placeholders for, and the grid that is encoded
 
 
 @dataclass(frozen=True)
@@ -20,14 +25,20 @@ class Outline:
 
     Args:
         visual: (B, L) bool.
+        counts: (B,) visual tokens of each sample.
         layouts: (B,) where each sample's visual tokens lie; None where the family does not know, or
             there are none.
         schedules: (B,) planned counts; None for samples without visual tokens.
+        candidates: last tokens of each row that are no part of the prompt.
+        scale: how the images are scaled down; None if they stay as they are.
     """
 
     visual: torch.Tensor
+    counts: tuple[int, ...]
     layouts: tuple[Layout | None, ...]
     schedules: tuple[Schedule | None, ...]
+    candidates: int = 0
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -35,48 +46,60 @@ class Planner:
     """Plans the batches of one model.
 
     Args:
-        model: whose generation config names what ends a turn.
-        family: where its parts are.
-        config: of the base model.
+        parts: of the model.
         method: what to keep.
-        layers: of its decoder.
     """
 
-    model: Any
-    family: Family
-    config: Any
+    parts: Parts
     method: Method
-    layers: int
 
     def outline(
         self,
         input_ids: torch.Tensor,
         given: Mapping[str, Any],
-        known: Sequence[Layout | None] | None = None,
+        announced: Sequence[Layout | None] | None = None,
+        candidates: int = 0,
     ) -> Outline:
-        """Plan each sample's counts from its token ids.
+        """Return each sample's planned counts, from its token ids.
 
         Args:
             input_ids: (B, L) int64 on the host.
             given: arguments of the base model, its images among them.
-            known: (B,) layouts that were announced, for a pass whose arguments no longer tell them.
+            announced: (B,) layouts that generate() announced, for a pass whose arguments no longer
+                tell them.
+            candidates: last tokens of each row that are no part of the prompt.
         Raises: BudgetError: a sample's budget cannot be met.
         """
-        visual = torch.isin(input_ids, torch.tensor(self.family.placeholder_ids(self.config)))
-        if known is None and self.family.layouts is not None:
-            known = self.family.layouts(self.config, input_ids, given)
-        return self.plan(visual, known)
+        family, config = self.parts.family, self.parts.config
+        visual = torch.isin(input_ids, torch.tensor(family.placeholder_ids(config)))
+        layouts = announced
+        if layouts is None and family.layouts is not None:
+            layouts = family.layouts(config, input_ids, given)
+        return self.plan(visual, layouts, candidates)
 
-    def plan(self, visual: torch.Tensor, known: Sequence[Layout | None] | None) -> Outline:
-        """Plan each sample's counts from where its visual tokens are, (B, L) bool on the host; for the rest see above.
+    def plan(
+        self,
+        visual: torch.Tensor,
+        layouts: Sequence[Layout | None] | None,
+        candidates: int = 0,
+    ) -> Outline:
+        """Return each sample's planned counts, from where its visual tokens are.
 
+        Args:
+            visual: (B, L) bool on the host.
+            layouts: (B,) where each sample's visual tokens lie; None if no sample's are known.
+            candidates: last tokens of each row that are no part of the prompt.
         Raises: BudgetError: a sample's budget cannot be met.
         """
-        known = known or (None,) * len(visual)
-        rows = [(int(row.sum()), layout) for row, layout in zip(visual, known, strict=True)]
-        plans = {own: self._plan(*own) for own in set(rows)}  # samples alike share a plan
+        layouts = layouts or (None,) * len(visual)
+        rows = list(zip(visual.sum(dim=1).tolist(), layouts, strict=True))
+        plans = {row: self._plan(*row) for row in set(rows)}  # samples alike share a plan
         return Outline(
-            visual, tuple(layout for _, layout in rows), tuple(plans[own] for own in rows)
+            visual,
+            tuple(count for count, _ in rows),
+            tuple(layout for _, layout in rows),
+            tuple(plans[row] for row in rows),
+            candidates,
         )
 
     def _plan(self, count: int, layout: Layout | None) -> Schedule | None:
@@ -84,40 +107,51 @@ class Planner:
             raise ValueError(
                 f"the layout of {len(layout)} tokens is not that of {count} visual tokens"
             )
-        return self.method.schedule_on(layout, count, self.layers) if count else None
+        layers = len(self.parts.layers)
+        return self.method.schedule_on(layout, count, layers) if count else None
 
     def check_questions(
         self,
         ids: torch.Tensor,
         outline: Outline,
         rating: int | None,
-        mask: Callable[[int], torch.Tensor | None],
+        read_mask: Callable[[int], torch.Tensor | None],
     ) -> None:
-        """Check that words that can rate them follow the images of each sample, if the method asks for raters.
+        """Check that words that can rate them follow the images of each sample.
+
+        Methods that read no attention need no such words.
 
         Args:
             ids: (B, L) int64 on the host; negative ones are no part of the prompt.
             outline: of the batch.
             rating: how many tokens at the end of a prompt may rate; None for all behind its images.
-            mask: gives the prompt's mask, (B, L) bool on the host, for L; None if all tokens are
-                real.
-        Raises: PromptError: none follow.
+            read_mask: returns the prompt's mask, (B, L) bool on the host, for L; None if all tokens
+                are real.
+        Raises: PromptError: no such words follow.
         """
         pruned = any(
             schedule is not None and self.method.prunes(schedule) for schedule in outline.schedules
         )
-        if "attention" in self.method.signals and pruned:
-            real = mask(ids.shape[1])
-            shown = ids if real is None or real.shape != ids.shape else ids.masked_fill(~real, -1)
-            check_questions(shown, outline.visual, read_marks(self.model, self.config), rating)
+        if "attention" not in self.method.signals or not pruned:
+            return
+        real = read_mask(ids.shape[1])
+        shown = ids if real is None or real.shape != ids.shape else ids.masked_fill(~real, -1)
+        marks = read_marks(self.parts.model, self.parts.config)
+        check_questions(shown, outline.visual, marks, rating)
 
-    def refuse_unknown(self, ids: torch.Tensor, names: list[str]) -> None:
-        """Check that a prompt whose arguments may hold images under unknown names has no visual tokens.
+    def refuse_unknown_features(self, ids: torch.Tensor, names: list[str]) -> None:
+        """Check that a prompt whose arguments may hold images under unknown names has no image.
 
-        Raises: PromptError: it has some, which would go unpruned.
+        Args:
+            ids: (B, L) int64 on the host.
+            names: of the arguments.
+        Raises: PromptError: the prompt has visual tokens, which would go unpruned.
         """
-        if bool(torch.isin(ids, torch.tensor(self.family.placeholder_ids(self.config))).any()):
+        family = self.parts.family
+        placeholders = torch.tensor(family.placeholder_ids(self.parts.config))
+        if bool(torch.isin(ids, placeholders).any()):
             raise PromptError(
-                f"the prompt has visual tokens, and {', '.join(names)} may be their images, but {self.family.name} "
-                f"takes images as {' or '.join(self.family.features)}; give them by that name."
+                f"the prompt has visual tokens, and {', '.join(names)} may be their images, but "
+                f"{family.name} takes images as {' or '.join(family.features)}; give them by that "
+                "name."
             )

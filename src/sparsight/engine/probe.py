@@ -1,6 +1,6 @@
 """The probe: watches a few tokens go through a model of a class that nobody registered, before it is hooked.
 
-What the engine takes for granted is looked at here: which arguments run beside the hidden states,
+What the parts takes for granted is looked at here: which arguments run beside the hidden states,
 that masks are causal less the padding, that rotary tables are those of one position a token, and
 that every layer stores its keys.
 """
@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicLayer
 
 from sparsight.engine.checks import PER_TOKEN
 from sparsight.engine.compat import CACHE, CACHE_NAMES, cache_argument, named
-from sparsight.engine.hooks import Engine
+from sparsight.engine.parts import Parts
 from sparsight.errors import UnsupportedError
 
 LENGTH, PADDING = 12, 3  # tokens of two rows, the second one padded in front
@@ -37,27 +37,27 @@ class Seen:
     layers: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
 
-def probe(engine: Engine) -> None:
+def probe(parts: Parts) -> None:
     """Check by running a few words that a model can be hosted.
 
     Raises: UnsupportedError: it cannot; the message says what was seen.
     """
-    name, base, cache = type(engine.model).__name__, cast("Any", engine.base), DynamicCache()
-    device = next(engine.decoder.parameters()).device
+    name, base, cache = type(parts.model).__name__, cast("Any", parts.base), DynamicCache()
+    device = next(parts.decoder.parameters()).device
     real = torch.ones(2, LENGTH, dtype=torch.int64, device=device)
     real[1, :PADDING] = 0
     try:
-        words = _words(engine).to(device)
+        words = _words(parts).to(device)
         own = {"input_ids": words}
-        if engine.marks.get() is not None:
+        if parts.marked:
             own = {"inputs_embeds": base.get_input_embeddings()(words)}
-        seen = _watch(engine, {**own, "attention_mask": real}, cache)
+        seen = _watch(parts, {**own, "attention_mask": real}, cache)
     except Exception as error:  # whatever a model of unknown make raises
         raise UnsupportedError(f"{name} could not be probed with a text prompt: {error}") from error
     found = (
         _decoder(seen.decoder)
-        or _layers(engine, seen, real.bool())
-        or _cache(cache, len(engine.layers))
+        or _layers(parts, seen, real.bool())
+        or _cache(cache, len(parts.layers))
     )
     if found:
         raise UnsupportedError(
@@ -65,16 +65,16 @@ def probe(engine: Engine) -> None:
         )
 
 
-def _words(engine: Engine) -> torch.Tensor:
-    config: Any = engine.base.config
-    visual = engine.family.placeholder_ids(config)
+def _words(parts: Parts) -> torch.Tensor:
+    config: Any = parts.config
+    visual = parts.family.placeholder_ids(config)
     return torch.tensor(
         [i for i in range(LENGTH + len(visual)) if i not in visual][:LENGTH]
     ).expand(2, -1)
 
 
 @torch.no_grad()
-def _watch(engine: Engine, inputs: dict[str, Any], cache: DynamicCache) -> Seen:
+def _watch(parts: Parts, inputs: dict[str, Any], cache: DynamicCache) -> Seen:
     seen = Seen()
 
     def on_decoder(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -83,12 +83,12 @@ def _watch(engine: Engine, inputs: dict[str, Any], cache: DynamicCache) -> Seen:
     def on_layer(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.layers.append((args, kwargs))
 
-    handles = [engine.decoder.register_forward_pre_hook(on_decoder, with_kwargs=True)]
+    handles = [parts.decoder.register_forward_pre_hook(on_decoder, with_kwargs=True)]
     handles += [
-        layer.register_forward_pre_hook(on_layer, with_kwargs=True) for layer in engine.layers
+        layer.register_forward_pre_hook(on_layer, with_kwargs=True) for layer in parts.layers
     ]
     try:
-        engine.base(**inputs, **cache_argument(engine.base, cache))
+        parts.base(**inputs, **cache_argument(parts.base, cache))
     finally:
         for handle in handles:
             handle.remove()
@@ -114,42 +114,37 @@ def _plain(value: object) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _layers(engine: Engine, seen: Seen, real: torch.Tensor) -> str:
-    if len(seen.layers) != len(engine.layers):
-        return f"{len(seen.layers)} of its {len(engine.layers)} decoder layers ran"
+def _layers(parts: Parts, seen: Seen, real: torch.Tensor) -> str:
+    if len(seen.layers) != len(parts.layers):
+        return f"{len(seen.layers)} of its {len(parts.layers)} decoder layers ran"
     for args, kwargs in seen.layers:
-        found = _layer(engine, args, kwargs, real)
+        found = _layer(parts, args, kwargs, real)
         if found:
             return found
     return ""
 
 
-def _layer(
-    engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any], real: torch.Tensor
-) -> str:
-    odd = sorted(
-        name
-        for name, value in kwargs.items()
-        if name not in PER_TOKEN | OTHERS and not _plain(value)
-    )
-    if len(args) != 1 or odd or not kwargs.keys() >= PER_TOKEN or not kwargs.keys() & OTHERS:
-        return f"its decoder layers get {len(args)} arguments by place and {', '.join(sorted(kwargs))} by name"
-    tables, places, mask = (
-        kwargs[name] for name in ("position_embeddings", "position_ids", "attention_mask")
-    )
-    if places.ndim != 2 or not isinstance(tables, tuple) or len(tables) != 2:
+def _layer(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any], real: torch.Tensor) -> str:
+    """Return what is odd about the arguments of one decoder layer; "" if nothing is."""
+    known = PER_TOKEN | OTHERS
+    odd = [name for name, value in kwargs.items() if name not in known and not _plain(value)]
+    complete = kwargs.keys() >= PER_TOKEN and bool(kwargs.keys() & OTHERS)
+    if len(args) != 1 or odd or not complete:
+        names = ", ".join(sorted(kwargs))
+        return f"its decoder layers get {len(args)} arguments by place and {names} by name"
+    if not _causal(kwargs["attention_mask"], real):
+        return "its decoder layers get masks that are not causal less the padding"
+    return _tables(parts, args[0], kwargs["position_embeddings"], kwargs["position_ids"])
+
+
+def _tables(parts: Parts, hidden: torch.Tensor, tables: Any, positions: torch.Tensor) -> str:
+    """Return what is odd about a layer's rotary tables; "" if nothing is."""
+    if positions.ndim != 2 or not isinstance(tables, tuple) or len(tables) != 2:
         return "its decoder layers get no rotary table of one cosine and one sine"
-    wanted = engine.decoder.rotary_emb(args[0], places)
-    if not all(
-        table.ndim == 3 and torch.equal(table, own)
-        for table, own in zip(tables, wanted, strict=True)
-    ):
+    pairs = zip(tables, parts.decoder.rotary_emb(hidden, positions), strict=True)
+    if not all(table.ndim == 3 and torch.equal(table, expected) for table, expected in pairs):
         return "its rotary tables are not those of rotary_emb and the position_ids"
-    return (
-        ""
-        if _causal(mask, real)
-        else "its decoder layers get masks that are not causal less the padding"
-    )
+    return ""
 
 
 def _causal(mask: object, real: torch.Tensor) -> bool:

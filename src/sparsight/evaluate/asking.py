@@ -23,7 +23,8 @@ from sparsight.families import family_of
 from sparsight.families.family import decoder_shape
 from sparsight.inputs import prompt_inputs, user_message
 from sparsight.methods.method import Method
-from sparsight.sparsify import Run, sparsify
+from sparsight.run import Run
+from sparsight.sparsify import sparsify
 
 
 @dataclass(frozen=True)

@@ -3,29 +3,28 @@
 from torch import nn
 
 from sparsight.errors import UnsupportedError
-from sparsight.families.aria import ARIA
-from sparsight.families.cohere_vision import COHERE_VISION
-from sparsight.families.deepseek import DEEPSEEK_VL, JANUS
 from sparsight.families.family import Family, decoder_shape
-from sparsight.families.gemma3 import GEMMA3
-from sparsight.families.generic import generic_family, text_family
-from sparsight.families.glm4v import GLM4V
-from sparsight.families.got_ocr2 import GOT_OCR2
-from sparsight.families.idefics import IDEFICS
-from sparsight.families.internvl import INTERNVL
-from sparsight.families.llava import LLAVA
-from sparsight.families.llava_next import LLAVA_NEXT, LLAVA_NEXT_VIDEO
-from sparsight.families.llava_onevision import LLAVA_ONEVISION
-from sparsight.families.mistral3 import MISTRAL3
-from sparsight.families.ovis2 import OVIS2
-from sparsight.families.paligemma import PALIGEMMA
-from sparsight.families.qwen3_vl import QWEN3_VL
-from sparsight.families.qwen_vl import QWEN_VL
+from sparsight.families.gemma import GEMMA3, PALIGEMMA
+from sparsight.families.llava_like import (
+    ARIA,
+    COHERE_VISION,
+    DEEPSEEK_VL,
+    GOT_OCR2,
+    IDEFICS,
+    INTERNVL,
+    JANUS,
+    LLAVA,
+    MISTRAL3,
+    OVIS2,
+    VIDEO_LLAVA,
+    VIPLLAVA,
+)
+from sparsight.families.llava_next import LLAVA_NEXT, LLAVA_NEXT_VIDEO, LLAVA_ONEVISION
+from sparsight.families.qwen_vl import GLM4V, QWEN3_VL, QWEN_VL
 from sparsight.families.refused import REFUSED
-from sparsight.families.video_llava import VIDEO_LLAVA
-from sparsight.families.vipllava import VIPLLAVA
+from sparsight.families.unknown import find_unknown_family, text_family
 
-__all__ = ["Family", "decoder_shape", "families", "family_of", "text_family"]
+__all__ = ["Family", "decoder_shape", "families", "family_named", "family_of", "text_family"]
 
 
 def families() -> tuple[Family, ...]:
@@ -55,17 +54,35 @@ def families() -> tuple[Family, ...]:
 
 
 def family_of(model: nn.Module) -> Family:
-    """Find the family of a model by its class name, or by its parts if nobody registered the class.
+    """Return the family of a model, by its class name; of an unknown class, by its parts.
 
-    Raises: UnsupportedError: no family knows the class and its parts are not like LLaVA's, or it is
-    known not to work.
+    Raises: UnsupportedError: the class is known not to work, or its parts are not like LLaVA's.
     """
-    name = type(model).__name__
-    for family in families():
-        if name in family.classes:
-            return family
+    family = find_registered(type(model).__name__)
+    return find_unknown_family(model) if family is None else family
+
+
+def family_named(name: str) -> Family:
+    """Return the family of a class of models.
+
+    Raises: UnsupportedError: the class is known not to work, or nobody registered it.
+    """
+    family = find_registered(name)
+    if family is None:
+        raise UnsupportedError(
+            f"{name} is not of a supported class; `sparsight models` lists the supported classes, "
+            "and a model of another class is judged by its parts once it is loaded."
+        )
+    return family
+
+
+def find_registered(name: str) -> Family | None:
+    """Return the family of a class of models; None if nobody registered it.
+
+    Raises: UnsupportedError: the class is known not to work.
+    """
     if name in REFUSED:
         raise UnsupportedError(
             f"{name} is not supported: {REFUSED[name]}. Use a model of another family."
         )
-    return generic_family(model)
+    return next((family for family in families() if name in family.classes), None)

@@ -30,20 +30,20 @@ class Family:
         decoder: path from the base model to the text decoder.
         visual_ids: config fields that hold the ids of visual placeholders.
         features: arguments of the base model that carry images or their features.
-        positions: position policies that can be served.
+        fixed_positions: why positions cannot be renumbered; None if they can.
+        rotary_axes: numbers that make up a token's position: 1, or 3 for M-RoPE.
         encoder: path from the base model to an image encoder that takes images of any size; None if
             it cannot.
         projector: path from the base model to what turns its patches into visual tokens.
         probed: whether nobody registered the class, so that it is probed before it is hooked.
         video: whether the models take videos.
-        sites: in words, which decoder layers may be sites.
-        refused: in words, what of these models is refused, each with its reason behind a colon.
+        resampler: config field of a resampler, whose visual tokens answer learned queries and lie
+            nowhere in the image; None if the family has none.
         causal: whether the text decoder makes causal masks of its own, less what a layer's window
             hides; if not, blocks of tokens may see each other both ways.
         layouts: reads from config, ids (B, L) on the host and the base model's arguments where each
             sample's visual tokens lie: (B,) layouts, None for a sample whose images do not fit its
-                visual tokens. None for a family
-            that was never looked at.
+            visual tokens. None for a family that was never looked at.
         sizes: arguments of the base model that say how large its images are; they are read on the
             host.
         deepstack: method of the decoder that adds features to its first layers' visual tokens; None
@@ -56,13 +56,13 @@ class Family:
     decoder: str
     visual_ids: tuple[str, ...]
     features: tuple[str, ...]
-    positions: tuple[str, ...] = ("keep", "renumber")
+    fixed_positions: str | None = None
+    rotary_axes: int = 1
     encoder: str | None = None
     projector: str | None = None
     probed: bool = False
     video: bool = False
-    sites: str = "any"
-    refused: tuple[str, ...] = ()
+    resampler: str | None = None
     causal: bool = True
     layouts: Callable[[Any, torch.Tensor, Mapping[str, Any]], tuple[Layout | None, ...]] | None = (
         None
@@ -95,6 +95,10 @@ class Family:
             raise UnsupportedError(
                 f"{type(config).__name__} names no visual placeholder as {' or '.join(self.visual_ids)}; {TESTED_WITH}."
             )
+
+    def resampled(self, config: PretrainedConfig) -> bool:
+        """Return whether visual tokens of a config's models answer learned queries."""
+        return self.resampler is not None and getattr(config, self.resampler, None) is not None
 
     def placeholder_ids(self, config: PretrainedConfig) -> tuple[int, ...]:
         """Return the token ids that stand for visual tokens."""

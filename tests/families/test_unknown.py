@@ -10,7 +10,7 @@ from transformers import DynamicCache
 from sparsight import SparseVLM, sparsify
 from sparsight.errors import UnsupportedError
 from sparsight.families import family_of
-from sparsight.families.generic import generic_family
+from sparsight.families.unknown import find_unknown_family
 from tests.support import tiny
 from tests.support.caches import cached
 from tests.support.tiny_families import family_batch, tiny_family
@@ -37,7 +37,7 @@ def unknown(monkeypatch):
 def test_a_class_of_the_pattern_works_as_if_registered(name, unknown):
     model = tiny_family(name)
     batch = family_batch(model, name, [["image", 5], [2, "image", 2, "image", 6]])
-    found, family = generic_family(model), family_of(model)
+    found, family = find_unknown_family(model), family_of(model)
     assert (found.base, found.decoder) == (family.base, family.decoder)
     assert found.placeholder_ids(model.config) == family.placeholder_ids(model.config)
     with sparsify(model, METHOD), torch.no_grad():
@@ -52,7 +52,7 @@ def test_a_class_of_the_pattern_works_as_if_registered(name, unknown):
 
 def test_the_model_without_a_head(unknown):
     model = tiny.tiny_llava().model
-    family = generic_family(unknown(model))
+    family = find_unknown_family(unknown(model))
     assert family.base_model(model) is model
     with sparsify(model, METHOD) as run, torch.no_grad():
         model(**tiny.batch([["image", 5]]).inputs)
@@ -109,7 +109,7 @@ def test_dangerous_patterns_are_refused_by_name(name):
     with pytest.raises(
         UnsupportedError, match=f"^{name} is not of a supported class.*{REFUSED[name]}"
     ):
-        generic_family(model)
+        find_unknown_family(model)
 
 
 def shifted(kwargs):

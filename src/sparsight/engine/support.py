@@ -1,0 +1,205 @@
+"""What is supported: every reason why a method cannot prune a model, found before anything is built.
+
+`supports` is the one source of these reasons: `sparsify` raises them, the command line and the
+documentation print them. A config alone is enough for most of them. Private details of transformers
+touched here: `rope_parameters` of text configs, and how a compiled module shows.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sparsight.engine.cache import check_cache_classes
+from sparsight.engine.checks import FULL, SLIDING, check_kernel, layer_kinds
+from sparsight.engine.compat import check_signatures, class_named_by
+from sparsight.engine.image_scaling import check_scaling
+from sparsight.engine.layer_inputs import rotary_frequencies
+from sparsight.engine.parts import Parts
+from sparsight.errors import SettingError, SparsightError, UnsupportedError
+from sparsight.families import Family, family_named
+from sparsight.methods.method import Method
+
+MOVING_ROPE = ("dynamic", "longrope")  # rotary tables that depend on the length seen
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One reason why a method cannot prune a model.
+
+    Args:
+        what: what is refused; a whole message if the other parts are empty.
+        where: the family, or the class of model or config, for which it is refused.
+        why: the reason.
+        instead: what to do.
+        error: class of the error that `check` raises.
+    """
+
+    what: str
+    where: str = ""
+    why: str = ""
+    instead: str = ""
+    error: type[SparsightError] = UnsupportedError
+
+    @property
+    def message(self) -> str:
+        """The refusal as a sentence."""
+        if not self.where:
+            return self.what
+        return f"{self.what} is not supported for {self.where}: {self.why}; {self.instead}."
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model as its config describes it, without weights.
+
+    Args:
+        name: class of the model.
+        family: its family.
+        config: of the base model.
+        text: config of the text decoder.
+        marked: whether it is a text model whose caller marks the visual tokens.
+    """
+
+    name: str
+    family: Family
+    config: Any
+    text: Any
+    marked: bool = False
+
+
+def describe(config: Any) -> Described:
+    """Return a model as its config describes it.
+
+    Args: config: of a vision-language model, as `AutoConfig.from_pretrained` returns it.
+    Raises: UnsupportedError: no family knows the class of model that the config names.
+    """
+    name = class_named_by(config)
+    return Described(name, family_named(name), config, config.get_text_config(decoder=True))
+
+
+def supports(subject: Parts | Described, method: Method) -> tuple[Refusal, ...]:
+    """Return every reason why a method cannot prune a model; none if it can.
+
+    Args:
+        subject: the model, or what its config says. A config does not tell whether a model is
+            compiled, which kernel it attends with and whether this release of transformers keeps
+            its parts where the engine looks for them.
+        method: with its settings.
+    """
+    if isinstance(subject, Described):
+        return tuple(_by_config(subject, method))
+    name, text = type(subject.model).__name__, subject.decoder.config
+    config = text if subject.marked else subject.config
+    described = Described(name, subject.family, config, text, subject.marked)
+    return (*_by_config(described, method), *_by_modules(subject, method))
+
+
+def check(subject: Parts | Described, method: Method) -> None:
+    """Check that a method can prune a model.
+
+    Raises:
+        UnsupportedError: the model, or an option of it, is not supported; the message names every
+            reason.
+        SettingError: the method's sites do not fit the model.
+    """
+    refusals = supports(subject, method)
+    if refusals:
+        message = " ".join(dict.fromkeys(refusal.message for refusal in refusals))
+        raise refusals[0].error(message)
+
+
+def _by_config(described: Described, method: Method) -> Iterator[Refusal]:
+    if not described.marked:
+        yield from _caught(described.family.check_placeholders, described.config)
+    yield from _pair(described, method)
+    yield from _text_decoder(described, method)
+    yield from _caught(method.sites_for, int(described.text.num_hidden_layers))
+
+
+def _pair(described: Described, method: Method) -> Iterator[Refusal]:
+    """Yield why a method's settings are not defined for a family."""
+    name, family = type(method).__name__, described.family
+    if method.scales_images and family.encoder is None:
+        why = "its image encoder is not known to take images of any size"
+        yield Refusal(name, family.name, why, "use Pool or Uniform")
+    if method.positions == "renumber" and family.fixed_positions is not None:
+        yield _no_renumbering(family.name, family.fixed_positions)
+    if "distance" in method.signals and family.rotary_axes > 1:
+        yield _no_distance(name, family)
+    if "grids" in method.signals and family.resampled(described.config):
+        why = "its visual tokens answer learned queries and lie nowhere in the image"
+        yield Refusal(name, described.name, why, "use SparseVLM")
+
+
+def _text_decoder(described: Described, method: Method) -> Iterator[Refusal]:
+    """Yield what a text decoder's config says that cannot be shortened."""
+    config, name = described.text, type(described.text).__name__
+    kinds = set(layer_kinds(config, int(config.num_hidden_layers)))
+    others = sorted(kinds - {FULL, SLIDING})
+    another = "use a model with another text model"
+    if others:
+        why = f"layers of kind {', '.join(others)} cannot be shortened"
+        yield Refusal("pruning", name, f"{why}, only full attention and sliding windows", another)
+    if method.positions == "renumber" and SLIDING in kinds:
+        yield _no_renumbering(name, "its sliding windows count original positions")
+    rope_type = _rope(config).get("rope_type", "default")
+    if method.positions == "renumber" and rope_type in MOVING_ROPE:
+        yield _no_renumbering(name, f"rope type {rope_type!r} depends on the length seen")
+    if "llama_4_scaling_beta" in _rope(config):
+        why = "it scales queries by position, past the rotary table"
+        yield Refusal("pruning", name, why, another)
+
+
+def _no_renumbering(where: str, why: str) -> Refusal:
+    return Refusal("positions='renumber'", where, why, "use positions='keep'")
+
+
+def _no_distance(name: str, family: Family) -> Refusal:
+    why = "its prior knows one distance between tokens, and M-RoPE has three"
+    return Refusal(name, family.name, why, "use SparseVLM")
+
+
+def _rope(config: Any) -> dict[str, Any]:
+    return getattr(config, "rope_parameters", None) or {}
+
+
+def _by_modules(parts: Parts, method: Method) -> Iterator[Refusal]:
+    """Yield what only the model itself tells."""
+    if any(_is_compiled(module) for module in parts.model.modules()):
+        yield Refusal(
+            "the model is compiled, which ignores new hooks; sparsify it before torch.compile."
+        )
+    yield from _caught(check_kernel, parts.decoder)
+    if not _is_llama_like(parts):
+        yield Refusal(
+            f"the text model {type(parts.decoder).__name__} is not Llama-like: no rotary "
+            "self-attention."
+        )
+        return
+    features = () if parts.marked else parts.family.features
+    yield from _caught(check_cache_classes)
+    yield from _caught(check_signatures, parts.base, parts.decoder, list(parts.layers), features)
+    if method.scales_images and parts.family.encoder is not None:
+        yield from _caught(check_scaling, parts, method)
+    kinds = layer_kinds(parts.decoder.config, len(parts.layers))
+    if "distance" in method.signals and None in rotary_frequencies(parts.decoder, kinds):
+        yield _no_distance(type(method).__name__, parts.family)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
+
+
+def _is_llama_like(parts: Parts) -> bool:
+    attends = all(hasattr(layer, "self_attn") for layer in parts.layers)
+    return bool(parts.layers) and attends and hasattr(parts.decoder, "rotary_emb")
+
+
+def _caught(check_one: Callable[..., object], *given: Any) -> Iterator[Refusal]:
+    """Yield the refusal that a check raises, if it raises one."""
+    try:
+        check_one(*given)
+    except (UnsupportedError, SettingError) as error:
+        yield Refusal(str(error), error=type(error))
