@@ -83,6 +83,7 @@ def check_questions(
     Raises:
         PromptError: nothing follows but what a template writes, such as the end of the turn and
             "assistant".
+
     Warns:
         RaterWarning: so little follows that it may be the template's alone, and more words stand
             before the image in the same turn.
