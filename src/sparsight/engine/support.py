@@ -59,6 +59,7 @@ class Described:
         family: its family.
         config: of the base model.
         text: config of the text decoder.
+        text_name: class of the text decoder, or of its config.
         marked: whether it is a text model whose caller marks the visual tokens.
     """
 
@@ -66,6 +67,7 @@ class Described:
     family: Family
     config: Any
     text: Any
+    text_name: str
     marked: bool = False
 
 
@@ -76,7 +78,8 @@ def describe(config: Any) -> Described:
     Raises: UnsupportedError: no family knows the class of model that the config names.
     """
     name = class_named_by(config)
-    return Described(name, family_named(name), config, config.get_text_config(decoder=True))
+    text = config.get_text_config(decoder=True)
+    return Described(name, family_named(name), config, text, type(text).__name__)
 
 
 def supports(subject: Parts | Described, method: Method) -> tuple[Refusal, ...]:
@@ -90,9 +93,10 @@ def supports(subject: Parts | Described, method: Method) -> tuple[Refusal, ...]:
     """
     if isinstance(subject, Described):
         return tuple(_by_config(subject, method))
-    name, text = type(subject.model).__name__, subject.decoder.config
-    config = text if subject.marked else subject.config
-    described = Described(name, subject.family, config, text, subject.marked)
+    name, decoder = type(subject.model).__name__, subject.decoder
+    config = decoder.config if subject.marked else subject.config
+    text_name = type(decoder).__name__
+    described = Described(name, subject.family, config, decoder.config, text_name, subject.marked)
     return (*_by_config(described, method), *_by_modules(subject, method))
 
 
@@ -135,7 +139,7 @@ def _pair(described: Described, method: Method) -> Iterator[Refusal]:
 
 def _text_decoder(described: Described, method: Method) -> Iterator[Refusal]:
     """Yield what a text decoder's config says that cannot be shortened."""
-    config, name = described.text, type(described.text).__name__
+    config, name = described.text, described.text_name
     kinds = set(layer_kinds(config, int(config.num_hidden_layers)))
     others = sorted(kinds - {FULL, SLIDING})
     another = "use a model with another text model"
@@ -143,7 +147,9 @@ def _text_decoder(described: Described, method: Method) -> Iterator[Refusal]:
         why = f"layers of kind {', '.join(others)} cannot be shortened"
         yield Refusal("pruning", name, f"{why}, only full attention and sliding windows", another)
     if method.positions == "renumber" and SLIDING in kinds:
-        yield _no_renumbering(name, "its sliding windows count original positions")
+        instead = "use positions='keep', or a model of full attention"
+        why = "its sliding_attention layers count original positions"
+        yield Refusal("positions='renumber'", name, why, instead)
     rope_type = _rope(config).get("rope_type", "default")
     if method.positions == "renumber" and rope_type in MOVING_ROPE:
         yield _no_renumbering(name, f"rope type {rope_type!r} depends on the length seen")
