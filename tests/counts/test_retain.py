@@ -27,7 +27,7 @@ from sparsight.methods import Pool, Random, Uniform
     ids=repr,
 )
 def test_a_sample_with_no_more_than_the_count_keeps_all(method):
-    plan = method.schedule(36, 32)
+    plan = method.plan(36, 32)
     assert plan.entering == (36,) * 32
     assert not any(plan.recycled) or method.may_keep_none
     assert not method.prunes(plan)
@@ -89,7 +89,7 @@ def test_counts_for_more_tokens_than_there_are_are_refused():
     with pytest.raises(
         BudgetError, match=re.escape("kept=(300, 200, 110) is made for more than the sample's 250")
     ):
-        SparseVLM.paper(192).schedule(250, 32)
+        SparseVLM.paper(192).plan(250, 32)
 
 
 def test_sequences_of_settings_become_tuples():

@@ -42,7 +42,7 @@ MACS = {576: 4.62, 192: 2.13, 128: 1.73, 64: 1.31}  # 1e12, with 118 text tokens
 @pytest.mark.parametrize("retain", PAPER)
 def test_published_counts(retain):
     counts, authors, entering = PAPER[retain]
-    plan = SparseVLM.paper(retain).schedule(576, 32)
+    plan = SparseVLM.paper(retain).plan(576, 32)
     assert plan.counts == counts
     assert plan.mean("authors") == authors
     assert plan.mean() == plan.mean("entering") == entering
@@ -51,7 +51,7 @@ def test_published_counts(retain):
 
 @pytest.mark.parametrize("retain", PLUS)
 def test_published_counts_of_plus(retain):
-    plan = SparseVLMPlus.paper(retain).schedule(576, 32)
+    plan = SparseVLMPlus.paper(retain).plan(576, 32)
     assert plan.recycled == (0, 0, 0)
     assert (plan.mean("authors"), plan.mean("entering")) == PLUS[retain]
 
@@ -76,13 +76,13 @@ def test_published_recycling_in_detail():
 
 @pytest.mark.parametrize("retain", MACS)
 def test_published_cost(retain):
-    rows = (576,) * 32 if retain == 576 else SparseVLM.paper(retain).schedule(576, 32).entering
+    rows = (576,) * 32 if retain == 576 else SparseVLM.paper(retain).plan(576, 32).entering
     assert round(decoder_macs(LLAVA_7B, [118 + count for count in rows]) / 1e12, 2) == MACS[retain]
 
 
 def test_key_value_bytes():
     assert kv_bytes(LLAVA_7B, [576] * 32, 2) == 576 * 2**19  # half a MiB a token
-    visual = SparseVLM.paper(192).schedule(576, 32).entering
+    visual = SparseVLM.paper(192).plan(576, 32).entering
     assert round(kv_bytes(LLAVA_7B, visual, 2) / 1e6, 1) == 108.3
 
 
@@ -142,7 +142,7 @@ def test_the_least_budget_as_a_share(first):
     """A share is rounded: 49 times 1 / 49 is a little less than 1."""
     for visual in range(1, 600):
         share = (first * visual + 8 - first) / 8 / visual
-        assert Random(retain=share, sites=(first,)).schedule(visual, 8).counts == (1,)
+        assert Random(retain=share, sites=(first,)).plan(visual, 8).counts == (1,)
 
 
 @settings(max_examples=150, deadline=None)
@@ -191,7 +191,7 @@ def test_schedules_of_methods(place, visual, retain, recycle, authors):
     accounting = "authors" if authors else "entering"
     method = SparseVLM(retain=retain, sites=sites, recycle=recycle, accounting=accounting)
     try:
-        plan = method.schedule(visual, layers)
+        plan = method.plan(visual, layers)
     except BudgetError as error:
         assert "the least is" in str(error)  # noqa: PT017
         return
@@ -208,13 +208,13 @@ def test_schedules_of_methods(place, visual, retain, recycle, authors):
 @pytest.mark.parametrize("retain", [1.0, 576])
 @pytest.mark.parametrize("method", [SparseVLM, SparseVLMPlus])
 def test_keeping_everything(method, retain):
-    plan = method(retain=retain).schedule(576, 32)
+    plan = method(retain=retain).plan(576, 32)
     assert (plan.kept, plan.recycled, plan.mean()) == ((576,) * 3, (0,) * 3, 576)
 
 
 def test_the_published_cost_can_be_asked_for():
     for _, _, entering in PAPER.values():
-        plan = SparseVLM(retain=math.ceil(entering), sites=(3, 7, 16)).schedule(576, 32)
+        plan = SparseVLM(retain=math.ceil(entering), sites=(3, 7, 16)).plan(576, 32)
         assert entering - 1 < plan.mean() <= math.ceil(entering)
 
 
@@ -236,9 +236,9 @@ def test_the_published_cost_can_be_asked_for():
 def test_small_budgets_move_the_first_site_forward(wanted, sites):
     assert affordable_sites(wanted, 576, 30) == sites
     method = SparseVLM(retain=wanted)
-    assert method.schedule(576, 30).sites == sites
-    assert set(sites) <= set(method.sites_for(30)) == {1, 2, 3, 7, 15}
-    assert wanted - 1 < method.schedule(576, 30).mean() <= wanted
+    assert method.plan(576, 30).sites == sites
+    assert set(sites) <= set(method.list_sites(30)) == {1, 2, 3, 7, 15}
+    assert wanted - 1 < method.plan(576, 30).mean() <= wanted
 
 
 def test_scaled_sites():

@@ -195,10 +195,10 @@ def test_fillers_that_are_seen(monkeypatch):
 class DropsOneMore(SparseVLM):
     """The authors' cap of V - 1: full retention still drops a token."""
 
-    def schedule(self, visual_tokens, layers):
-        plan = super().schedule(visual_tokens, layers)
+    def plan(self, layout, layers):
+        plan = super().plan(layout, layers)
         return replace(
-            plan, kept=(visual_tokens - 1,) * len(plan.sites), recycled=(0,) * len(plan.sites)
+            plan, kept=(plan.visual_tokens - 1,) * len(plan.sites), recycled=(0,) * len(plan.sites)
         )
 
 

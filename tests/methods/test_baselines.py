@@ -85,18 +85,22 @@ def test_uniform_is_an_even_stride_once_the_grid_is_gone():
 @pytest.mark.parametrize("method", [Random, Uniform])
 def test_deeper_sites_get_the_counts_of_sparsevlm(method):
     sites = (3, 7, 16)
-    wanted = SparseVLM(retain=192, sites=sites, recycle=False).schedule(576, 32)
-    assert method(retain=192, sites=sites).schedule(576, 32) == wanted
-    assert method(retain=192, sites=None).schedule(576, 32) == wanted
+    layout = grids_layout([(24, 24)])
+    wanted = SparseVLM(retain=192, sites=sites, recycle=False).plan(576, 32)
+    assert method(retain=192, sites=sites).plan(layout, 32) == wanted
+    assert method(retain=192, sites=None).plan(layout, 32) == wanted
 
 
 @pytest.mark.parametrize("method", BASELINES)
 def test_the_budget_is_the_count_in_every_layer(method):
-    plan = method(retain=192).schedule(576, 32)
+    plan = method(retain=192).plan(grids_layout([(24, 24)]), 32)
     count = 182 if method is Downscale else 192
     assert plan.entering == (count,) * 32
     assert plan.mean() == plan.mean("authors") == count
-    assert method(retain=1.0).schedule(576, 32).kept == (576,)
+    assert method(retain=1.0).plan(576, 32).kept == (576,)
+    if method is not Random:
+        with refuses(UnsupportedError, method.__name__, "rows and columns", "use Random instead"):
+            method(retain=192).plan(576, 32)
 
 
 # ---- smaller images

@@ -6,8 +6,6 @@ import torch
 from transformers import DynamicCache
 
 from sparsight import sparsify
-from sparsight.counts.layout import grids_layout
-from tests.support import tiny
 from tests.support.caches import cached
 
 
@@ -117,18 +115,13 @@ def prefill(model, method, inputs):
     cache = DynamicCache(config=model.config)
     with sparsify(model, method) as run, Probe(model) as probe, torch.no_grad():
         logits = model(**inputs, **cached(cache)).logits
-    ids = placeholders(model.config)
+    ids, length = placeholders(model.config), len(probe.layers)
     counts = torch.isin(inputs["input_ids"], torch.tensor(sorted(ids))).sum(dim=-1).tolist()
-    promised = [promise(method, count, len(probe.layers)) if count else None for count in counts]
+    promised = [
+        method.plan(count if layout is None else layout, length) if count else None
+        for count, layout in zip(counts, run.trace.layouts, strict=True)
+    ]
     return Seen(inputs, logits, cache, probe, run.stats, run.trace, promised, ids)
-
-
-def promise(method, count, layers):
-    """The schedule of a sample, from nothing but its number of visual tokens and their layout."""
-    if not method.scales_images:
-        return method.schedule(count, layers)
-    side = tiny.SIDE // tiny.PATCH
-    return method.schedule_on(grids_layout([(side, side)] * (count // side**2)), count, layers)
 
 
 def positions(mask):

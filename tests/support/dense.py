@@ -1,4 +1,4 @@
-"""Every method in a whole model, masked instead of shortened. Of sparsight it imports how a layout is written down.
+"""Every method in a whole model, masked instead of shortened, from nothing but its settings. Imports nothing of sparsight.
 
 The pass is dense: every layer computes the whole logical sequence, and a token dropped at a site is
 masked as a key in every layer from the site on. A recycled token is written into the place of its
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sparsight.counts.layout import grids_layout
 from tests.support import reference as ref
 from tests.support import reference_baselines as base
+from tests.support import reference_counts
 
 
 @dataclass
@@ -39,11 +39,12 @@ class Step:
 
 @dataclass
 class Part:
-    """A turn on its way: slots of its visual tokens, slots that are left in stored order, raters, decisions."""
+    """A turn on its way: slots of its visual tokens, slots left in stored order, raters, planned counts, decisions."""
 
     slots: list
     order: list
     raters: list
+    plan: object
     steps: list = field(default_factory=list)
 
 
@@ -77,7 +78,6 @@ class Reference:
         self.model, self.base = model, model.model
         self.decoder, self.method = self.base.language_model, method
         self.layers = list(self.decoder.layers)
-        self.sites = method.sites_for(len(self.layers))
         vision = self.base.config.vision_config
         self.side = vision.image_size // vision.patch_size
 
@@ -87,11 +87,10 @@ class Reference:
         state = self._start(turns)
         stored = []
         for index, layer in enumerate(self.layers):
-            if index in self.sites:
-                before = state.order
-                for part in state.parts:
-                    if part.slots and index in self._plan(part).sites:
-                        self._prune(index, state, part, before)
+            before = state.order
+            for part in state.parts:
+                if part.slots and index in part.plan.sites:
+                    self._prune(index, state, part, before)
             stored.append(state.order)
             self._layer(layer, state)
         logits = self.model.lm_head(self.decoder.norm(state.hidden))
@@ -116,7 +115,9 @@ class Reference:
                 text = [slot for slot in order if slot > slots[-1]]
                 if "attention" in self.method.signals:
                     raters = [text[i] for i in ref.rate(hidden[slots], hidden[text])]
-            parts.append(Part(slots, order, raters))
+            grids = self._grids(len(slots) // self.side**2)
+            plan = reference_counts.plan(self.method, grids, len(self.layers)) if slots else None
+            parts.append(Part(slots, order, raters, plan))
         return State(hidden, parts)
 
     def _features(self, pixels):
@@ -139,12 +140,6 @@ class Reference:
 
     def _grids(self, count):
         return ((self.side, self.side),) * count
-
-    def _plan(self, part):
-        count = len(part.slots)
-        return self.method.schedule_on(
-            grids_layout(self._grids(count // self.side**2)), count, len(self.layers)
-        )
 
     def _positions(self, order, length):
         position = list(range(length))
@@ -204,7 +199,7 @@ class Reference:
         part.order = self._reorder(part, {present[i] for i in keep}, centres)
 
     def _prune_blindly(self, site, state, part, present):
-        slots, plan = part.slots, self._plan(part)
+        slots, plan = part.slots, part.plan
         count = plan.counts[plan.sites.index(site)]
         if count >= len(present):
             return
@@ -251,12 +246,12 @@ class Reference:
 
     def _adapts(self, part):
         """Whether the rank decides: by level="rank", unless the budget says to keep everything."""
-        plan = self._plan(part)
+        plan = part.plan
         unbounded = self.method.retain is None
         return self.method.level == "rank" and (unbounded or min(plan.counts) < len(part.slots))
 
     def _counts(self, site, attention, part, present):
-        method, plan = self.method, self._plan(part)
+        method, plan = self.method, part.plan
         step = plan.sites.index(site)
         kept, clusters = plan.kept[step], plan.recycled[step]
         if not self._adapts(part):

@@ -127,6 +127,11 @@ class Layout:
         return int(self.image.max()) + 1 if len(self) else 0
 
 
+def count_tokens(layout: Layout | int) -> int:
+    """Return V of a sample whose layout is given, or whose number of visual tokens alone."""
+    return layout if isinstance(layout, int) else len(layout)
+
+
 @lru_cache(maxsize=64)
 def layout_of(blocks: tuple[Block, ...]) -> Layout:
     """Return the layout of blocks that follow each other; the same object for the same blocks."""

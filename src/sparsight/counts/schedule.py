@@ -35,6 +35,8 @@ class Schedule:
             input, before layer 0.
         kept: tokens kept at each site.
         recycled: tokens rebuilt from dropped ones at each site.
+        image_grid: rows and columns of visual tokens that each image is scaled down to before it is
+            encoded; None where images keep their size.
     """
 
     visual_tokens: int
@@ -42,6 +44,7 @@ class Schedule:
     sites: tuple[int, ...]
     kept: tuple[int, ...]
     recycled: tuple[int, ...]
+    image_grid: tuple[int, int] | None = None
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -159,15 +162,17 @@ def check_retain(retain: object) -> int | float:
     raise BudgetError(f"{what}; give a count >= 1 or a fraction in (0, 1].")
 
 
-def resolve_retain(retain: float, visual_tokens: int) -> float:
-    """Turn a count or a fraction into a (possibly fractional) number of visual tokens.
+def resolve_retain(retain: float | None, visual_tokens: int) -> float:
+    """Return the layer mean of visual tokens that a budget allows, possibly fractional.
 
     Args:
-        retain: int count or float fraction in (0, 1].
+        retain: int count or float fraction in (0, 1]; None for no bound.
         visual_tokens: tokens of the sample, V >= 1.
     Returns: a number in (0, V]; a count of V or more keeps all.
-    Raises: BudgetError: `retain` is neither.
+    Raises: BudgetError: `retain` is none of these.
     """
+    if retain is None:
+        return float(visual_tokens)
     checked = check_retain(retain)
     return (
         checked * visual_tokens

@@ -56,7 +56,7 @@ class Engine:
     def __init__(self, parts: Parts, method: Method, marks: torch.Tensor | None = None) -> None:
         self.parts, self.method = parts, method
         self.base, self.decoder = parts.base, parts.decoder
-        self.sites = method.sites_for(len(parts.layers))
+        self.sites = method.list_sites(len(parts.layers))
         self.scores = "attention" in method.signals
         self.inputs = LayerInputs(self, parts, method.positions)
         self.scaler = ImageScaler(self, parts, method) if method.scales_images else None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsight.counts.layout import Grid, Layout
+from sparsight.counts.layout import Grid
 from sparsight.engine.cache import Owner
 from sparsight.engine.compat import check_argument, named
 from sparsight.engine.outline import Outline, Scale
@@ -78,7 +78,7 @@ class ImageScaler:
         scales = set()
         for layout, schedule in zip(outline.layouts, outline.schedules, strict=True):
             if layout is not None and layout.grids and schedule:
-                scales.add((layout.sizes[0], self._small(layout, schedule)))
+                scales.add((layout.sizes[0], schedule.image_grid or layout.sizes[0]))
         if len(scales) > 1:
             raise UnsupportedError(
                 "samples with different numbers of images get images of different sizes for one count, and they "
@@ -86,9 +86,6 @@ class ImageScaler:
             )
         smaller = [scale for scale in scales if scale[0] != scale[1]]
         return replace(outline, scale=smaller[0]) if smaller else outline
-
-    def _small(self, layout: Layout, schedule: Any) -> Grid:
-        return self.method.image_grid(layout) if self.method.prunes(schedule) else layout.sizes[0]
 
     def check_features(
         self, scale: Scale | None, given: dict[str, Any], before: Pass | None

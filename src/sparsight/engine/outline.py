@@ -107,8 +107,9 @@ class Planner:
             raise ValueError(
                 f"the layout of {len(layout)} tokens is not that of {count} visual tokens"
             )
-        layers = len(self.parts.layers)
-        return self.method.schedule_on(layout, count, layers) if count else None
+        if not count:
+            return None
+        return self.method.plan(count if layout is None else layout, len(self.parts.layers))
 
     def check_questions(
         self,

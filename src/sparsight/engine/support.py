@@ -119,7 +119,7 @@ def _by_config(described: Described, method: Method) -> Iterator[Refusal]:
         yield from _caught(described.family.check_placeholders, described.config)
     yield from _pair(described, method)
     yield from _text_decoder(described, method)
-    yield from _caught(method.sites_for, int(described.text.num_hidden_layers))
+    yield from _caught(method.list_sites, int(described.text.num_hidden_layers))
 
 
 def _pair(described: Described, method: Method) -> Iterator[Refusal]:

@@ -74,14 +74,14 @@ class Random(Baseline):
 class Gridded(Baseline):
     """A baseline that needs to know where in its image a visual token lies."""
 
-    def schedule_on(self, layout: Layout | None, visual_tokens: int, layers: int) -> Schedule:
+    def plan(self, layout: Layout | int, layers: int) -> Schedule:
         """Plan the counts of a sample whose layout is known.
 
         Raises: UnsupportedError: it is not, or shows no grid, and tokens are to be pruned.
         """
-        plan = self.schedule(visual_tokens, layers)
+        plan = super().plan(layout, layers)
         if self.prunes(plan):
-            gridded(self, layout)
+            require_grids(self, layout)
         return plan
 
 
@@ -102,7 +102,7 @@ class Uniform(Gridded):
     def select(self, view: View) -> Selection:
         """Keep evenly spread tokens."""
         layout, (group, present), count = (
-            gridded(self, view.layout),
+            require_grids(self, view.layout),
             view.hidden.shape[:2],
             view.keep_count,
         )
@@ -139,18 +139,14 @@ class Pool(Gridded):
         """Whether every visual token may be a recycled one: all of them are means."""
         return True
 
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        """Plan the number of cells."""
-        plan = super().schedule(visual_tokens, layers)
-        return (
-            plan
-            if plan.kept == (visual_tokens,)
-            else replace(plan, kept=plan.recycled, recycled=plan.kept)
-        )
+    def plan(self, layout: Layout | int, layers: int) -> Schedule:
+        """Plan the number of cells: where tokens are pruned, each is the mean of a cell."""
+        plan = super().plan(layout, layers)
+        return replace(plan, kept=(0,), recycled=plan.kept) if self.prunes(plan) else plan
 
     def select(self, view: View) -> Selection:
         """Fold each cell into its mean."""
-        labels, centres = partition(gridded(self, view.layout), view.count)
+        labels, centres = partition(require_grids(self, view.layout), view.count)
         pool = (
             (labels >= 0).nonzero().flatten()
         )  # all patches, unless there are fewer cells than grids
@@ -162,13 +158,13 @@ class Pool(Gridded):
         return Selection(pool[:, :0], Recycled(values, centres, pool, labels))
 
 
-def gridded(method: Method, layout: Layout | None) -> Layout:
+def require_grids(method: Method, layout: Layout | int | None) -> Layout:
     """Return the layout of a sample, known to show where its visual tokens lie.
 
     Raises: UnsupportedError: it is not known, or no token is a patch.
     """
     name = type(method).__name__
-    if layout is None:
+    if not isinstance(layout, Layout):
         raise UnsupportedError(
             f"{name} needs the rows and columns of each image's visual tokens, and they are not known for this model "
             "and prompt; use Random instead."

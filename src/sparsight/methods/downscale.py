@@ -1,13 +1,12 @@
 """Downscale, a baseline: the image scaled down before it is encoded, so that it has fewer patches."""
 
 from dataclasses import dataclass
-from math import isqrt
 from typing import ClassVar
 
-from sparsight.counts.layout import Grid, Layout, grids_layout
+from sparsight.counts.layout import Grid, Layout, count_tokens
 from sparsight.counts.schedule import Schedule, resolve_retain
 from sparsight.errors import BudgetError, UnsupportedError
-from sparsight.methods.baselines import Baseline, gridded
+from sparsight.methods.baselines import Baseline, require_grids
 from sparsight.methods.method import Positions
 from sparsight.methods.parts.cells import downscaled, scaled_partition
 from sparsight.methods.view import Selection, View
@@ -38,20 +37,32 @@ class Downscale(Baseline):
         """Whether images are scaled down before the image encoder sees them: they are."""
         return True
 
-    def image_grid(self, layout: Layout) -> Grid:
-        """Return the grid of visual tokens that each image of a sample is scaled down to.
+    def plan(self, layout: Layout | int, layers: int) -> Schedule:
+        """Plan the grid that each image is scaled down to, and what it has of visual tokens.
 
         Raises:
             BudgetError: less than one token for each image.
-            UnsupportedError: images of different sizes.
+            UnsupportedError: the layout is not known, shows no grid or grids of different sizes,
+                and tokens are to be pruned.
         """
+        visual_tokens, sites = count_tokens(layout), self.list_sites(layers)
+        if resolve_retain(self.retain, visual_tokens) >= visual_tokens:
+            return Schedule(visual_tokens, layers, sites, (visual_tokens,), (0,))
+        layout = require_grids(self, layout)
+        height, width = self._choose_grid(layout)
+        count = len(layout.grids) * height * width
+        return Schedule(visual_tokens, layers, sites, (count,), (0,), image_grid=(height, width))
+
+    def _choose_grid(self, layout: Layout) -> Grid:
+        """Return the grid that each image of a sample is scaled down to."""
         grids = layout.sizes
         if len(set(grids)) > 1:
             raise UnsupportedError(
                 f"Downscale needs images of one size, these have {grids}; use Pool instead."
             )
         height, width = grids[0]
-        most = int(self._wanted(len(grids) * height * width) / len(grids) + 1e-9)
+        budget = resolve_retain(self.retain, len(grids) * height * width)
+        most = int(budget / len(grids) + 1e-9)
         if most < 1:
             raise BudgetError(
                 f"retain={self.retain} leaves less than one token for each of {len(grids)} images; "
@@ -59,26 +70,8 @@ class Downscale(Baseline):
             )
         return downscaled(grids[0], most)
 
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        """Plan the count of one square image."""
-        side = isqrt(visual_tokens)
-        layout = grids_layout([(side, side)]) if side * side == visual_tokens else None
-        return self.schedule_on(layout, visual_tokens, layers)
-
-    def schedule_on(self, layout: Layout | None, visual_tokens: int, layers: int) -> Schedule:
-        """Plan the count of images whose layout is known."""
-        count = visual_tokens
-        if self._wanted(visual_tokens) < visual_tokens:
-            layout = gridded(self, layout)
-            height, width = self.image_grid(layout)
-            count = len(layout.grids) * height * width
-        return Schedule(visual_tokens, layers, self.sites_for(layers), (count,), (0,))
-
-    def _wanted(self, visual_tokens: int) -> float:
-        return resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
-
     def select(self, view: View) -> Selection:
         """Keep one token for each patch that was encoded; its neighbours hold copies."""
-        layout = gridded(self, view.layout)
-        centres = scaled_partition(layout, self.image_grid(layout))[1]
+        layout = require_grids(self, view.layout)
+        centres = scaled_partition(layout, self._choose_grid(layout))[1]
         return Selection(centres.to(view.hidden.device).expand(len(view.hidden), -1))

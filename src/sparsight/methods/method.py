@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sparsight.counts.layout import Grid, Layout
+from sparsight.counts.layout import Layout, count_tokens
 from sparsight.counts.schedule import (
     Schedule,
     affordable_sites,
@@ -90,14 +90,7 @@ class Method(ABC):
         """Whether images are scaled down before the image encoder sees them."""
         return False
 
-    def image_grid(self, layout: Layout) -> Grid:
-        """Return the grid of visual tokens that each image of a sample is scaled down to.
-
-        Only asked of a method with `scales_images`.
-        """
-        return layout.sizes[0]
-
-    def sites_for(self, layers: int) -> tuple[int, ...]:
+    def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every site that a sample may have in a decoder of `layers` layers.
 
         Raises: SettingError: sites outside the decoder.
@@ -107,32 +100,29 @@ class Method(ABC):
             return (*range(1, first + 1), *later)
         return check_sites(self.sites, layers, first=1 if "attention" in self.signals else 0)
 
-    def sites_within(self, wanted: float, visual_tokens: int, layers: int) -> tuple[int, ...]:
-        """Return the sites of a sample of V visual tokens whose layer mean is to be `wanted`.
+    def plan(self, layout: Layout | int, layers: int) -> Schedule:
+        """Plan how many visual tokens of a sample stay at each site, before anything runs.
 
-        Raises: SettingError: sites outside the decoder.
+        Args:
+            layout: where the sample's V visual tokens lie, or V alone where that is not known.
+            layers: decoder layers L.
+
+        Raises:
+            BudgetError: the budget cannot be met by this many tokens and layers.
+            SettingError: sites outside the decoder.
+            UnsupportedError: the method needs to know where the tokens lie, and V alone is given.
         """
-        if self.sites is None:
-            return affordable_sites(wanted, visual_tokens, layers)
-        return self.sites_for(layers)
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        """Plan the counts at each site, before anything runs.
-
-        Raises: BudgetError: the budget cannot be met by this many tokens and layers.
-        """
-        wanted = resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
-        sites = self.sites_within(wanted, visual_tokens, layers)
-        counts = solve_counts(wanted, visual_tokens, sites, layers)
+        visual_tokens = count_tokens(layout)
+        budget = resolve_retain(self.retain, visual_tokens)
+        sites = self._choose_sites(budget, visual_tokens, layers)
+        counts = solve_counts(budget, visual_tokens, sites, layers)
         return Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
 
-    def schedule_on(self, layout: Layout | None, visual_tokens: int, layers: int) -> Schedule:
-        """Plan the counts of a sample whose layout is known; None where the family does not know.
-
-        Raises: BudgetError: the budget cannot be met by this many tokens and layers.
-        """
-        del layout
-        return self.schedule(visual_tokens, layers)
+    def _choose_sites(self, budget: float, visual_tokens: int, layers: int) -> tuple[int, ...]:
+        """Return the sites of one sample whose layer mean of visual tokens is to be `budget`."""
+        if self.sites is None:
+            return affordable_sites(budget, visual_tokens, layers)
+        return self.list_sites(layers)
 
     def prunes(self, schedule: Schedule) -> bool:
         """Whether any site may shorten a sample of this schedule; if not, its computation stays untouched."""

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, Self
 
 import torch
 
+from sparsight.counts.layout import Layout, count_tokens
 from sparsight.counts.schedule import (
     PAPER_SITES,
     Accounting,
@@ -127,10 +128,11 @@ class SparseVLM(Method):
             accounting="authors",
         )
 
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
+    def plan(self, layout: Layout | int, layers: int) -> Schedule:
         """Plan the counts at each site; with level="rank" they are upper bounds."""
-        wanted = resolve_retain(1.0 if self.retain is None else self.retain, visual_tokens)
-        sites = self.sites_within(wanted, visual_tokens, layers)
+        visual_tokens = count_tokens(layout)
+        wanted = resolve_retain(self.retain, visual_tokens)
+        sites = self._choose_sites(wanted, visual_tokens, layers)
         counts = (visual_tokens,) * len(sites)
         if (
             isinstance(self.retain, int) and self.retain >= visual_tokens

@@ -53,9 +53,8 @@ def picture_of(
         raise InputError(f"sample={sample} has no image, so there is nothing to draw.")
     layout = check_drawable(run.trace.layouts[sample])
     rows, notes = panels(layout, shown_images(images), processor)
-    sites, small = run.trace.samples[sample], None
-    if run.method.scales_images and sites:
-        small = run.method.image_grid(layout)
+    sites = run.trace.samples[sample]
+    small = run.stats.schedules[sample].image_grid if sites else None
     facts, notes = (
         (*words.facts, *_facts(run, sample)),
         [*words.notes, *notes, *_others(run, layout, sample)],

@@ -1,6 +1,6 @@
 """Turns a finished prefill into stats and trace. Host side; knows no module of any model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparsight.counts.cost import DecoderShape
 from sparsight.counts.schedule import Schedule
@@ -48,11 +48,8 @@ def summarise(
 
 
 def _happened(sample: Sample, plan: Plan) -> Schedule:
-    sites = () if sample.schedule is None else sample.schedule.sites
-    return Schedule(
-        len(sample.prompt.visual),
-        plan.shape.layers,
-        sites,
-        tuple(sample.kept),
-        tuple(sample.recycled),
-    )
+    """Return a sample's schedule with the counts that its sites really left."""
+    kept, recycled = tuple(sample.kept), tuple(sample.recycled)
+    if sample.schedule is None:
+        return Schedule(len(sample.prompt.visual), plan.shape.layers, (), kept, recycled)
+    return replace(sample.schedule, kept=kept, recycled=recycled)
