@@ -176,6 +176,58 @@ def test_recycled_tokens_that_are_none(name):
             answer(Recycles(retain=0.5))
 
 
+PLANS = {
+    "nothing": (lambda plan: None, "planned a NoneType; return a Schedule"),
+    "another sample": (
+        lambda plan: replace(plan, visual_tokens=35),
+        "planned for 35 visual tokens and 8 layers; plan for 36 and 8",
+    ),
+    "another decoder": (lambda plan: replace(plan, layers=9), "36 visual tokens and 9 layers"),
+    "an unlisted site": (lambda plan: replace(plan, sites=(5,)), r"planned sites \[5\]; have"),
+    "upper bounds": (lambda plan: replace(plan, exact=False), "set adaptive = True"),
+    "smaller images": (lambda plan: replace(plan, image_grid=(2, 2)), "set scales_images = True"),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_that_is_none_or_more_than_declared(name):
+    change, said = PLANS[name]
+
+    @dataclass(frozen=True)
+    class Wrong(First):
+        def plan(self, layout, layers):
+            return change(super().plan(layout, layers))
+
+    with pytest.raises(MethodError, match=f"^Wrong .*{said}"):
+        answer(Wrong(retain=0.5))
+
+
+@dataclass(frozen=True)
+class AboveMean(First):
+    """Keeps the tokens with more than the mean norm, whatever their number."""
+
+    adaptive = True
+
+    def select(self, view):
+        assert not view.exact
+        norm = view.hidden.norm(dim=-1)
+        return Selection((norm > norm.mean()).nonzero().flatten()[: view.count])
+
+
+def test_an_adaptive_method_may_keep_fewer_than_its_bound():
+    plans = [AboveMean(retain=retain).plan(36, 8) for retain in (None, 0.5, 1.0, 36)]
+    assert [(plan.exact, plan.prunes) for plan in plans] == [(False, True)] * 2 + [
+        (True, False)
+    ] * 2
+    assert plans[0].counts == (36,)
+    free, bounded = (answer(AboveMean(retain=retain)) for retain in (None, 0.3))
+    assert 1 < free.stats.schedules[0].counts[0] < 36
+    assert free.stats.schedules[0].exact
+    assert bounded.stats.schedules[0].counts[0] <= plans[1].counts[0]
+    with pytest.raises(ValueError, match="retain=None sets no bound"):
+        First(retain=None)
+
+
 @pytest.mark.parametrize(
     "chosen",
     [

@@ -1,6 +1,6 @@
 """Methods declare what they read; the engine taps no more than that, and a method gets no more."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -63,6 +63,17 @@ def test_no_method_reads_more_than_it_declares(method):
     answer = own.select(view(own.signals, 0 if own.sites == (0,) else 2))
     assert answer.keep.shape[0] == 2
     assert own.signals <= SIGNALS
+
+
+@pytest.mark.parametrize("method", methods(), ids=cli_name)
+def test_no_method_plans_more_than_it_declares(method):
+    layout, made = grids_layout([(6, 6)]), [method(retain=retain) for retain in (0.5, 1.0, 36)]
+    if method is SparseVLM:
+        made += [replace(one, level="rank") for one in made]
+    plans = [one.plan(layout, 8) for one in made]
+    assert method.adaptive == any(not plan.exact for plan in plans)
+    assert method.scales_images == any(plan.image_grid is not None for plan in plans)
+    assert all(plan.prunes == (min(plan.entering) < 36) for plan in plans)
 
 
 def test_what_is_not_declared_would_be_noticed():

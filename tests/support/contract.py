@@ -143,7 +143,7 @@ def check_counts(model, method, batch):
         rows.append([seen.text_count(b) + count for count in promised])
         if plan is None:
             continue
-        if method.adaptive:
+        if not plan.exact:
             assert all(
                 real <= most for real, most in zip(stats.counts, plan.counts, strict=True)
             ), "more than promised"
@@ -207,8 +207,8 @@ def check_images(model, method, batch):
             left = {sum(visual[name] >= s for s in starts) for name in step.survivors.tolist()}
             plan = seen.promised[b]
             at = plan.sites.index(step.site)
-            promised = (plan.counts if method.may_keep_none else plan.kept)[at]
-            kept = len(step.keep) if method.adaptive else promised
+            promised = plan.kept[at] or plan.counts[at]
+            kept = promised if plan.exact else len(step.keep)
             assert left == images or kept < len(images), f"sample {b} lost an image"
 
 

@@ -37,6 +37,7 @@ class Schedule:
         recycled: tokens rebuilt from dropped ones at each site.
         image_grid: rows and columns of visual tokens that each image is scaled down to before it is
             encoded; None where images keep their size.
+        exact: whether each site leaves exactly its count; if not, counts are upper bounds.
     """
 
     visual_tokens: int
@@ -45,6 +46,7 @@ class Schedule:
     kept: tuple[int, ...]
     recycled: tuple[int, ...]
     image_grid: tuple[int, int] | None = None
+    exact: bool = True
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -55,6 +57,11 @@ class Schedule:
     def entering(self) -> tuple[int, ...]:
         """Visual tokens that enter each of the L layers."""
         return per_layer(self.visual_tokens, self.sites, self.counts, self.layers)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether any site may shorten the sample; if not, its computation stays untouched."""
+        return not self.exact or min(self.counts, default=self.visual_tokens) < self.visual_tokens
 
     def mean(self, accounting: Accounting = "entering") -> float:
         """Layer mean of visual tokens under one of the two accountings."""

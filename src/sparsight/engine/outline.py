@@ -13,6 +13,7 @@ from sparsight.counts.layout import Grid, Layout
 from sparsight.counts.schedule import Schedule
 from sparsight.engine.parts import Parts
 from sparsight.errors import PromptError
+from sparsight.methods.answer import check_plan
 from sparsight.methods.method import Method
 from sparsight.sequence.question import check_questions, read_marks
 
@@ -109,7 +110,9 @@ class Planner:
             )
         if not count:
             return None
-        return self.method.plan(count if layout is None else layout, len(self.parts.layers))
+        layers = len(self.parts.layers)
+        plan = self.method.plan(count if layout is None else layout, layers)
+        return check_plan(plan, self.method, count, layers)
 
     def check_questions(
         self,
@@ -130,9 +133,7 @@ class Planner:
                 are real.
         Raises: PromptError: no such words follow.
         """
-        pruned = any(
-            schedule is not None and self.method.prunes(schedule) for schedule in outline.schedules
-        )
+        pruned = any(schedule is not None and schedule.prunes for schedule in outline.schedules)
         if "attention" not in self.method.signals or not pruned:
             return
         real = read_mask(ids.shape[1])

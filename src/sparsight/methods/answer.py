@@ -10,6 +10,7 @@ from typing import Never
 
 import torch
 
+from sparsight.counts.schedule import Schedule
 from sparsight.errors import MethodError
 from sparsight.methods.method import Method
 from sparsight.methods.view import Recycled, Selection, View, grouped, single
@@ -62,6 +63,30 @@ def check_selection(selection: object, method: Method, view: View, to_host: Read
             method, selection, view.hidden.shape[-2], torch.Tensor.cpu
         )  # nothing to wait for
     return selection
+
+
+def check_plan(plan: object, method: Method, visual_tokens: int, layers: int) -> Schedule:
+    """Return a method's plan for one sample if it is one, and asks for no more than the class declares.
+
+    Raises: MethodError: it is none, or not for this sample and decoder; it has sites that the
+        method does not list; or it is not exact or scales images, and the class declares neither.
+    """
+    if not isinstance(plan, Schedule):
+        _refuse(method, f"planned {_kind(plan)}; return a Schedule")
+    if (plan.visual_tokens, plan.layers) != (visual_tokens, layers):
+        _refuse(
+            method,
+            f"planned for {plan.visual_tokens} visual tokens and {plan.layers} layers; plan for "
+            f"{visual_tokens} and {layers}",
+        )
+    others = sorted(set(plan.sites) - set(method.list_sites(layers)))
+    if others:
+        _refuse(method, f"planned sites {others}; have list_sites() return them too")
+    if not plan.exact and not method.adaptive:
+        _refuse(method, "planned upper bounds; set adaptive = True, or plan exact counts")
+    if plan.image_grid is not None and not method.scales_images:
+        _refuse(method, "planned smaller images; set scales_images = True, or leave image_grid out")
+    return plan
 
 
 def check_raters(chosen: object, method: Method, text: torch.Tensor) -> torch.Tensor:
@@ -138,13 +163,11 @@ def _check_recycled(method: Method, recycled: object, view: View) -> None:
 def _check_counts(method: Method, selection: Selection, view: View) -> None:
     kept, present = selection.keep.shape[-1], view.hidden.shape[-2]
     total = kept + (0 if selection.recycled is None else selection.recycled.centres.shape[-1])
-    too_few = total < 1 if method.may_keep_none else kept < 1
-    if (
-        too_few
-        or total > present
-        or (total > view.count if method.adaptive else total != view.count)
-    ):
-        allowed = f"at most {view.count}" if method.adaptive else f"exactly {view.count}"
+    # where the plan keeps none, as Pool's does, every token that leaves is a rebuilt one
+    too_few = (kept if view.keep_count else total) < 1
+    wrong = total != view.count if view.exact else total > view.count
+    if too_few or wrong or total > present:
+        allowed = f"exactly {view.count}" if view.exact else f"at most {view.count}"
         _refuse(
             method,
             f"answered {total} of {present} visual tokens ({kept} kept); {allowed} are allowed",

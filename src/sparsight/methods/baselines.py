@@ -80,7 +80,7 @@ class Gridded(Baseline):
         Raises: UnsupportedError: it is not, or shows no grid, and tokens are to be pruned.
         """
         plan = super().plan(layout, layers)
-        if self.prunes(plan):
+        if plan.prunes:
             require_grids(self, layout)
         return plan
 
@@ -134,15 +134,10 @@ class Pool(Gridded):
         super().__post_init__()
         self.check_input_only()
 
-    @property
-    def may_keep_none(self) -> bool:
-        """Whether every visual token may be a recycled one: all of them are means."""
-        return True
-
     def plan(self, layout: Layout | int, layers: int) -> Schedule:
         """Plan the number of cells: where tokens are pruned, each is the mean of a cell."""
         plan = super().plan(layout, layers)
-        return replace(plan, kept=(0,), recycled=plan.kept) if self.prunes(plan) else plan
+        return replace(plan, kept=(0,), recycled=plan.kept) if plan.prunes else plan
 
     def select(self, view: View) -> Selection:
         """Fold each cell into its mean."""

@@ -24,6 +24,7 @@ class Downscale(Baseline):
 
     name: ClassVar[str] = "downscale"
     summary: ClassVar[str] = "a smaller image, encoded into fewer visual tokens"
+    scales_images: ClassVar[bool] = True
 
     positions: Positions = "renumber"
 
@@ -31,11 +32,6 @@ class Downscale(Baseline):
         """Check the settings that need no model."""
         super().__post_init__()
         self.check_input_only()
-
-    @property
-    def scales_images(self) -> bool:
-        """Whether images are scaled down before the image encoder sees them: they are."""
-        return True
 
     def plan(self, layout: Layout | int, layers: int) -> Schedule:
         """Plan the grid that each image is scaled down to, and what it has of visual tokens.

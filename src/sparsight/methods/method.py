@@ -53,10 +53,10 @@ class Method(ABC):
     name: ClassVar[str] = ""  # on the command line; "" makes one of the class's name
     summary: ClassVar[str] = ""  # what it does, in one line
     published: ClassVar[tuple[int, ...]] = ()  # budgets that `paper()` takes
-    signals: ClassVar[frozenset[str]] = (
-        frozenset()
-    )  # what `select` reads besides hidden states, of SIGNALS
+    signals: ClassVar[frozenset[str]] = frozenset()  # of SIGNALS: what `select` reads of a view
     batched: ClassVar[bool] = True  # whether `select` takes samples alike as a group, (G, V, D)
+    adaptive: ClassVar[bool] = False  # whether `select` may answer with fewer tokens than planned
+    scales_images: ClassVar[bool] = False  # whether a plan may name a smaller grid for images
 
     retain: float | None = 1 / 3
     sites: tuple[int, ...] | None = None
@@ -74,21 +74,6 @@ class Method(ABC):
         check_choice("positions", self.positions, ("renumber", "keep"))
         if self.sites is not None:
             object.__setattr__(self, "sites", whole_numbers("sites", self.sites))
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether counts depend on what is seen; the schedule then holds upper bounds."""
-        return False
-
-    @property
-    def may_keep_none(self) -> bool:
-        """Whether every visual token may be a recycled one."""
-        return False
-
-    @property
-    def scales_images(self) -> bool:
-        """Whether images are scaled down before the image encoder sees them."""
-        return False
 
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every site that a sample may have in a decoder of `layers` layers.
@@ -116,19 +101,15 @@ class Method(ABC):
         budget = resolve_retain(self.retain, visual_tokens)
         sites = self._choose_sites(budget, visual_tokens, layers)
         counts = solve_counts(budget, visual_tokens, sites, layers)
-        return Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
+        keeps_all = self.retain is not None and min(counts) == visual_tokens
+        exact = keeps_all or not self.adaptive
+        return Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites), exact=exact)
 
     def _choose_sites(self, budget: float, visual_tokens: int, layers: int) -> tuple[int, ...]:
         """Return the sites of one sample whose layer mean of visual tokens is to be `budget`."""
         if self.sites is None:
             return affordable_sites(budget, visual_tokens, layers)
         return self.list_sites(layers)
-
-    def prunes(self, schedule: Schedule) -> bool:
-        """Whether any site may shorten a sample of this schedule; if not, its computation stays untouched."""
-        return min(schedule.counts) < schedule.visual_tokens or (
-            self.adaptive and self.retain is None
-        )
 
     def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Choose the text tokens whose attention rates the visual tokens; all of them unless a method knows better.

@@ -78,6 +78,7 @@ class SparseVLM(Method):
     )
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_KEPT)
     signals: ClassVar[frozenset[str]] = frozenset({"attention"})
+    adaptive: ClassVar[bool] = True  # with level="rank"
 
     level: Literal["schedule", "rank"] = "schedule"
     recycle: bool = True
@@ -93,6 +94,11 @@ class SparseVLM(Method):
         """Check the settings that need no model."""
         super().__post_init__()
         check_choice("level", self.level, ("schedule", "rank"))
+        if self.retain is None and self.level != "rank":
+            raise BudgetError(
+                'retain=None sets no bound, which level="rank" alone can do without; give a count >= 1 '
+                "or a fraction in (0, 1]."
+            )
         check_choice("aggregate", self.aggregate, ("mean", "sum"))
         check_choice("accounting", self.accounting, ("entering", "authors"))
         for field in ("tau", "theta", "prune_scale"):
@@ -155,7 +161,15 @@ class SparseVLM(Method):
             kept.append(keep)
             recycled.append(extra)
             now = keep + extra
-        return Schedule(visual_tokens, layers, sites, tuple(kept), tuple(recycled))
+        keeps_all = self.retain is not None and now == visual_tokens
+        return Schedule(
+            visual_tokens,
+            layers,
+            sites,
+            tuple(kept),
+            tuple(recycled),
+            exact=keeps_all or self.level != "rank",
+        )
 
     def _split(self, count: int, now: int) -> tuple[int, int]:
         return split_count(count, now, self.tau, self.theta) if self.recycle else (count, 0)
@@ -163,11 +177,6 @@ class SparseVLM(Method):
     def _given(self, keep: int, now: int) -> tuple[int, int]:
         keep = min(keep, now)
         return keep, recycled_count(now - keep, self.tau, self.theta)[1] if self.recycle else 0
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether counts depend on what the raters see."""
-        return self.level == "rank"
 
     def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Choose text tokens with more than the mean share of the visual tokens' similarity.
@@ -190,7 +199,7 @@ class SparseVLM(Method):
             )
         score = view.attention.mean()  # (G, V)
         keep_count, clusters = view.keep_count, view.count - view.keep_count
-        if self.adaptive:  # a group of one, as counts differ
+        if self.level == "rank":  # a group of one, as counts differ
             keep_count, clusters = self._rank_counts(view.attention.mean_over_heads()[0], view)
         keep = top_k(score, keep_count, view.images)
         recycled = self._recycle(view, score, keep, clusters) if clusters else None

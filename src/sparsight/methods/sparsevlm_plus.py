@@ -49,6 +49,7 @@ class SparseVLMPlus(SparseVLM):
     )
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_KEPT)
     signals: ClassVar[frozenset[str]] = frozenset({"attention", "distance"})
+    adaptive: ClassVar[bool] = False
 
     positions: Positions = "keep"
     recycle: bool = False
@@ -58,7 +59,7 @@ class SparseVLMPlus(SparseVLM):
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
         super().__post_init__()
-        if self.recycle or self.adaptive:
+        if self.recycle or self.level == "rank":
             raise SettingError(
                 "SparseVLMPlus neither recycles nor adapts to the rank; use SparseVLM for either."
             )

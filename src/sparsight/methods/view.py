@@ -66,6 +66,7 @@ class View:
         distance: of raters and visual tokens; None for methods that need none.
         layout: where the visual tokens lie, before any was removed; None where the family does not
             know.
+        exact: whether exactly `count` tokens must leave the site; if not, fewer may.
     """
 
     site: int
@@ -76,6 +77,7 @@ class View:
     attention: RaterAttention | None = None
     distance: Distance | None = None
     layout: Layout | None = None
+    exact: bool = True
 
 
 @dataclass(frozen=True)

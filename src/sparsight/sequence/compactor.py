@@ -77,7 +77,8 @@ class Compactor:
         for row, sample in enumerate(self.samples):
             counts = self._counts(sample, site)
             if counts is not None:
-                alone = row if self.method.adaptive or not type(self.method).batched else None
+                together = self.method.batched and sample.exact
+                alone = None if together else row
                 found.setdefault((alone, counts, id(sample.layout)), []).append(row)
         groups = []
         for (_, (visual, count, keep_count), _), rows in found.items():
@@ -88,10 +89,10 @@ class Compactor:
     def _counts(self, sample: Sample, site: int) -> tuple[int, int, int] | None:
         """Return how many visual tokens a sample has, may leave and keeps at a site; None if it is not pruned there."""
         step = sample.step_at(site)
-        if sample.schedule is None or step is None or not self.method.prunes(sample.schedule):
+        if sample.schedule is None or step is None or not sample.schedule.prunes:
             return None
         count = min(sample.schedule.counts[step], sample.visual_count)
-        if not self.method.adaptive and count == sample.visual_count:
+        if sample.exact and count == sample.visual_count:
             return None
         return sample.visual_count, count, min(sample.schedule.kept[step], count)
 
@@ -161,6 +162,7 @@ class Stop:
             attention=attention,
             distance=distance,
             layout=first.layout,
+            exact=first.exact,
         )
 
     def _attention(

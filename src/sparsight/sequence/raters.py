@@ -27,7 +27,7 @@ def choose_raters(
         to_host: reads a tensor on the host and counts the wait.
     Raises: PromptError: no text follows the last visual token of a sample.
     """
-    pruned = [schedule is not None and method.prunes(schedule) for schedule in schedules]
+    pruned = [schedule is not None and schedule.prunes for schedule in schedules]
     if "attention" not in method.signals or not any(pruned):
         return [prompt.text[:0] for prompt in prompts]
     require_raters(prompts)

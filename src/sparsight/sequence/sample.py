@@ -42,6 +42,11 @@ class Sample:
         """Visual tokens that are there now."""
         return self.kept[-1] + self.recycled[-1] if self.kept else len(self.prompt.visual)
 
+    @property
+    def exact(self) -> bool:
+        """Whether its sites leave exactly what was planned; if not, that is an upper bound."""
+        return self.schedule is None or self.schedule.exact
+
     def step_at(self, site: int) -> int | None:
         """Which of the sample's own sites this is, from 0; None if it has none there."""
         own = () if self.schedule is None else self.schedule.sites

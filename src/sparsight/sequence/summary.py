@@ -52,4 +52,4 @@ def _happened(sample: Sample, plan: Plan) -> Schedule:
     kept, recycled = tuple(sample.kept), tuple(sample.recycled)
     if sample.schedule is None:
         return Schedule(len(sample.prompt.visual), plan.shape.layers, (), kept, recycled)
-    return replace(sample.schedule, kept=kept, recycled=recycled)
+    return replace(sample.schedule, kept=kept, recycled=recycled, exact=True)
