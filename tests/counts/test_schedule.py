@@ -3,22 +3,17 @@
 import itertools
 import math
 import re
+from dataclasses import fields
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsight import SparseVLM, SparseVLMPlus
+from sparsight.counts.budget import solve_counts
 from sparsight.counts.cost import DecoderShape, decoder_macs, kv_bytes
-from sparsight.counts.schedule import (
-    Schedule,
-    affordable_sites,
-    check_sites,
-    recycled_count,
-    scaled_sites,
-    solve_counts,
-    split_count,
-)
+from sparsight.counts.recycling import count_recycled, split_count
+from sparsight.counts.schedule import Schedule, check_sites, fit_sites, scale_sites
 from sparsight.errors import BudgetError, SettingError
 from sparsight.methods import Random
 
@@ -68,10 +63,10 @@ def test_published_recycling_in_detail():
     ]
     steps += [(201, 61, 7), (29, 9, 1), (510, 154, 16), (52, 16, 2), (15, 5, 1)]
     for dropped, pool, clusters in steps:
-        assert recycled_count(dropped, 0.3, 0.1) == (pool, clusters)
-    assert recycled_count(0, 0.3, 0.1) == (0, 0)
-    assert recycled_count(1, 0.3, 0.1) == (1, 1)
-    assert recycled_count(10, 1.0, 1.0) == (10, 10)
+        assert count_recycled(dropped, 0.3, 0.1) == (pool, clusters)
+    assert count_recycled(0, 0.3, 0.1) == (0, 0)
+    assert count_recycled(1, 0.3, 0.1) == (1, 1)
+    assert count_recycled(10, 1.0, 1.0) == (10, 10)
 
 
 @pytest.mark.parametrize("retain", MACS)
@@ -173,7 +168,7 @@ def test_split_counts_add_up(data, entering, tau, theta):
 @settings(max_examples=200, deadline=None)
 @given(dropped=st.integers(0, 5000), tau=st.floats(0.001, 1), theta=st.floats(0.001, 1))
 def test_recycled_counts_fit(dropped, tau, theta):
-    pool, clusters = recycled_count(dropped, tau, theta)
+    pool, clusters = count_recycled(dropped, tau, theta)
     assert clusters <= pool <= dropped
     assert (clusters >= 1) == (dropped >= 1)
 
@@ -234,7 +229,7 @@ def test_the_published_cost_can_be_asked_for():
     ],
 )
 def test_small_budgets_move_the_first_site_forward(wanted, sites):
-    assert affordable_sites(wanted, 576, 30) == sites
+    assert fit_sites(wanted, 576, 30) == sites
     method = SparseVLM(retain=wanted)
     assert method.plan(576, 30).sites == sites
     assert set(sites) <= set(method.list_sites(30)) == {1, 2, 3, 7, 15}
@@ -242,18 +237,18 @@ def test_small_budgets_move_the_first_site_forward(wanted, sites):
 
 
 def test_scaled_sites():
-    assert scaled_sites(32) == (3, 7, 16)
-    assert scaled_sites(40) == (4, 9, 20)
-    assert scaled_sites(28) == (3, 6, 14)
-    assert scaled_sites(24) == (2, 5, 12)
-    assert scaled_sites(8) == (1, 2, 4)
-    assert scaled_sites(2) == (1,)
+    assert scale_sites(32) == (3, 7, 16)
+    assert scale_sites(40) == (4, 9, 20)
+    assert scale_sites(28) == (3, 6, 14)
+    assert scale_sites(24) == (2, 5, 12)
+    assert scale_sites(8) == (1, 2, 4)
+    assert scale_sites(2) == (1,)
     for layers in range(2, 200):
-        sites = scaled_sites(layers)
+        sites = scale_sites(layers)
         assert check_sites(sites, layers) == sites
         assert len(sites) == 3 or layers < 8
     with pytest.raises(BudgetError, match="at least 2 layers"):
-        scaled_sites(1)
+        scale_sites(1)
 
 
 @pytest.mark.parametrize("sites", [(), (0,), (8,), (3, 3), (5, 2), (-1, 4), (1, 9)])
@@ -311,6 +306,10 @@ def test_settings_out_of_range(changes):
         {"heads": 0.0},
         {"heads": 1.5},
         {"heads": True},
+        {"heads": math.nan},
+        {"heads": -1},
+        {"kept": (3, 2)},
+        {"accounting": "mine"},
         {"prior_floor": 0.0},
         {"prior_floor": 2.0},
     ],
@@ -320,7 +319,12 @@ def test_settings_of_plus_out_of_range(changes):
         SparseVLMPlus(**changes)
 
 
-@pytest.mark.parametrize("changes", [{"recycle": True}, {"level": "rank"}])
-def test_plus_neither_recycles_nor_adapts(changes):
-    with pytest.raises(SettingError, match="use SparseVLM for either"):
-        SparseVLMPlus(**changes)
+def test_plus_has_no_settings_of_sparsevlm_that_would_do_nothing():
+    names = {field.name for field in fields(SparseVLMPlus)}
+    assert not issubclass(SparseVLMPlus, SparseVLM)
+    assert names == {
+        *("retain", "sites", "positions", "accounting", "kept"),
+        *("heads", "prior_floor"),
+    }
+    with pytest.raises(TypeError, match="recycle"):
+        SparseVLMPlus(recycle=False)

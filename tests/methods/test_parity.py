@@ -13,8 +13,8 @@ from sparsight.errors import UnsupportedError
 from sparsight.methods import Downscale, Pool, Random, SparseVLM, SparseVLMPlus, Uniform
 from sparsight.methods.parts.choosers import numerical_rank, top_k
 from sparsight.methods.parts.merging import density_peaks, merge
-from sparsight.methods.sparsevlm import rater_mass
-from sparsight.methods.sparsevlm_plus import rope_prior
+from sparsight.methods.parts.raters import measure_shares
+from sparsight.methods.sparsevlm_plus import tabulate_prior
 from sparsight.methods.view import View
 from sparsight.sequence.rater_rows import AttentionCall, RaterRows
 from tests.support import contract, dense, reference, tiny
@@ -101,7 +101,7 @@ def test_raters(seed, visual, text, scale):
     v, t = (
         torch.randn(n, 6, generator=random, dtype=torch.float64) * scale for n in (visual, text)
     )
-    mass = rater_mass(v, t)
+    mass = measure_shares(v, t)
     assert math.isclose(float(mass.sum()), 1, rel_tol=1e-9)
     chosen = SparseVLM().raters(v, t)
     assert chosen.any()
@@ -195,14 +195,14 @@ def test_marker_values_read_the_same_score():
 
 def test_rope_prior():
     frequencies = 1 / 10000 ** (torch.arange(0, 128, 2).double() / 128)
-    table = rope_prior(1800, frequencies, 1e-6)
+    table = tabulate_prior(1800, frequencies, 1e-6)
     assert float(table[0]) == pytest.approx(math.sqrt(128), rel=1e-6)
     assert float(table[477]) == pytest.approx(3.346, abs=1e-3)
     assert float(table.min()) > 0
     assert (
         int((table <= 1.1e-6 * math.sqrt(128)).nonzero()[0]) == 1707
     )  # the first that would be negative
-    floored = rope_prior(1800, frequencies, 0.1)
+    floored = tabulate_prior(1800, frequencies, 0.1)
     assert torch.equal(floored[:700], table[:700])
     for distance in (0, 1, 50, 300, 1707, 1799):
         assert float(floored[distance]) == pytest.approx(

@@ -248,7 +248,8 @@ class Reference:
         """Whether the rank decides: by level="rank", unless the budget says to keep everything."""
         plan = part.plan
         unbounded = self.method.retain is None
-        return self.method.level == "rank" and (unbounded or min(plan.counts) < len(part.slots))
+        level = getattr(self.method, "level", "schedule")
+        return level == "rank" and (unbounded or min(plan.counts) < len(part.slots))
 
     def _counts(self, site, attention, part, present):
         method, plan = self.method, part.plan

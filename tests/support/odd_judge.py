@@ -14,7 +14,7 @@ import torch
 
 from sparsight import SparseVLMPlus, sparsify
 from sparsight.errors import SparsightError
-from sparsight.methods import Downscale, Pool, SparseVLM, Uniform
+from sparsight.methods import Downscale, Pool, Uniform
 from tests.support import contract, dense, hidden, odd_models, reference, tiny_rotary
 from tests.support.footprint import snapshot
 from tests.support.odd_run import arguments, play
@@ -92,7 +92,7 @@ def method_of(case, counts, layers):
 
 def least_mean(case, count, layers):
     """Least layer mean: all tokens up to the first site, one from there."""
-    sites = case.settings.get("sites") or ((0,) if not issubclass(case.method, SparseVLM) else (1,))
+    sites = case.settings.get("sites") or ((1,) if "attention" in case.method.signals else (0,))
     full = max(0, min(sites[0], layers) - (case.settings.get("accounting") == "authors"))
     return (full * count + layers - full) / layers
 
@@ -127,7 +127,7 @@ def thin(case, method, counts, model):
 
 def misplaced(case, method, counts, model):
     del counts
-    least = 0 if not isinstance(method, SparseVLM) else 1
+    least = 1 if "attention" in method.signals else 0
     return method.sites[0] < least or method.sites[-1] >= layers_of(model)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from sparsight.counts.schedule import check_retain
+from sparsight.counts.budget import check_retain
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.methods import methods
 from sparsight.methods.method import Method

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sparsight.counts.budget import resolve_retain
 from sparsight.counts.layout import Grid, Layout, count_tokens
-from sparsight.counts.schedule import Schedule, resolve_retain
+from sparsight.counts.schedule import Schedule
 from sparsight.errors import BudgetError, UnsupportedError
 from sparsight.methods.baselines import Baseline, require_grids
 from sparsight.methods.method import Positions

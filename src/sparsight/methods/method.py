@@ -13,16 +13,9 @@ from typing import ClassVar, Literal
 
 import torch
 
+from sparsight.counts.budget import check_retain, resolve_retain, solve_counts
 from sparsight.counts.layout import Layout, count_tokens
-from sparsight.counts.schedule import (
-    Schedule,
-    affordable_sites,
-    check_retain,
-    check_sites,
-    resolve_retain,
-    scaled_sites,
-    solve_counts,
-)
+from sparsight.counts.schedule import Schedule, check_sites, fit_sites, scale_sites
 from sparsight.errors import BudgetError, SettingError
 from sparsight.methods.view import Selection, View
 
@@ -73,7 +66,7 @@ class Method(ABC):
             )
         check_choice("positions", self.positions, ("renumber", "keep"))
         if self.sites is not None:
-            object.__setattr__(self, "sites", whole_numbers("sites", self.sites))
+            object.__setattr__(self, "sites", read_whole_numbers("sites", self.sites))
 
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every site that a sample may have in a decoder of `layers` layers.
@@ -81,7 +74,7 @@ class Method(ABC):
         Raises: SettingError: sites outside the decoder.
         """
         if self.sites is None:
-            first, *later = scaled_sites(layers)
+            first, *later = scale_sites(layers)
             return (*range(1, first + 1), *later)
         return check_sites(self.sites, layers, first=1 if "attention" in self.signals else 0)
 
@@ -108,7 +101,7 @@ class Method(ABC):
     def _choose_sites(self, budget: float, visual_tokens: int, layers: int) -> tuple[int, ...]:
         """Return the sites of one sample whose layer mean of visual tokens is to be `budget`."""
         if self.sites is None:
-            return affordable_sites(budget, visual_tokens, layers)
+            return fit_sites(budget, visual_tokens, layers)
         return self.list_sites(layers)
 
     def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
@@ -158,7 +151,7 @@ def check_dataclass(kind: type[Method]) -> None:
                 )
 
 
-def whole_numbers(field: str, values: object) -> tuple[int, ...]:
+def read_whole_numbers(field: str, values: object) -> tuple[int, ...]:
     """Return a setting that is a sequence of whole numbers as a tuple of ints.
 
     Raises: SettingError: it is no such sequence.

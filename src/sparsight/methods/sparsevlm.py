@@ -5,29 +5,22 @@ Inference", ICML 2025, arXiv 2410.04417; authors' code github.com/Gumpest/Sparse
 branch v1.5.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import torch
 
+from sparsight.counts.budget import resolve_retain, solve_counts
 from sparsight.counts.layout import Layout, count_tokens
-from sparsight.counts.schedule import (
-    PAPER_SITES,
-    Accounting,
-    Schedule,
-    recycled_count,
-    resolve_retain,
-    solve_counts,
-    split_count,
-)
+from sparsight.counts.published import check_kept, choose_kept, take_published
+from sparsight.counts.recycling import add_recycled, count_recycled, split_counts
+from sparsight.counts.schedule import PAPER_SITES, Accounting, Schedule
 from sparsight.errors import BudgetError, SettingError
-from sparsight.methods.method import Method, check_choice, whole_numbers
+from sparsight.methods.method import Method, check_choice, read_whole_numbers
 from sparsight.methods.parts.choosers import numerical_rank, top_k
 from sparsight.methods.parts.merging import Aggregate, density_peaks, merge
+from sparsight.methods.parts.raters import choose_text_raters
 from sparsight.methods.view import Recycled, Selection, View
-
-ROUNDING = 16  # units in the last place within which two shares count as equal
 
 PAPER_KEPT: dict[int, tuple[int, ...]] = {
     192: (300, 200, 110),
@@ -46,13 +39,13 @@ class SparseVLM(Method):
         Raters are the real text tokens after the last image (the code counts a second image as
         text); where none is strictly above the mean, all of them rate (the code divides by zero).
         Scores come from rater rows alone (the code builds the full map). The best token of every
-        image stays. Counts are solved for any budget (the code has four); `paper()` gives the
-        code's own. Nothing is pruned where the count is not below what is there (the code then
-        drops one token). Clustering breaks ties by index (the code adds noise).
-        Tokens keep their positions (the code renumbers them, as `paper()` does): on composed scenes
-            a model that was
-        asked where things are lost most of its answers to renumbering (docs/scenes.md), and models
-        with several positions a token have no other way.
+        image stays.
+        Counts are solved for any budget (the code has four); `paper()` gives the code's own. A site
+        whose count equals what is there prunes nothing (the code then drops one token).
+        Clustering breaks ties by index (the code adds noise).
+        Tokens keep their positions (the code renumbers them, as `paper()` does). On composed
+        scenes, a model that was asked where things are lost most of its answers to renumbering
+        (docs/scenes.md), and models with several positions a token have no other way.
 
     Args:
         level: "schedule" keeps fixed counts; "rank" removes N = prune_scale (V - rank(P)) tokens at
@@ -96,8 +89,8 @@ class SparseVLM(Method):
         check_choice("level", self.level, ("schedule", "rank"))
         if self.retain is None and self.level != "rank":
             raise BudgetError(
-                'retain=None sets no bound, which level="rank" alone can do without; give a count >= 1 '
-                "or a fraction in (0, 1]."
+                'retain=None sets no bound, which level="rank" alone can do without; give a count '
+                ">= 1 or a fraction in (0, 1]."
             )
         check_choice("aggregate", self.aggregate, ("mean", "sum"))
         check_choice("accounting", self.accounting, ("entering", "authors"))
@@ -108,10 +101,11 @@ class SparseVLM(Method):
                 )
         if self.rank_tolerance is not None and not 0.0 <= self.rank_tolerance < 1.0:
             raise SettingError(
-                f"rank_tolerance={self.rank_tolerance!r} is out of range; give None or a share in [0, 1)."
+                f"rank_tolerance={self.rank_tolerance!r} is out of range; give None or a share in "
+                "[0, 1)."
             )
         if self.kept is not None:
-            object.__setattr__(self, "kept", whole_numbers("kept", self.kept))
+            object.__setattr__(self, "kept", read_whole_numbers("kept", self.kept))
             check_kept(self.kept, self.sites)
 
     @classmethod
@@ -122,149 +116,83 @@ class SparseVLM(Method):
             2, 6 and 15.
         Differs: the counts are absolute, made for 576 visual tokens and 32 layers; `retain` names
             the layer mean under the authors' accounting. A sample with no more visual tokens than
-            that keeps all; one with more, but fewer than the first site keeps, is refused.
+            `retain` keeps all; one with more, but fewer than the first site keeps, is refused.
 
-        Raises: BudgetError: a budget that was not published.
+        Raises: BudgetError: the budget was not published.
         """
         return cls(
             retain=retain,
             sites=PAPER_SITES,
             positions="renumber",
-            kept=published_counts(cls, PAPER_KEPT, retain),
+            kept=take_published(cls.__name__, PAPER_KEPT, retain),
             accounting="authors",
         )
 
     def plan(self, layout: Layout | int, layers: int) -> Schedule:
         """Plan the counts at each site; with level="rank" they are upper bounds."""
         visual_tokens = count_tokens(layout)
-        wanted = resolve_retain(self.retain, visual_tokens)
-        sites = self._choose_sites(wanted, visual_tokens, layers)
-        counts = (visual_tokens,) * len(sites)
-        if (
-            isinstance(self.retain, int) and self.retain >= visual_tokens
-        ):  # it has no more than it may keep
-            return Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
-        if self.kept is not None and self.kept[0] > visual_tokens:
-            raise BudgetError(
-                f"kept={self.kept} is made for more than the sample's {visual_tokens} visual tokens; leave it out, and "
-                f"{type(self).__name__}(retain=...) solves counts for any number."
-            )
-        if self.kept is None:
-            counts = solve_counts(wanted, visual_tokens, sites, layers, self.accounting)
-        kept, recycled, now = [], [], visual_tokens
-        for i, count in enumerate(counts):
-            keep, extra = (
-                self._split(min(count, now), now)
-                if self.kept is None
-                else self._given(self.kept[i], now)
-            )
-            kept.append(keep)
-            recycled.append(extra)
-            now = keep + extra
-        keeps_all = self.retain is not None and now == visual_tokens
-        return Schedule(
-            visual_tokens,
-            layers,
-            sites,
-            tuple(kept),
-            tuple(recycled),
-            exact=keeps_all or self.level != "rank",
-        )
-
-    def _split(self, count: int, now: int) -> tuple[int, int]:
-        return split_count(count, now, self.tau, self.theta) if self.recycle else (count, 0)
-
-    def _given(self, keep: int, now: int) -> tuple[int, int]:
-        keep = min(keep, now)
-        return keep, recycled_count(now - keep, self.tau, self.theta)[1] if self.recycle else 0
+        budget = resolve_retain(self.retain, visual_tokens)
+        sites = self._choose_sites(budget, visual_tokens, layers)
+        kept = choose_kept(type(self).__name__, self.kept, self.retain, visual_tokens)
+        recycled: tuple[int, ...] = (0,) * len(sites)
+        if kept is not None:
+            if self.recycle:  # on top of the tokens kept
+                recycled = add_recycled(kept, visual_tokens, self.tau, self.theta)
+        else:
+            kept = solve_counts(budget, visual_tokens, sites, layers, self.accounting)
+            if self.recycle:  # within the count
+                kept, recycled = split_counts(kept, visual_tokens, self.tau, self.theta)
+        plan = Schedule(visual_tokens, layers, sites, kept, recycled)
+        bounds = self.level == "rank" and (plan.prunes or self.retain is None)
+        return replace(plan, exact=not bounds)
 
     def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Choose text tokens with more than the mean share of the visual tokens' similarity.
-
-        Source: section 3.2, eq. 4 and 5: softmax over text of H_v H_q^T on raw input embeddings,
-            mean over visual.
-        Differs: strictly above the mean, as in the code (the paper prints >=), by more than
-            rounding: text tokens that are alike get shares that differ in the last bit, by chance
-            of the processor.
-        """
-        mass = rater_mass(visual, text)
-        chosen = mass > mass.mean() * (1 + ROUNDING * torch.finfo(mass.dtype).eps)
-        return chosen | ~chosen.any()
+        """Choose text tokens with more than the mean share of the visual tokens' similarity."""
+        return choose_text_raters(visual, text)
 
     def select(self, view: View) -> Selection:
-        """Keep the tokens that the raters attend to most and recycle some of the rest."""
+        """Keep the tokens that the raters attend to most, and recycle some of the dropped ones."""
         if view.attention is None:
             raise SettingError(
                 "SparseVLM needs rater attention; a view without it cannot be rated."
             )
         score = view.attention.mean()  # (G, V)
         keep_count, clusters = view.keep_count, view.count - view.keep_count
-        if self.level == "rank":  # a group of one, as counts differ
-            keep_count, clusters = self._rank_counts(view.attention.mean_over_heads()[0], view)
-        keep = top_k(score, keep_count, view.images)
+        if self.level == "rank":  # counts depend on the sample, so it is a group of one
+            keep_count, clusters = self._count_by_rank(view.attention.mean_over_heads()[0], view)
+        keep = top_k(score, keep_count, view.images)  # (G, K)
         recycled = self._recycle(view, score, keep, clusters) if clusters else None
         return Selection(keep, recycled, score)
 
-    def _rank_counts(self, attention: torch.Tensor, view: View) -> tuple[int, int]:
+    def _count_by_rank(self, attention: torch.Tensor, view: View) -> tuple[int, int]:
+        """Return how many tokens the rank of the raters' attention, (R, V), keeps and recycles."""
         present = attention.shape[-1]
-        removed = int(self.prune_scale * (present - numerical_rank(attention, self.rank_tolerance)))
-        keep, extra = self._given(max(1, present - removed), present)
-        return (
-            (keep, extra)
-            if keep + extra <= view.count
-            else (view.keep_count, view.count - view.keep_count)
-        )
+        redundant = present - numerical_rank(attention, self.rank_tolerance)
+        keep = max(1, present - int(self.prune_scale * redundant))
+        clusters = 0
+        if self.recycle:
+            clusters = count_recycled(present - keep, self.tau, self.theta)[1]
+        if keep + clusters > view.count:  # more than the schedule allows
+            return view.keep_count, view.count - view.keep_count
+        return keep, clusters
 
     def _recycle(
         self, view: View, score: torch.Tensor, keep: torch.Tensor, clusters: int
     ) -> Recycled:
+        """Cluster the dropped tokens with the best scores, and make one token of each cluster.
+
+        Args:
+            score: (G, V).
+            keep: (G, K).
+            clusters: C, at least 1.
+        """
         dropped = torch.ones_like(score, dtype=torch.bool).scatter(-1, keep, value=False)
-        size = max(
-            recycled_count(score.shape[-1] - keep.shape[-1], self.tau, self.theta)[0], clusters
-        )
+        dropped_count = score.shape[-1] - keep.shape[-1]
+        # a small count may have more clusters than tau would cluster tokens
+        size = max(count_recycled(dropped_count, self.tau, self.theta)[0], clusters)  # P
         pool = top_k(score.masked_fill(~dropped, float("-inf")), size)  # (G, P)
-        points = view.hidden.gather(1, pool[..., None].expand(-1, -1, view.hidden.shape[-1]))
-        centres, labels = density_peaks(points, clusters)
-        return Recycled(
-            merge(points, labels, clusters, self.aggregate), pool.gather(-1, centres), pool, labels
-        )
-
-
-def check_kept(kept: Sequence[int], sites: Sequence[int] | None) -> None:
-    """Check that counts given for each site can be met one after the other.
-
-    Raises: SettingError: they are not one for each site, rise, or keep nothing.
-    """
-    if sites is None or len(kept) != len(sites) or min(kept, default=0) < 1:
-        raise SettingError(
-            f"kept={tuple(kept)} needs as many sites, each keeping at least 1; sites={sites}."
-        )
-    if list(kept) != sorted(kept, reverse=True):
-        raise SettingError(
-            f"kept={tuple(kept)} rises, and a site cannot bring tokens back; give counts that fall."
-        )
-
-
-def rater_mass(visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Return (T,) the mean share of the visual tokens' similarity that each text token gets; adds up to 1.
-
-    Args:
-        visual: (V, D) raw input embeddings, no norm and no scale.
-        text: (T, D).
-    """
-    wide = torch.promote_types(visual.dtype, torch.float32)
-    return (visual.to(wide) @ text.to(wide).T).softmax(dim=-1).mean(dim=0)
-
-
-def published_counts(
-    cls: type[Method], table: dict[int, tuple[int, ...]], retain: int
-) -> tuple[int, ...]:
-    """Return the published counts of a budget.
-
-    Raises: BudgetError: no such budget.
-    """
-    if retain not in table:
-        budgets = ", ".join(map(str, table))
-        message = f"{cls.__name__}.paper({retain!r}) was not published; choose {budgets}, or {cls.__name__}(retain=...)."
-        raise BudgetError(message)
-    return table[retain]
+        width = view.hidden.shape[-1]
+        points = view.hidden.gather(1, pool[..., None].expand(-1, -1, width))  # (G, P, D)
+        centres, labels = density_peaks(points, clusters)  # (G, C) in 0..P-1, (G, P)
+        values = merge(points, labels, clusters, self.aggregate)  # (G, C, D)
+        return Recycled(values, pool.gather(-1, centres), pool, labels)

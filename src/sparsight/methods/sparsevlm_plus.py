@@ -10,12 +10,15 @@ from typing import ClassVar, Self
 
 import torch
 
-from sparsight.counts.schedule import PAPER_SITES
+from sparsight.counts.budget import resolve_retain, solve_counts
+from sparsight.counts.layout import Layout, count_tokens
+from sparsight.counts.published import check_kept, choose_kept, take_published
+from sparsight.counts.schedule import PAPER_SITES, Accounting, Schedule
 from sparsight.errors import SettingError, UnsupportedError
-from sparsight.methods.method import Positions
+from sparsight.methods.method import Method, check_choice, read_whole_numbers
 from sparsight.methods.parts.choosers import top_k
-from sparsight.methods.sparsevlm import SparseVLM, published_counts
-from sparsight.methods.view import Selection, View
+from sparsight.methods.parts.raters import choose_text_raters
+from sparsight.methods.view import Distance, Selection, View
 
 PAPER_KEPT: dict[int, tuple[int, ...]] = {
     192: (300, 200, 118),
@@ -26,19 +29,23 @@ PAPER_KEPT: dict[int, tuple[int, ...]] = {
 
 
 @dataclass(frozen=True)
-class SparseVLMPlus(SparseVLM):
+class SparseVLMPlus(Method):
     """SparseVLM+.
 
-    Source: authors' code, USE_VERSION=2_0: attention divided by R(i, j) = 2/sqrt(d) sum_f cos((i -
-    j) theta_f), the
-        heads with most rater-to-visual mass, mean over raters, top-k, original positions.
-    Differs: R depends on distance alone, so it is looked up in a vector (the code multiplies H x L
-    x L ones).
-        R is kept above `prior_floor` of R(0): it turns negative at distance 1707 for base 10000 and
-        d = 128, where the code's division flips the sign; up to distance 700 it stays above 0.105
-        R(0), so published ones stay.
+    Source: authors' code, USE_VERSION=2_0: attention divided by
+        R(i, j) = 2/sqrt(d) sum_f cos((i - j) theta_f), the heads with most rater-to-visual mass,
+        mean over raters, top-k, original positions.
+    Differs:
+        R depends on distance alone, so it is looked up in a vector (the code multiplies H x L x L
+        ones). R is kept above `prior_floor` of R(0): it turns negative at distance 1707 for base
+        10000 and d = 128, where the code's division flips the sign; up to distance 700 it stays
+        above 0.105 R(0), so published results stay.
+        Raters and counts are those of SparseVLM.
 
     Args:
+        accounting: whose layer mean `retain` speaks of: tokens "entering" a layer, or the
+            "authors'" booking.
+        kept: tokens kept at each site, instead of counts solved from `retain`.
         heads: heads that vote: an int is a count (the code's 14), a float in (0, 1] the fraction.
         prior_floor: least value of R as a share of R(0), in (0, 1].
     """
@@ -49,22 +56,22 @@ class SparseVLMPlus(SparseVLM):
     )
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_KEPT)
     signals: ClassVar[frozenset[str]] = frozenset({"attention", "distance"})
-    adaptive: ClassVar[bool] = False
 
-    positions: Positions = "keep"
-    recycle: bool = False
+    accounting: Accounting = "entering"
+    kept: tuple[int, ...] | None = None
     heads: float = 0.5
     prior_floor: float = 0.1
 
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
         super().__post_init__()
-        if self.recycle or self.level == "rank":
-            raise SettingError(
-                "SparseVLMPlus neither recycles nor adapts to the rank; use SparseVLM for either."
-            )
-        whole = isinstance(self.heads, int) and not isinstance(self.heads, bool) and self.heads >= 1
-        if not whole and not (isinstance(self.heads, float) and 0.0 < self.heads <= 1.0):
+        check_choice("accounting", self.accounting, ("entering", "authors"))
+        if self.kept is not None:
+            object.__setattr__(self, "kept", read_whole_numbers("kept", self.kept))
+            check_kept(self.kept, self.sites)
+        is_count = isinstance(self.heads, int) and not isinstance(self.heads, bool)
+        is_fraction = isinstance(self.heads, float) and self.heads <= 1.0
+        if not (is_count or is_fraction) or self.heads <= 0:
             raise SettingError(
                 f"heads={self.heads!r} is out of range; give a count >= 1 or a fraction in (0, 1]."
             )
@@ -77,43 +84,63 @@ class SparseVLMPlus(SparseVLM):
     def paper(cls, retain: int) -> Self:
         """Return the authors' exact settings for one of their budgets.
 
-        Raises: BudgetError: a budget that was not published.
+        Raises: BudgetError: the budget was not published.
         """
-        kept = published_counts(cls, PAPER_KEPT, retain)
+        kept = take_published(cls.__name__, PAPER_KEPT, retain)
         return cls(retain=retain, sites=PAPER_SITES, kept=kept, accounting="authors", heads=14)
 
+    def plan(self, layout: Layout | int, layers: int) -> Schedule:
+        """Plan the counts at each site."""
+        visual_tokens = count_tokens(layout)
+        budget = resolve_retain(self.retain, visual_tokens)
+        sites = self._choose_sites(budget, visual_tokens, layers)
+        kept = choose_kept(type(self).__name__, self.kept, self.retain, visual_tokens)
+        if kept is None:
+            kept = solve_counts(budget, visual_tokens, sites, layers, self.accounting)
+        return Schedule(visual_tokens, layers, sites, kept, (0,) * len(sites))
+
+    def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Choose text tokens with more than the mean share of the visual tokens' similarity."""
+        return choose_text_raters(visual, text)
+
     def select(self, view: View) -> Selection:
-        """Keep the tokens that the chosen heads' raters attend to most, distance divided out."""
+        """Keep the tokens that the voting heads attend to most, with the prior divided out."""
         if view.attention is None or view.distance is None:
             raise UnsupportedError(
                 "SparseVLMPlus needs a decoder with rotary positions; use SparseVLM on this one."
             )
-        far = view.distance
-        distance = (far.raters[..., :, None] - far.visual[..., None, :]).abs()  # (G, R, V)
-        prior = rope_prior(far.length, far.inverse_frequencies, self.prior_floor)[distance]
+        prior = self._look_up_prior(view.distance)  # (G, R, V)
         per_head = view.attention.mean_over_raters(1.0 / prior)  # (G, H, V)
-        total = per_head.shape[1]
-        count = (
-            min(self.heads, total)
-            if isinstance(self.heads, int)
-            else max(1, int(self.heads * total))
-        )
-        chosen = top_k(per_head.sum(dim=-1), count)  # (G, heads)
-        score = per_head.gather(1, chosen[..., None].expand(-1, -1, per_head.shape[-1])).mean(dim=1)
+        mass = per_head.sum(dim=-1)  # (G, H)
+        voting = top_k(mass, self._count_heads(per_head.shape[1]))[..., None]  # (G, h, 1)
+        votes = per_head.gather(1, voting.expand(-1, -1, per_head.shape[-1]))  # (G, h, V)
+        score = votes.mean(dim=1)  # (G, V)
         return Selection(top_k(score, view.keep_count, view.images), score=score)
 
+    def _look_up_prior(self, distance: Distance) -> torch.Tensor:
+        """Return R between each rater and each visual token, (G, R, V) float32."""
+        far = (distance.raters[..., :, None] - distance.visual[..., None, :]).abs()  # (G, R, V)
+        return tabulate_prior(distance.length, distance.inverse_frequencies, self.prior_floor)[far]
 
-def rope_prior(length: int, inverse_frequencies: torch.Tensor, floor: float) -> torch.Tensor:
+    def _count_heads(self, total: int) -> int:
+        """Return how many of `total` heads vote, at least 1."""
+        if isinstance(self.heads, int):
+            return min(self.heads, total)
+        return max(1, int(self.heads * total))
+
+
+def tabulate_prior(length: int, inverse_frequencies: torch.Tensor, floor: float) -> torch.Tensor:
     """Return R at distances 0..length-1, at least `floor` times R(0).
 
     Source: SparseVLM+ code, "gravity correction".
 
-    Args: inverse_frequencies: (d/2,) float32.
+    Args:
+        inverse_frequencies: (d/2,) float32 rotary inverse frequencies.
+        floor: share of R(0), in (0, 1].
     Returns: (length,) float32.
     """
-    width = 2 * inverse_frequencies.numel()
-    steps = torch.arange(length, device=inverse_frequencies.device, dtype=torch.float32)
-    table = torch.cos(steps[:, None] * inverse_frequencies.float()).sum(dim=-1) * (
-        2.0 / math.sqrt(width)
-    )
-    return table.clamp_min(floor * math.sqrt(width))
+    width = 2 * inverse_frequencies.numel()  # d
+    distances = torch.arange(length, device=inverse_frequencies.device, dtype=torch.float32)
+    cosines = torch.cos(distances[:, None] * inverse_frequencies.float())  # (length, d/2)
+    table = cosines.sum(dim=-1) * (2.0 / math.sqrt(width))
+    return table.clamp_min(floor * math.sqrt(width))  # R(0) is sqrt(d)

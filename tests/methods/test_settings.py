@@ -1,0 +1,74 @@
+"""A field exists only where it acts: changing any setting of any method changes what happens, or is refused."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from sparsight import sparsify
+from sparsight.cli.method import cli_name
+from sparsight.errors import SparsightError
+from sparsight.methods import Downscale, Pool, Random, SparseVLM, SparseVLMPlus, Uniform, methods
+from tests.support import tiny
+from tests.support.cases import tiny_model
+
+KEPT = {"sites": (2, 5), "kept": (14, 9)}
+EVERYWHERE = {
+    "retain": ({}, 0.6),
+    "sites": ({}, (2, 6)),
+    "positions": ({"positions": "keep"}, "renumber"),
+}
+# field: the settings beside it, if not the defaults, and another value of it
+CHANGES = {
+    SparseVLM: {
+        **EVERYWHERE,
+        "level": ({}, "rank"),
+        "recycle": ({}, False),
+        "aggregate": ({}, "sum"),
+        "accounting": ({}, "authors"),
+        "tau": ({}, 0.9),
+        "theta": ({}, 0.9),
+        "prune_scale": ({"level": "rank", "retain": None}, 1.0),
+        "rank_tolerance": ({"level": "rank", "retain": None}, 0.9),
+        "kept": (KEPT, (14, 8)),
+    },
+    SparseVLMPlus: {
+        **EVERYWHERE,
+        "accounting": ({}, "authors"),
+        "kept": (KEPT, (14, 8)),
+        "heads": ({}, 1),
+        "prior_floor": ({}, 1.0),
+    },
+    Random: {**EVERYWHERE, "seed": ({}, 1)},
+    Uniform: EVERYWHERE,
+    Pool: EVERYWHERE,
+    Downscale: EVERYWHERE,
+}
+CASES = [(method, field) for method in methods() for field in CHANGES[method]]
+
+
+def outcome(method, **settings):
+    """What a prefill does under these settings: the tokens kept and rebuilt at each site, and the logits."""
+    try:
+        run = sparsify(tiny_model("sdpa"), method(**settings))
+    except SparsightError as error:
+        return type(error).__name__
+    with torch.no_grad(), run:
+        logits = run._engine.model(**tiny.batch([["image", 9]]).inputs).logits[0, -1].tolist()
+    steps = run.trace.samples[0]
+    return logits, [(step.site, step.keep.tolist(), step.centres.tolist()) for step in steps]
+
+
+@pytest.mark.parametrize("method", methods(), ids=cli_name)
+def test_every_setting_is_looked_at(method):
+    assert set(CHANGES[method]) == {field.name for field in fields(method)}
+
+
+@pytest.mark.parametrize(
+    ("method", "field"), CASES, ids=[f"{cli_name(method)}-{field}" for method, field in CASES]
+)
+def test_every_setting_acts(method, field):
+    beside, value = CHANGES[method][field]
+    before = {"retain": 0.4, **beside}
+    assert outcome(method, **before) == outcome(method, **before)
+    assert outcome(method, **before) != outcome(method, **{**before, field: value})
