@@ -53,7 +53,7 @@ def view(signals, site):
         images=torch.zeros(2, 36, dtype=torch.int64),
         attention=Attention() if "attention" in signals else Forbidden("attention"),
         distance=distance if "distance" in signals else Forbidden("distance"),
-        layout=grids_layout([(6, 6)]),
+        layout=grids_layout([(6, 6)]) if "layout" in signals else Forbidden("layout"),
     )
 
 
@@ -102,12 +102,12 @@ def test_a_method_that_declares_nothing_gets_nothing_and_taps_nothing():
         sites: tuple[int, ...] | None = (3,)
 
         def select(self, view):
-            seen.append((view.attention, view.distance))
+            seen.append((view.attention, view.distance, view.layout))
             return Selection(torch.arange(view.count).expand(len(view.hidden), -1))
 
     with torch.no_grad(), sparsify(tiny.tiny_llava(), Plain(retain=0.5)) as run:
         run._engine.model(**tiny.batch([["image", 6]]).inputs)
-    assert seen == [(None, None)]
+    assert seen == [(None, None, None)]
     assert run.stats.raters == (0,)
 
 

@@ -1,4 +1,4 @@
-"""Baselines: what a budget buys without looking at the question; see also `downscale`.
+"""Baselines, which keep visual tokens without looking at the question; see also `downscale`.
 
 Each prunes the input unless other sites are given, so that a budget is the number of visual tokens
 in every layer.
@@ -11,8 +11,8 @@ import torch
 
 from sparsight.counts.layout import Layout
 from sparsight.counts.schedule import Schedule
-from sparsight.errors import SettingError, UnsupportedError
-from sparsight.methods.method import Method
+from sparsight.errors import SettingError
+from sparsight.methods.method import Method, require_grids
 from sparsight.methods.parts.cells import partition
 from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.parts.merging import merge
@@ -34,7 +34,8 @@ class Baseline(Method):
         """Raise SettingError if sites other than the input are given."""
         if self.sites != INPUT:
             raise SettingError(
-                f"{type(self).__name__} works on the input alone; sites={self.sites}, give sites=(0,)."
+                f"{type(self).__name__} works on the input alone; sites={self.sites}, give "
+                "sites=(0,)."
             )
 
 
@@ -45,9 +46,9 @@ class Random(Baseline):
     Differs: every image keeps at least one where the count allows it.
 
     Args:
-        seed: of the draw. Site and number of tokens enter it too, the place in the batch does not:
-            samples of equal size share a draw, so an evaluation should give each question a seed of
-            its own.
+        seed: of the draw. The site and the number of tokens enter the draw too, the place in the
+            batch does not. So samples of equal size share a draw, and an evaluation should give
+            each question a seed of its own.
     """
 
     name: ClassVar[str] = "random"
@@ -62,63 +63,48 @@ class Random(Baseline):
             raise SettingError(f"seed={self.seed!r} is out of range; give an int >= 0.")
 
     def select(self, view: View) -> Selection:
-        """Keep the tokens that come first in a random order."""
-        present = view.hidden.shape[1]
+        """Keep the tokens that come last in a random order, which is their score."""
+        group, present = view.hidden.shape[:2]
+        # two primes, so that neighbouring seeds, sites and sizes do not share a draw
         mixed = ((self.seed * 4099 + view.site) * 1_000_003 + present) % 2**63
         order = torch.randperm(present, generator=torch.Generator().manual_seed(mixed))
-        score = order.to(view.hidden.device, torch.float32).expand(len(view.hidden), -1)
+        score = order.to(view.hidden.device, torch.float32).expand(group, -1)  # (G, V)
         return Selection(top_k(score, view.keep_count, view.images), score=score)
 
 
 @dataclass(frozen=True)
-class Gridded(Baseline):
-    """A baseline that needs to know where in its image a visual token lies."""
-
-    def plan(self, layout: Layout | int, layers: int) -> Schedule:
-        """Plan the counts of a sample whose layout is known.
-
-        Raises: UnsupportedError: it is not, or shows no grid, and tokens are to be pruned.
-        """
-        plan = super().plan(layout, layers)
-        if plan.prunes:
-            require_grids(self, layout)
-        return plan
-
-
-@dataclass(frozen=True)
-class Uniform(Gridded):
+class Uniform(Baseline):
     """Uniform: visual tokens spread evenly over each image.
 
-    The first site keeps the token nearest to the centre of each of `count` compact cells; grids,
+    The first site keeps the token nearest to the centre of each of `count` compact cells. Grids,
     such as tiles, frames and the two of a LLaVA-NeXT image, share the cells by their sizes. Row
     ends, class tokens and other tokens that are no patch are kept only where the count is higher
-    than there are patches. What is present at a later site is no grid any more: there it is every V
-    / count-th token in raster order.
+    than there are patches. What is present at a later site is no grid any more: there it is every
+    V / count-th token in raster order.
     """
 
     name: ClassVar[str] = "uniform"
     summary: ClassVar[str] = "visual tokens spread evenly over each image"
+    signals: ClassVar[frozenset[str]] = frozenset({"layout"})
 
     def select(self, view: View) -> Selection:
         """Keep evenly spread tokens."""
-        layout, (group, present), count = (
-            require_grids(self, view.layout),
-            view.hidden.shape[:2],
-            view.keep_count,
-        )
+        layout, device = require_grids(self, view.layout), view.hidden.device
+        group, present = view.hidden.shape[:2]
+        count = view.keep_count
         if present == len(layout):
-            centres = partition(layout, count)[1].sort().values
-            return Selection(centres.to(view.hidden.device).expand(group, -1))
-        steps = torch.arange(count, device=view.hidden.device)
-        spread = view.hidden.new_zeros(group, present, dtype=torch.float32)
-        spread[:, (2 * steps + 1) * present // (2 * count)] = (
-            1.0  # the middle of each of `count` equal stretches
-        )
-        return Selection(top_k(spread, count, view.images))
+            centres = partition(layout, count)[1].sort().values  # (K,)
+            return Selection(centres.to(device).expand(group, -1))
+        # the middle of each of `count` equal stretches gets a score, the tokens between them none
+        steps = torch.arange(count, device=device)
+        middles = (2 * steps + 1) * present // (2 * count)
+        score = view.hidden.new_zeros(group, present, dtype=torch.float32)
+        score[:, middles] = 1.0
+        return Selection(top_k(score, count, view.images))
 
 
 @dataclass(frozen=True)
-class Pool(Gridded):
+class Pool(Baseline):
     """Pool: average pooling of visual tokens over compact cells of each image.
 
     Differs: cells may differ in size by a row or column, so that any count can be met. Each mean
@@ -128,6 +114,7 @@ class Pool(Gridded):
 
     name: ClassVar[str] = "pool"
     summary: ClassVar[str] = "average pooling of visual tokens over compact cells of each image"
+    signals: ClassVar[frozenset[str]] = frozenset({"layout"})
 
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
@@ -135,38 +122,20 @@ class Pool(Gridded):
         self.check_input_only()
 
     def plan(self, layout: Layout | int, layers: int) -> Schedule:
-        """Plan the number of cells: where tokens are pruned, each is the mean of a cell."""
+        """Plan the number of cells; where tokens are pruned, all that stay are means of cells."""
         plan = super().plan(layout, layers)
         return replace(plan, kept=(0,), recycled=plan.kept) if plan.prunes else plan
 
     def select(self, view: View) -> Selection:
         """Fold each cell into its mean."""
-        labels, centres = partition(require_grids(self, view.layout), view.count)
-        pool = (
-            (labels >= 0).nonzero().flatten()
-        )  # all patches, unless there are fewer cells than grids
-        group, device = len(view.hidden), view.hidden.device
-        labels, centres, pool = (
-            part.to(device).expand(group, -1) for part in (labels[pool], centres, pool)
-        )
-        values = merge(view.hidden[:, pool[0]], labels, view.count, "mean")
-        return Selection(pool[:, :0], Recycled(values, centres, pool, labels))
-
-
-def require_grids(method: Method, layout: Layout | int | None) -> Layout:
-    """Return the layout of a sample, known to show where its visual tokens lie.
-
-    Raises: UnsupportedError: it is not known, or no token is a patch.
-    """
-    name = type(method).__name__
-    if not isinstance(layout, Layout):
-        raise UnsupportedError(
-            f"{name} needs the rows and columns of each image's visual tokens, and they are not known for this model "
-            "and prompt; use Random instead."
-        )
-    if not layout.grids:
-        raise UnsupportedError(
-            f"{name} needs the rows and columns of each image's visual tokens, and this model's are no patches: they "
-            "answer learned queries and lie nowhere in the image; use Random instead."
-        )
-    return layout
+        layout, device = require_grids(self, view.layout), view.hidden.device
+        labels, centres = partition(layout, view.count)  # (V,) and (C,), on the host
+        # all patches lie in a cell, unless there are fewer cells than grids
+        pool = (labels >= 0).nonzero().flatten()  # (P,)
+        group = len(view.hidden)
+        labels = labels[pool].to(device).expand(group, -1)  # (G, P)
+        points = view.hidden[:, pool.to(device)]  # (G, P, D)
+        values = merge(points, labels, view.count, "mean")  # (G, C, D)
+        pool = pool.to(device).expand(group, -1)
+        recycled = Recycled(values, centres.to(device).expand(group, -1), pool, labels)
+        return Selection(pool[:, :0], recycled)

@@ -1,8 +1,8 @@
-"""Method, the base of every pruning method: settings that check themselves, counts known before the run, one choice.
+"""Method, the base of every pruning method: settings, a plan of counts, and the choice of tokens.
 
-A method is a frozen dataclass. It states only what is new: the engine finds the visual tokens,
-calls `raters` once per prompt and `select` at each site for each group of samples alike, shortens
-everything and clears up.
+A method is a frozen dataclass whose settings check themselves. It states only what is new: the
+engine finds the visual tokens, calls `plan` before the run, `raters` once per prompt and `select`
+at each site for each group of samples alike, shortens everything and clears up.
 """
 
 import inspect
@@ -16,40 +16,50 @@ import torch
 from sparsight.counts.budget import check_retain, resolve_retain, solve_counts
 from sparsight.counts.layout import Layout, count_tokens
 from sparsight.counts.schedule import Schedule, check_sites, fit_sites, scale_sites
-from sparsight.errors import BudgetError, SettingError
+from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.methods.view import Selection, View
 
 Positions = Literal["renumber", "keep"]
 
-# what a view holds for methods that declare it: attention that raters pay, and how far they stand
-# from visual tokens
-SIGNALS = frozenset({"attention", "distance"})
+# Fields of a view that are filled only for methods that declare them: attention that raters pay to
+# visual tokens, the distance between the two, and where in their images the visual tokens lie.
+SIGNALS = frozenset({"attention", "distance", "layout"})
 
 
 @dataclass(frozen=True)
 class Method(ABC):
     """Base of every method.
 
+    Class variables declare what a method does, before any instance exists:
+
+    * name: on the command line; "" makes one of the class's name.
+    * summary: what the method does, in one line.
+    * published: budgets that `paper()` takes.
+    * signals: what `select` reads of a view, of SIGNALS; what is always there is not listed.
+    * batched: whether `select` takes a group of samples, (G, V, D); if not, one sample, (V, D).
+    * adaptive: whether `select` may answer with fewer tokens than planned, by what it sees.
+    * scales_images: whether a plan may name a smaller grid that images are scaled down to.
+
     Args:
         retain: what is kept, as a layer mean of visual tokens per sample: an int is a count, a
-            float in (0, 1] the fraction. A sample with no more than the count keeps all. 1.0 keeps
-            everything and leaves the model's computation untouched. None sets no bound, for methods
-            that adapt their counts to the sample.
-        sites: decoder layers on whose entry the sequence gets shorter; None scales SparseVLM's to
-            the model's depth, and takes an earlier first one where the budget is too small for the
-            layers before it. 0 is the input, before layer 0, and only for methods that read no
+            float in (0, 1] the fraction. A sample with no more tokens than the count keeps all. 1.0
+            keeps everything and leaves the model's computation untouched. None sets no bound, for
+            adaptive methods.
+        sites: decoder layers on whose entry the sequence gets shorter. None takes SparseVLM's,
+            scaled to the model's depth, with an earlier first one where the budget is too small for
+            the layers before it. 0 is the input, before layer 0, and only for methods that read no
             attention.
-        positions: "keep" gathers the original rotary positions, "renumber" counts the remaining
-            tokens from 0.
+        positions: "keep" leaves the remaining tokens at their rotary positions, "renumber" counts
+            them from 0.
     """
 
-    name: ClassVar[str] = ""  # on the command line; "" makes one of the class's name
-    summary: ClassVar[str] = ""  # what it does, in one line
-    published: ClassVar[tuple[int, ...]] = ()  # budgets that `paper()` takes
-    signals: ClassVar[frozenset[str]] = frozenset()  # of SIGNALS: what `select` reads of a view
-    batched: ClassVar[bool] = True  # whether `select` takes samples alike as a group, (G, V, D)
-    adaptive: ClassVar[bool] = False  # whether `select` may answer with fewer tokens than planned
-    scales_images: ClassVar[bool] = False  # whether a plan may name a smaller grid for images
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    published: ClassVar[tuple[int, ...]] = ()
+    signals: ClassVar[frozenset[str]] = frozenset()
+    batched: ClassVar[bool] = True
+    adaptive: ClassVar[bool] = False
+    scales_images: ClassVar[bool] = False
 
     retain: float | None = 1 / 3
     sites: tuple[int, ...] | None = None
@@ -57,7 +67,7 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
-        check_dataclass(type(self))
+        check_declarations(type(self))
         if self.retain is not None:
             object.__setattr__(self, "retain", check_retain(self.retain))
         elif not self.adaptive:
@@ -73,22 +83,24 @@ class Method(ABC):
 
         Raises: SettingError: sites outside the decoder.
         """
-        if self.sites is None:
-            first, *later = scale_sites(layers)
-            return (*range(1, first + 1), *later)
-        return check_sites(self.sites, layers, first=1 if "attention" in self.signals else 0)
+        if self.sites is not None:
+            return check_sites(self.sites, layers, first=1 if "attention" in self.signals else 0)
+        # the first site of a sample depends on its budget and moves forward, to site 1 at most
+        first, *later = scale_sites(layers)
+        return (*range(1, first + 1), *later)
 
     def plan(self, layout: Layout | int, layers: int) -> Schedule:
-        """Plan how many visual tokens of a sample stay at each site, before anything runs.
+        """Return how many visual tokens of a sample stay at each site, before anything runs.
 
         Args:
             layout: where the sample's V visual tokens lie, or V alone where that is not known.
-            layers: decoder layers L.
+            layers: L, decoder layers.
 
         Raises:
             BudgetError: the budget cannot be met by this many tokens and layers.
             SettingError: sites outside the decoder.
-            UnsupportedError: the method needs to know where the tokens lie, and V alone is given.
+            UnsupportedError: the method reads the layout, and V alone is given, or no token is a
+                patch.
         """
         visual_tokens = count_tokens(layout)
         budget = resolve_retain(self.retain, visual_tokens)
@@ -96,7 +108,10 @@ class Method(ABC):
         counts = solve_counts(budget, visual_tokens, sites, layers)
         keeps_all = self.retain is not None and min(counts) == visual_tokens
         exact = keeps_all or not self.adaptive
-        return Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites), exact=exact)
+        plan = Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites), exact=exact)
+        if plan.prunes and "layout" in self.signals:
+            require_grids(self, layout)
+        return plan
 
     def _choose_sites(self, budget: float, visual_tokens: int, layers: int) -> tuple[int, ...]:
         """Return the sites of one sample whose layer mean of visual tokens is to be `budget`."""
@@ -105,7 +120,7 @@ class Method(ABC):
         return self.list_sites(layers)
 
     def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Choose the text tokens whose attention rates the visual tokens; all of them unless a method knows better.
+        """Return which text tokens rate the visual tokens by their attention; all, unless overridden.
 
         Args:
             visual: (V, D) input embeddings of the sample's visual tokens.
@@ -117,38 +132,59 @@ class Method(ABC):
 
     @abstractmethod
     def select(self, view: View) -> Selection:
-        """Choose the tokens that stay at one site: exactly `view.count` of each sample, recycled ones included.
+        """Return the tokens that stay at one site: `view.count` of each sample, recycled ones included.
 
-        An adaptive method may answer with fewer, and gets groups of one. A method that is not
-        `batched` gets one sample without the dimension G, and answers so.
+        An adaptive method may answer with fewer where `view.exact` is False, and then gets groups
+        of one. A method that is not `batched` gets one sample without the dimension G, and answers
+        without it.
         """
 
 
-def check_dataclass(kind: type[Method]) -> None:
-    """Check that a method's fields are fields, and no class attributes that its instances would hide.
+def require_grids(method: Method, layout: Layout | int | None) -> Layout:
+    """Return the layout of a sample, checked to show where its visual tokens lie.
 
-    Raises: SettingError: a class sets a field's value without being a dataclass itself, or declares
-    unknown signals.
+    Args: layout: of the sample; anything else where it is not known.
+    Raises: UnsupportedError: the layout is not known, or no token is a patch.
+    """
+    if isinstance(layout, Layout) and layout.grids:
+        return layout
+    reason = "they are not known for this model and prompt"
+    if isinstance(layout, Layout):
+        reason = (
+            "this model's are no patches: they answer learned queries and lie nowhere in the image"
+        )
+    raise UnsupportedError(
+        f"{type(method).__name__} needs the rows and columns of each image's visual tokens, and "
+        f"{reason}; use Random instead."
+    )
+
+
+def check_declarations(kind: type[Method]) -> None:
+    """Raise SettingError unless a method's class declares known signals and settings that act.
+
+    A class that sets a field's value without being a dataclass itself does not change the field:
+    its instances get the parent's default, and hide the class's value.
     """
     unknown = sorted(kind.signals - SIGNALS)
     if unknown:
         raise SettingError(
             f"{kind.__name__} declares signals {unknown}; give some of {sorted(SIGNALS)}."
         )
-    names = {field.name for field in fields(kind)}
+    inherited = {field.name for field in fields(kind)}
     for cls in kind.__mro__:
-        if issubclass(cls, Method) and "__dataclass_fields__" not in vars(cls):
-            own = {
-                name
-                for name, kind in inspect.get_annotations(cls).items()
-                if "ClassVar" not in str(kind)
-            }
-            hidden = sorted(names & vars(cls).keys() | own)
-            if hidden:
-                raise SettingError(
-                    f"{cls.__name__} sets {', '.join(hidden)}, and its instances would not see it; decorate the "
-                    "class with @dataclass(frozen=True)."
-                )
+        if not issubclass(cls, Method) or "__dataclass_fields__" in vars(cls):
+            continue
+        annotated = {
+            name
+            for name, annotation in inspect.get_annotations(cls).items()
+            if "ClassVar" not in str(annotation)
+        }
+        hidden = sorted((inherited & vars(cls).keys()) | annotated)
+        if hidden:
+            raise SettingError(
+                f"{cls.__name__} sets {', '.join(hidden)}, and its instances would not see it; "
+                "decorate the class with @dataclass(frozen=True)."
+            )
 
 
 def read_whole_numbers(field: str, values: object) -> tuple[int, ...]:

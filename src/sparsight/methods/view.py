@@ -64,8 +64,7 @@ class View:
             ascending from 0.
         attention: rater attention of layer site - 1; None for methods that need no attention.
         distance: of raters and visual tokens; None for methods that need none.
-        layout: where the visual tokens lie, before any was removed; None where the family does not
-            know.
+        layout: where the visual tokens lay before any was removed; None for methods that need none.
         exact: whether exactly `count` tokens must leave the site; if not, fewer may.
     """
 

@@ -161,7 +161,7 @@ class Stop:
             images=images,
             attention=attention,
             distance=distance,
-            layout=first.layout,
+            layout=first.layout if "layout" in method.signals else None,
             exact=first.exact,
         )
 
