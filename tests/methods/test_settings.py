@@ -1,4 +1,4 @@
-"""A field exists only where it acts: changing any setting of any method changes what happens, or is refused."""
+"""A field exists only where it acts: another value of it changes what happens, or is refused."""
 
 from dataclasses import fields
 
@@ -48,7 +48,7 @@ CASES = [(method, field) for method in methods() for field in CHANGES[method]]
 
 
 def outcome(method, **settings):
-    """What a prefill does under these settings: the tokens kept and rebuilt at each site, and the logits."""
+    """What a prefill does under these settings: logits, tokens kept and rebuilt; or the refusal."""
     try:
         run = sparsify(tiny_model("sdpa"), method(**settings))
     except SparsightError as error:

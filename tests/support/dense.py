@@ -1,4 +1,6 @@
-"""Every method in a whole model, masked instead of shortened, from nothing but its settings. Imports nothing of sparsight.
+"""Every method in a whole model, masked instead of shortened, from nothing but its settings.
+
+Imports nothing of sparsight.
 
 The pass is dense: every layer computes the whole logical sequence, and a token dropped at a site is
 masked as a key in every layer from the site on. A recycled token is written into the place of its
@@ -39,7 +41,10 @@ class Step:
 
 @dataclass
 class Part:
-    """A turn on its way: slots of its visual tokens, slots left in stored order, raters, planned counts, decisions."""
+    """A turn on its way.
+
+    Slots of its visual tokens, slots that are left in stored order, raters, planned counts, decisions.
+    """
 
     slots: list
     order: list

@@ -1,4 +1,7 @@
-"""Counts at each site, slowly, from a method's settings alone: exact fractions. Imports nothing of sparsight."""
+"""Counts at each site, slowly, from a method's settings alone, in exact fractions.
+
+Imports nothing of sparsight.
+"""
 
 import math
 from dataclasses import dataclass
@@ -50,14 +53,14 @@ def budget(retain, visual):
 
 
 def scaled(wanted, visual, layers):
-    """The paper's sites at another depth; the layers before the first cost half of the budget at most."""
+    """The paper's sites at another depth; layers before the first cost half the budget at most."""
     half = [Fraction(site * layers, PAPER_LAYERS) + Fraction(1, 2) for site in PAPER_SITES]
     first, *later = sorted({min(max(math.floor(site), 1), layers - 1) for site in half})
     return (min(first, max(1, math.floor(wanted * layers / visual / 2))), *later)
 
 
 def solve(wanted, visual, starts, layers):
-    """Counts V r, V r^1.5, V r^2, ...: the largest of 2^40 values of r that fits, then single tokens."""
+    """Counts V r, V r^1.5, ...: the largest of 2^40 values of r that fits, then single tokens."""
     ends = [*starts[1:], layers]
     weights = [end - start for start, end in zip(starts, ends, strict=True)]
     room = wanted * layers - starts[0] * visual + EXACT
@@ -99,7 +102,7 @@ def beside(method, given, visual):
 
 
 def within(method, counts, visual):
-    """Kept and recycled tokens that add up to each count: as many kept as the recycling rule leaves room for."""
+    """Kept and recycled tokens that add up to each count, as many kept as the rule leaves room."""
     kept, now = [], visual
     for count in counts:
         most = [k for k in range(1, count + 1) if k + clusters_of(method, now - k) <= count]

@@ -97,7 +97,7 @@ def solve_counts(
 
 
 def _check_budget(budget: float, visual_tokens: int, full: int, layers: int) -> None:
-    """Raise BudgetError unless V tokens in `full` layers and 1 token in the others fit the budget."""
+    """Raise BudgetError unless V tokens in `full` layers and one token behind them fit."""
     least = (full * visual_tokens + layers - full) / layers
     if budget >= least - EPSILON:
         return

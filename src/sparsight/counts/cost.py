@@ -1,4 +1,7 @@
-"""What counts of tokens cost: from a decoder's sizes to FLOPs and bytes. Pure arithmetic; knows no tensor."""
+"""What counts of tokens cost, from a decoder's sizes to multiply-accumulates and bytes.
+
+Pure arithmetic: knows no model, no tensor and no method.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +11,16 @@ from sparsight.counts.schedule import Schedule
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """Sizes of a Llama-like decoder, enough to count its work."""
+    """Sizes of a Llama-like decoder, enough to count its work.
+
+    Args:
+        layers: L.
+        width: D, of the hidden states.
+        heads: query heads.
+        kv_heads: key and value heads, fewer than query heads where these share them.
+        head_dim: numbers of one head.
+        ffn_width: of the feed-forward block's inner layer.
+    """
 
     layers: int
     width: int
@@ -19,7 +31,7 @@ class DecoderShape:
 
 
 def decoder_macs(shape: DecoderShape, tokens_per_layer: Sequence[int]) -> int:
-    """Count a prefill's multiply-accumulates in the decoder layers.
+    """Return a prefill's multiply-accumulates in the decoder layers.
 
     Source: SparseVLM, authors' code: 4 n D^2 + 2 n^2 D + 3 n D m per layer for n tokens (they print
     it as FLOPs).
@@ -36,15 +48,21 @@ def decoder_macs(shape: DecoderShape, tokens_per_layer: Sequence[int]) -> int:
 def selection_macs(
     shape: DecoderShape, text: int, raters: int, schedule: Schedule, pools: Sequence[int]
 ) -> int:
-    """Count the multiply-accumulates that choosing costs: raters once, scores at each site, and clustering.
+    """Return the multiply-accumulates that choosing the tokens costs.
 
-    Args: pools: tokens of each clustering.
+    Raters are chosen once, scores are read at each site, and dropped tokens are clustered.
+
+    Args:
+        text: text tokens that may rate.
+        raters: text tokens that do.
+        schedule: counts of the sample.
+        pools: tokens of each clustering.
     """
     total = text * schedule.visual_tokens * shape.width
-    now = schedule.visual_tokens
-    for kept, recycled in zip(schedule.kept, schedule.recycled, strict=True):
-        total += raters * now * shape.heads * shape.head_dim
-        now = kept + recycled
+    present = schedule.visual_tokens
+    for count in schedule.counts:
+        total += raters * present * shape.heads * shape.head_dim
+        present = count
     return total + sum(pool * pool for pool in pools) * shape.width
 
 
@@ -54,11 +72,16 @@ def kv_bytes(
     value_bytes: int,
     windows: Sequence[int] = (),
 ) -> int:
-    """Count the bytes of keys and values that a prefill leaves in the cache, for one sample.
+    """Return the bytes of keys and values that a prefill of one sample leaves in the cache.
 
-    Args: windows: (L,) what a layer's cache forgets beyond, itself included, 0 for nothing; ()
-    where none forgets.
+    Args:
+        tokens_per_layer: (L,) text and visual tokens entering each layer.
+        value_bytes: bytes of one number.
+        windows: (L,) sliding window of each layer, whose cache holds one token fewer; 0 for none,
+            () where no layer has one.
     """
     limits = windows or (0,) * len(tokens_per_layer)
-    stored = sum(min(n, w - 1) if w else n for n, w in zip(tokens_per_layer, limits, strict=True))
+    stored = 0
+    for tokens, window in zip(tokens_per_layer, limits, strict=True):
+        stored += min(tokens, window - 1) if window else tokens
     return stored * 2 * shape.kv_heads * shape.head_dim * value_bytes

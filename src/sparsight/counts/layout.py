@@ -1,21 +1,22 @@
-"""Layout: where in its image each visual token of a sample lies. One type for methods, evidence and pictures. Pure.
+"""Layout, which says where in its image each visual token of a sample lies. Pure.
 
-Families read it once a prompt; nothing else guesses rows and columns.
+Families read it once a prompt. Methods, evidence and pictures take it from there; nothing else
+guesses rows and columns.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
 
 Grid = tuple[int, int]  # rows and columns of visual tokens in raster order
-NOWHERE = -1
+NOWHERE = -1  # row and column of a token that is no patch
 
 
 class Block(NamedTuple):
-    """Visual tokens that stand together: one grid, and what is no patch in front of it, in it and behind it.
+    """Visual tokens that follow each other: one grid of patches, and other tokens around it.
 
     Args:
         rows: of the grid; 0 for tokens that are no patches at all.
@@ -25,7 +26,7 @@ class Block(NamedTuple):
         after: tokens behind the grid.
         image: number of the image or video in its sample.
         part: number of the grid among those that show the whole image.
-        frame: number of the frame in its video.
+        frame: number of the frame in its video, 0 for stills.
     """
 
     rows: int
@@ -64,12 +65,13 @@ class PatchGrid:
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity
 class Layout:
-    """Where each visual token of a sample lies, before any was removed. All on the host; treat it as read-only.
+    """Where each visual token of a sample lies, before any was removed.
 
-    Several images side by side are several images. Grids with the same image and frame but another
-    `part` show the same whole image: the overview and the fine grid of LLaVA-NeXT. A tile is an
-    image of its own, as nothing that a model is given says where its tiles lie: InternVL, Idefics
-    3, Aya Vision and others have one image for each tile, in order.
+    All tensors are on the host; treat them as read-only. Several images side by side are several
+    images. Grids of one image and frame with different `part` show the same whole image: the
+    overview and the fine grid of LLaVA-NeXT. A tile is an image of its own, because nothing that a
+    model is given says where its tiles lie: InternVL, Idefics 3, Aya Vision and others have one
+    image for each tile, in order.
 
     Args:
         image: (V,) int64, numbered from 0 in the order of the prompt.
@@ -93,23 +95,28 @@ class Layout:
     @cached_property
     def grids(self) -> tuple[PatchGrid, ...]:
         """The grids, in the order of the prompt; () where no token is a patch."""
-        places = (self.image, self.part, self.frame, self.row)
-        found: dict[tuple[int, int, int], list[int]] = {}
-        for token, (image, part, frame, row) in enumerate(
-            zip(*(place.tolist() for place in places), strict=True)
-        ):
-            if row != NOWHERE:
-                found.setdefault((image, part, frame), []).append(token)
-        return tuple(self._grid(name, torch.tensor(tokens)) for name, tokens in found.items())
+        keys = list(
+            zip(self.image.tolist(), self.part.tolist(), self.frame.tolist(), strict=True)
+        )  # (V,) of numbers of image, part and frame
+        tokens_of: dict[tuple[int, int, int], list[int]] = {}
+        for token in (self.row != NOWHERE).nonzero().flatten().tolist():
+            tokens_of.setdefault(keys[token], []).append(token)
+        return tuple(
+            self._make_grid(key, torch.tensor(tokens)) for key, tokens in tokens_of.items()
+        )
 
-    def _grid(self, name: tuple[int, int, int], tokens: torch.Tensor) -> PatchGrid:
-        rows, columns = (int(side[tokens].max()) + 1 for side in (self.row, self.column))
-        order = (self.row[tokens] * columns + self.column[tokens]).argsort()
+    def _make_grid(self, key: tuple[int, int, int], tokens: torch.Tensor) -> PatchGrid:
+        """Return the grid of an image, part and frame that these patches fill.
+
+        Raises: ValueError: they do not fill it.
+        """
+        rows, columns = int(self.row[tokens].max()) + 1, int(self.column[tokens].max()) + 1
         if len(tokens) != rows * columns:
             raise ValueError(
                 f"{len(tokens)} visual tokens do not fill a grid of {rows} x {columns}"
             )
-        return PatchGrid(*name, (rows, columns), tokens[order])
+        raster = (self.row[tokens] * columns + self.column[tokens]).argsort()
+        return PatchGrid(*key, (rows, columns), tokens[raster])
 
     @cached_property
     def sizes(self) -> tuple[Grid, ...]:
@@ -123,7 +130,7 @@ class Layout:
 
     @property
     def image_count(self) -> int:
-        """Images, videos counted once."""
+        """How many images there are, a video counted once."""
         return int(self.image.max()) + 1 if len(self) else 0
 
 
@@ -134,11 +141,9 @@ def count_tokens(layout: Layout | int) -> int:
 
 @lru_cache(maxsize=64)
 def layout_of(blocks: tuple[Block, ...]) -> Layout:
-    """Return the layout of blocks that follow each other; the same object for the same blocks."""
-    fields_of = [torch.cat(part) for part in zip(*map(_places, blocks), strict=True)]
-    return Layout(
-        **{field.name: values for field, values in zip(fields(Layout), fields_of, strict=True)}
-    )
+    """Return the layout of blocks that follow each other; equal blocks give one object."""
+    columns = zip(*map(_expand, blocks), strict=True)  # one for each field of Layout, in its order
+    return Layout(*(torch.cat(parts) for parts in columns))
 
 
 def grids_layout(sizes: Iterable[Grid]) -> Layout:
@@ -146,16 +151,24 @@ def grids_layout(sizes: Iterable[Grid]) -> Layout:
     return layout_of(tuple(Block(*size, image=image) for image, size in enumerate(sizes)))
 
 
-def _places(block: Block) -> tuple[torch.Tensor, ...]:
-    rows, columns = torch.meshgrid(
-        torch.arange(block.rows), torch.arange(block.columns), indexing="ij"
-    )
+def _expand(block: Block) -> tuple[torch.Tensor, ...]:
+    """Return image, part, row, column and frame of each token of a block, five of (length,)."""
+    sides = torch.arange(block.rows), torch.arange(block.columns)
+    rows, columns = torch.meshgrid(*sides, indexing="ij")  # two of (rows, columns)
 
-    def padded(places: torch.Tensor) -> torch.Tensor:
-        ended = torch.nn.functional.pad(places, (0, block.row_end), value=NOWHERE).flatten()
+    def surround(grid: torch.Tensor) -> torch.Tensor:
+        """Put NOWHERE at the end of each row, in front of the grid and behind it."""
+        ended = torch.nn.functional.pad(grid, (0, block.row_end), value=NOWHERE).flatten()
         return torch.nn.functional.pad(ended, (block.before, block.after), value=NOWHERE)
 
-    whole = [
-        torch.full((block.length,), number) for number in (block.image, block.part, block.frame)
-    ]
-    return whole[0], whole[1], padded(rows), padded(columns), whole[2]
+    def repeat(number: int) -> torch.Tensor:
+        """Return a number for each token of the block."""
+        return torch.full((block.length,), number)
+
+    return (
+        repeat(block.image),
+        repeat(block.part),
+        surround(rows),
+        surround(columns),
+        repeat(block.frame),
+    )

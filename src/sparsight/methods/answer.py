@@ -1,7 +1,7 @@
-"""Checks of what a method answers, so that a mistake in an own method is named and never shows as a wrong answer.
+"""Checks of what a method answers, so that a mistake in an own method is named when it happens.
 
 Kinds, shapes and counts are known on the host. What the indices are costs a wait for the device, so
-on other devices than the CPU they are looked at only where the method's `select` does not ship with
+on devices other than the CPU indices are read only where the method's `select` does not ship with
 sparsight.
 """
 
@@ -13,27 +13,29 @@ import torch
 from sparsight.counts.schedule import Schedule
 from sparsight.errors import MethodError
 from sparsight.methods.method import Method
-from sparsight.methods.view import Recycled, Selection, View, grouped, single
+from sparsight.methods.view import Recycled, Selection, View, add_group, drop_group
 
 SHIPPED = "sparsight."
 
 Reader = Callable[[torch.Tensor], torch.Tensor]
 
 
-def selected(method: Method, view: View, to_host: Reader) -> Selection:
-    """Return a method's answer for a group, if it is one: as many tokens as were promised, each there and each once.
+def select_tokens(method: Method, view: View, to_host: Reader) -> Selection:
+    """Return a method's answer for a group, checked.
 
     Args: to_host: reads a tensor on the host and counts the wait.
-    Raises: MethodError: it is none; the method is wrong, not the input.
+    Raises: MethodError: the answer is none; the method is wrong, not the input.
     """
-    if type(method).batched:
+    if method.batched:
         return check_selection(method.select(view), method, view, to_host)
-    seen = single(view)
-    return grouped(check_selection(method.select(seen), method, seen, to_host))
+    sample = drop_group(view)
+    return add_group(check_selection(method.select(sample), method, sample, to_host))
 
 
 def check_selection(selection: object, method: Method, view: View, to_host: Reader) -> Selection:
-    """Return what a method answered if it is an answer to what it was shown, a group or one sample.
+    """Return what `select` answered to a view, a group or one sample, if it is an answer to it.
+
+    An answer holds as many tokens as were planned, each of them there and each once.
 
     Raises: MethodError: it is none.
     """
@@ -41,47 +43,44 @@ def check_selection(selection: object, method: Method, view: View, to_host: Read
         shape = "(G, K)" if view.hidden.ndim == 3 else "(K,)"
         _refuse(
             method,
-            f"answered a {type(selection).__name__}; return Selection(keep), with {shape} indices to keep",
+            f"answered a {type(selection).__name__}; return Selection(keep), with {shape} indices "
+            "to keep",
         )
     _check_indices(method, "keep", selection.keep, view)
     if selection.recycled is not None:
         _check_recycled(method, selection.recycled, view)
-    score = selection.score
-    if score is not None and (
-        not isinstance(score, torch.Tensor) or score.shape != view.hidden.shape[:-1]
-    ):
-        _refuse(
-            method,
-            f"answered score as {_kind(score)}; give one number for each visual token, or None",
-        )
+    if selection.score is not None:
+        _check_score(method, selection.score, view)
     _check_counts(method, selection, view)
     if not type(method).select.__module__.startswith(SHIPPED):
         _check_values(method, selection, view.hidden.shape[-2], to_host)
         _check_finite(method, selection, view, to_host)
-    elif view.hidden.device.type == "cpu":
-        _check_values(
-            method, selection, view.hidden.shape[-2], torch.Tensor.cpu
-        )  # nothing to wait for
+    elif view.hidden.device.type == "cpu":  # nothing to wait for, so nothing to count
+        _check_values(method, selection, view.hidden.shape[-2], torch.Tensor.cpu)
     return selection
 
 
 def check_plan(plan: object, method: Method, visual_tokens: int, layers: int) -> Schedule:
-    """Return a method's plan for one sample if it is one, and asks for no more than the class declares.
+    """Return what `plan` answered, if it is a plan for a sample within what the class declares.
 
-    Raises: MethodError: it is none, or not for this sample and decoder; it has sites that the
-        method does not list; or it is not exact or scales images, and the class declares neither.
+    Args:
+        visual_tokens: V of the sample.
+        layers: L of the decoder.
+    Raises: MethodError: it is no schedule, or one for another sample or decoder; it has sites that
+        the method does not list; or it holds upper bounds or a smaller grid for images, which the
+        class does not declare.
     """
     if not isinstance(plan, Schedule):
-        _refuse(method, f"planned {_kind(plan)}; return a Schedule")
+        _refuse(method, f"planned {_describe(plan)}; return a Schedule")
     if (plan.visual_tokens, plan.layers) != (visual_tokens, layers):
         _refuse(
             method,
             f"planned for {plan.visual_tokens} visual tokens and {plan.layers} layers; plan for "
             f"{visual_tokens} and {layers}",
         )
-    others = sorted(set(plan.sites) - set(method.list_sites(layers)))
-    if others:
-        _refuse(method, f"planned sites {others}; have list_sites() return them too")
+    unlisted = sorted(set(plan.sites) - set(method.list_sites(layers)))
+    if unlisted:
+        _refuse(method, f"planned sites {unlisted}; have list_sites() return them too")
     if not plan.exact and not method.adaptive:
         _refuse(method, "planned upper bounds; set adaptive = True, or plan exact counts")
     if plan.image_grid is not None and not method.scales_images:
@@ -90,23 +89,21 @@ def check_plan(plan: object, method: Method, visual_tokens: int, layers: int) ->
 
 
 def check_raters(chosen: object, method: Method, text: torch.Tensor) -> torch.Tensor:
-    """Return a method's choice of raters if it is one: (T,) bool.
+    """Return a method's choice of raters, (T,) bool, if it is one.
 
-    Raises: MethodError: it is not.
+    Args: text: (T, D) input embeddings of the text tokens.
+    Raises: MethodError: it is no bool tensor of this shape.
     """
-    if (
-        not isinstance(chosen, torch.Tensor)
-        or chosen.dtype != torch.bool
-        or chosen.shape != (len(text),)
-    ):
-        _refuse(
-            method, f"chose raters as {_kind(chosen)}; return a bool tensor of shape ({len(text)},)"
-        )
+    wanted = f"a bool tensor of shape ({len(text)},)"
+    if not isinstance(chosen, torch.Tensor):
+        _refuse(method, f"chose raters as {_describe(chosen)}; return {wanted}")
+    if chosen.dtype != torch.bool or chosen.shape != (len(text),):
+        _refuse(method, f"chose raters as {_describe(chosen)}; return {wanted}")
     return chosen
 
 
-def check_some(chosen: tuple[torch.Tensor, ...], method: Method) -> tuple[torch.Tensor, ...]:
-    """Return each sample's raters, (T,) bool on the host, if there are any.
+def check_any_rater(chosen: tuple[torch.Tensor, ...], method: Method) -> tuple[torch.Tensor, ...]:
+    """Return each sample's raters, (T,) bool on the host, if every sample has at least one.
 
     Raises: MethodError: a sample has none.
     """
@@ -116,54 +113,59 @@ def check_some(chosen: tuple[torch.Tensor, ...], method: Method) -> tuple[torch.
 
 
 def _check_indices(method: Method, name: str, indices: object, view: View) -> None:
-    lead = view.hidden.shape[:-2]
-    if (
-        not isinstance(indices, torch.Tensor)
-        or indices.dtype != torch.int64
-        or indices.ndim != len(lead) + 1
-    ):
-        wanted = (
-            "an int64 tensor (G, n), one row for each sample, or set batched = False"
-            if lead
-            else "int64 (n,)"
-        )
-        _refuse(method, f"answered {name} as {_kind(indices)}; give {wanted}")
+    """Check dtype, shape and device of one tensor of indices."""
+    lead = view.hidden.shape[:-2]  # (G,) for a group, () for one sample
+    wanted = "int64 (n,)"
+    if lead:
+        wanted = "an int64 tensor (G, n), one row for each sample, or set batched = False"
+    if not isinstance(indices, torch.Tensor):
+        _refuse(method, f"answered {name} as {_describe(indices)}; give {wanted}")
+    if indices.dtype != torch.int64 or indices.ndim != len(lead) + 1:
+        _refuse(method, f"answered {name} as {_describe(indices)}; give {wanted}")
     if indices.shape[:-1] != lead:
+        wanted = f"{lead[0]} rows, one for each sample"
+        _refuse(method, f"answered {name} as {_describe(indices)}; give {wanted}")
+    device = view.hidden.device
+    if indices.device != device:
         _refuse(
-            method, f"answered {name} as {_kind(indices)}; give {lead[0]} rows, one for each sample"
-        )
-    if indices.device != view.hidden.device:
-        place = view.hidden.device
-        _refuse(
-            method, f"answered {name} on {indices.device}; give it on {place}, where view.hidden is"
+            method,
+            f"answered {name} on {indices.device}; give it on {device}, where view.hidden is",
         )
 
 
 def _check_recycled(method: Method, recycled: object, view: View) -> None:
+    """Check kinds, dtypes and shapes of recycled tokens."""
     if not isinstance(recycled, Recycled):
-        _refuse(
-            method,
-            f"answered recycled as {_kind(recycled)}; give Recycled(values, centres, pool, labels)",
-        )
+        wanted = "Recycled(values, centres, pool, labels)"
+        _refuse(method, f"answered recycled as {_describe(recycled)}; give {wanted}")
     for name in ("centres", "pool", "labels"):
         _check_indices(method, f"recycled.{name}", getattr(recycled, name), view)
-    values, wanted = recycled.values, (*recycled.centres.shape, view.hidden.shape[-1])
-    if (
-        not isinstance(values, torch.Tensor)
-        or values.shape != wanted
-        or values.dtype != view.hidden.dtype
-    ):
-        row = f"one row for each centre, {wanted} of {view.hidden.dtype}"
-        _refuse(method, f"answered recycled.values as {_kind(values)}; give {row}")
+    values, dtype = recycled.values, view.hidden.dtype
+    shape = (*recycled.centres.shape, view.hidden.shape[-1])
+    is_tensor = isinstance(values, torch.Tensor)
+    if not is_tensor or values.shape != shape or values.dtype != dtype:
+        wanted = f"one row for each centre, {shape} of {dtype}"
+        _refuse(method, f"answered recycled.values as {_describe(values)}; give {wanted}")
     labels, pool = recycled.labels.shape[-1], recycled.pool.shape[-1]
     if labels != pool:
         _refuse(method, f"answered {labels} labels for a pool of {pool}; give one for each")
 
 
+def _check_score(method: Method, score: object, view: View) -> None:
+    """Check that there is one score for each visual token."""
+    if not isinstance(score, torch.Tensor) or score.shape != view.hidden.shape[:-1]:
+        wanted = "one number for each visual token, or None"
+        _refuse(method, f"answered score as {_describe(score)}; give {wanted}")
+
+
 def _check_counts(method: Method, selection: Selection, view: View) -> None:
+    """Check that as many tokens leave the site as were planned."""
     kept, present = selection.keep.shape[-1], view.hidden.shape[-2]
-    total = kept + (0 if selection.recycled is None else selection.recycled.centres.shape[-1])
-    # where the plan keeps none, as Pool's does, every token that leaves is a rebuilt one
+    recycled = 0
+    if selection.recycled is not None:
+        recycled = selection.recycled.centres.shape[-1]
+    total = kept + recycled
+    # where the plan keeps none, as Pool's does, every token that leaves is a recycled one
     too_few = (kept if view.keep_count else total) < 1
     wrong = total != view.count if view.exact else total > view.count
     if too_few or wrong or total > present:
@@ -175,48 +177,57 @@ def _check_counts(method: Method, selection: Selection, view: View) -> None:
 
 
 def _check_values(method: Method, selection: Selection, present: int, to_host: Reader) -> None:
+    """Check that every index lies within the V tokens present and is there once."""
     keep, recycled = to_host(selection.keep), selection.recycled
-    if not _apart(keep, present, ascending=True):
+    most = present - 1
+    if not _are_distinct(keep, present, ascending=True):
         _refuse(
-            method,
-            f"answered keep that does not ascend within 0..{present - 1}; sort it, each index once",
+            method, f"answered keep that does not ascend within 0..{most}; sort it, each index once"
         )
     if recycled is None:
         return
-    if not _apart(torch.cat([keep, to_host(recycled.centres)], dim=-1), present):
+    if not _are_distinct(torch.cat([keep, to_host(recycled.centres)], dim=-1), present):
         _refuse(
             method,
-            f"answered centres that are kept too, are there twice, or lie outside 0..{present - 1}",
+            f"answered centres that are kept too, are there twice, or lie outside 0..{most}",
         )
-    if not _apart(torch.cat([keep, to_host(recycled.pool)], dim=-1), present):
+    if not _are_distinct(torch.cat([keep, to_host(recycled.pool)], dim=-1), present):
         _refuse(
             method,
-            f"answered a pool of tokens that are kept, are there twice, or lie outside 0..{present - 1}",
+            f"answered a pool of tokens that are kept, are there twice, or lie outside 0..{most}",
         )
     labels, clusters = to_host(recycled.labels), recycled.centres.shape[-1]
     if not bool((labels >= 0).all() & (labels < clusters).all()):
         _refuse(method, f"answered labels outside 0..{clusters - 1}; each names a centre")
 
 
-def _apart(places: torch.Tensor, present: int, *, ascending: bool = False) -> bool:
-    """Return whether indices on the host, (..., n), are each there once in their row and lie within 0..present-1."""
-    ordered = places if ascending else places.sort(dim=-1).values
-    inside = (places >= 0).all() & (places < present).all()
+def _are_distinct(indices: torch.Tensor, present: int, *, ascending: bool = False) -> bool:
+    """Return whether indices on the host lie within 0..present-1, each once in its row.
+
+    Args:
+        indices: (..., n).
+        ascending: whether each row must ascend as it is.
+    """
+    ordered = indices if ascending else indices.sort(dim=-1).values
+    inside = (indices >= 0).all() & (indices < present).all()
     return bool((ordered[..., 1:] > ordered[..., :-1]).all() & inside)
 
 
 def _check_finite(method: Method, selection: Selection, view: View, to_host: Reader) -> None:
+    """Check that recycled tokens are finite if the hidden states that they are made of are."""
     if selection.recycled is not None:
         broken = ~selection.recycled.values.isfinite().all() & view.hidden.isfinite().all()
         if bool(to_host(broken)):
             _refuse(method, "answered recycled.values with numbers that are not finite")
 
 
-def _kind(value: object) -> str:
+def _describe(value: object) -> str:
+    """Return what a value is, for a message."""
     if isinstance(value, torch.Tensor):
         return f"a tensor of {value.dtype} and shape {tuple(value.shape)}"
     return f"a {type(value).__name__}"
 
 
-def _refuse(method: Method, what: str) -> Never:
-    raise MethodError(f"{type(method).__name__} {what}.")
+def _refuse(method: Method, mistake: str) -> Never:
+    """Raise MethodError that says which method made which mistake."""
+    raise MethodError(f"{type(method).__name__} {mistake}.")

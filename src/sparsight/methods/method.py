@@ -120,7 +120,9 @@ class Method(ABC):
         return self.list_sites(layers)
 
     def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Return which text tokens rate the visual tokens by their attention; all, unless overridden.
+        """Return which text tokens rate the visual tokens by their attention.
+
+        All of them do, unless a method overrides this.
 
         Args:
             visual: (V, D) input embeddings of the sample's visual tokens.
@@ -132,18 +134,18 @@ class Method(ABC):
 
     @abstractmethod
     def select(self, view: View) -> Selection:
-        """Return the tokens that stay at one site: `view.count` of each sample, recycled ones included.
+        """Return the tokens that stay at one site.
 
-        An adaptive method may answer with fewer where `view.exact` is False, and then gets groups
-        of one. A method that is not `batched` gets one sample without the dimension G, and answers
-        without it.
+        These are `view.count` of each sample, recycled ones included. An adaptive method may answer
+        with fewer where `view.exact` is False, and then gets groups of one. A method that is not
+        `batched` gets one sample without the dimension G, and answers without it.
         """
 
 
 def require_grids(method: Method, layout: Layout | int | None) -> Layout:
     """Return the layout of a sample, checked to show where its visual tokens lie.
 
-    Args: layout: of the sample; anything else where it is not known.
+    Args: layout: of the sample; a number of visual tokens or None where it is not known.
     Raises: UnsupportedError: the layout is not known, or no token is a patch.
     """
     if isinstance(layout, Layout) and layout.grids:

@@ -15,31 +15,38 @@ from sparsight.counts.layout import Layout
 class RaterAttention(Protocol):
     """Post-softmax attention that the raters pay to the visual tokens, at the layer before a site.
 
-    Never an L x L map: only rater rows are computed, in chunks. Samples with fewer raters than
-    others of the group are filled up; the means do not count what fills up.
+    Never an L x L map: only rater rows are computed, in chunks. A sample with fewer raters than
+    another of its group has filler rows behind its own. The means leave filler rows out.
     """
 
     @property
     def present(self) -> torch.Tensor | None:
-        """(G, R) bool, False for rows that fill up; None if there are none. `Distance.raters` is filled up alike."""
+        """(G, R) bool, False for filler rows, also those of `Distance.raters`; None without any."""
 
     def mean(self) -> torch.Tensor:
-        """Return (G, V) float32, the mean over heads and raters, not renormalised over the visual columns."""
+        """Return the mean over heads and raters, (G, V) float32.
+
+        It is not renormalised over the visual tokens: a row adds up to the raters' mean share of
+        attention that goes to images.
+        """
 
     def mean_over_heads(self) -> torch.Tensor:
-        """Return (G, R, V) float32 probabilities; rows that fill up are 0."""
+        """Return the mean over heads, (G, R, V) float32; filler rows are 0."""
 
     def mean_over_raters(self, weight: torch.Tensor | None = None) -> torch.Tensor:
-        """Return (G, H, V) float32; each probability is first multiplied by `weight` (G, R, V) if given."""
+        """Return the mean over raters, (G, H, V) float32.
+
+        Args: weight: (G, R, V), multiplied with each probability first; None for no weight.
+        """
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far apart raters and visual tokens stand, in one rotary dimension.
+    """Positions of raters and visual tokens in one rotary dimension, for the distance between them.
 
     Args:
         visual: (G, V) int64 positions of the visual tokens.
-        raters: (G, R) int64 positions; rows are filled up with the first rater.
+        raters: (G, R) int64 positions of the raters; filler rows repeat the first rater.
         length: every position lies in 0..length-1.
         inverse_frequencies: (d/2,) float32 rotary inverse frequencies.
     """
@@ -54,6 +61,8 @@ class Distance:
 class View:
     """Samples alike at one site.
 
+    Attention, distance and layout are signals: each is filled for methods that declare it.
+
     Args:
         site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
         count: visual tokens that may leave the site, recycled ones included.
@@ -62,9 +71,9 @@ class View:
             embeddings at site 0.
         images: (G, V) int64, which image (contiguous run of visual tokens) each one belongs to,
             ascending from 0.
-        attention: rater attention of layer site - 1; None for methods that need no attention.
-        distance: of raters and visual tokens; None for methods that need none.
-        layout: where the visual tokens lay before any was removed; None for methods that need none.
+        attention: rater attention of layer site - 1, or None.
+        distance: positions of raters and visual tokens, or None.
+        layout: where the visual tokens lay before any was removed, or None.
         exact: whether exactly `count` tokens must leave the site; if not, fewer may.
     """
 
@@ -102,7 +111,7 @@ class Selection:
 
     Args:
         keep: (G, K) int64 indices into the view's visual tokens, ascending in each row.
-        recycled: tokens rebuilt from the others, or None.
+        recycled: tokens rebuilt from dropped ones, or None.
         score: (G, V) float32, higher is kept; for the trace, None if the method scores nothing.
     """
 
@@ -111,47 +120,48 @@ class Selection:
     score: torch.Tensor | None = None
 
 
-def single(view: View) -> View:
-    """Return the view of a group of one without its first dimension, for methods that see one sample at a time."""
+def drop_group(view: View) -> View:
+    """Return the view of a group of one without the dimension G."""
+    attention, distance = view.attention, view.distance
+    if distance is not None:
+        distance = replace(distance, visual=distance.visual[0], raters=distance.raters[0])
     return replace(
         view,
         hidden=view.hidden[0],
         images=view.images[0],
-        attention=None if view.attention is None else _Single(view.attention),
-        distance=None
-        if view.distance is None
-        else replace(view.distance, visual=view.distance.visual[0], raters=view.distance.raters[0]),
+        attention=None if attention is None else _SampleAttention(attention),
+        distance=distance,
     )
 
 
-@dataclass(frozen=True)
-class _Single:
-    """Rater attention of a group of one, without its first dimension."""
-
-    group: RaterAttention
-
-    @property
-    def present(self) -> torch.Tensor | None:
-        """None: one sample has no rows that fill up."""
-        return None
-
-    def mean(self) -> torch.Tensor:
-        """Return (V,)."""
-        return self.group.mean()[0]
-
-    def mean_over_heads(self) -> torch.Tensor:
-        """Return (R, V)."""
-        return self.group.mean_over_heads()[0]
-
-    def mean_over_raters(self, weight: torch.Tensor | None = None) -> torch.Tensor:
-        """Return (H, V), for a weight (R, V)."""
-        return self.group.mean_over_raters(None if weight is None else weight[None])[0]
-
-
-def grouped(selection: Selection) -> Selection:
-    """Return the answer for one sample as that for a group of one."""
+def add_group(selection: Selection) -> Selection:
+    """Return the answer for one sample as the answer for a group of one."""
     recycled, score = selection.recycled, selection.score
     if recycled is not None:
         parts = (recycled.values, recycled.centres, recycled.pool, recycled.labels)
         recycled = Recycled(*(part[None] for part in parts))
     return Selection(selection.keep[None], recycled, None if score is None else score[None])
+
+
+@dataclass(frozen=True)
+class _SampleAttention:
+    """Rater attention of a group of one, without the dimension G."""
+
+    group: RaterAttention
+
+    @property
+    def present(self) -> torch.Tensor | None:
+        """None: a group of one has no filler rows."""
+        return None
+
+    def mean(self) -> torch.Tensor:
+        """Return the mean over heads and raters, (V,) float32."""
+        return self.group.mean()[0]
+
+    def mean_over_heads(self) -> torch.Tensor:
+        """Return the mean over heads, (R, V) float32."""
+        return self.group.mean_over_heads()[0]
+
+    def mean_over_raters(self, weight: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the mean over raters, (H, V) float32; `weight` is (R, V) or None."""
+        return self.group.mean_over_raters(None if weight is None else weight[None])[0]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sparsight.methods.answer import selected
+from sparsight.methods.answer import select_tokens
 from sparsight.methods.method import Method
 from sparsight.methods.view import Distance, Selection, View
 from sparsight.sequence.rater_rows import AttentionCall, RaterRows
@@ -136,7 +136,7 @@ class Stop:
         named = group.take(self.order).gather(1, places)  # (G, V) their slots
         images = group.take(slots.image_of).gather(1, named)
         view = self._view(group, places, named, images)
-        selection = selected(self.compactor.method, view, self.compactor.to_host)
+        selection = select_tokens(self.compactor.method, view, self.compactor.to_host)
         kept = places.gather(1, selection.keep)
         gone = (group.take(self.gone) | group.take(self.visual)).scatter(1, kept, value=False)
         self.gone = gone if group.taken is None else self.gone.index_copy(0, group.taken, gone)

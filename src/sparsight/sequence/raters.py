@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from sparsight.counts.schedule import Schedule
-from sparsight.methods.answer import check_raters, check_some
+from sparsight.methods.answer import check_any_rater, check_raters
 from sparsight.methods.method import Method
 from sparsight.sequence.prompt import Prompt, require_raters
 
@@ -38,7 +38,9 @@ def choose_raters(
                 visual, text = own[prompt.visual.to(own.device)], own[prompt.text.to(own.device)]
                 chosen.append(check_raters(method.raters(visual, text), method, text))
     flags = iter(
-        check_some(torch.split(to_host(torch.cat(chosen)), [len(flag) for flag in chosen]), method)
+        check_any_rater(
+            torch.split(to_host(torch.cat(chosen)), [len(flag) for flag in chosen]), method
+        )
     )
     return [
         prompt.text[next(flags) if rates else slice(0)]
