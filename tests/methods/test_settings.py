@@ -49,12 +49,13 @@ CASES = [(method, field) for method in methods() for field in CHANGES[method]]
 
 def outcome(method, **settings):
     """What a prefill does under these settings: logits, tokens kept and rebuilt; or the refusal."""
+    model = tiny_model("sdpa")
     try:
-        run = sparsify(tiny_model("sdpa"), method(**settings))
+        run = sparsify(model, method(**settings))
     except SparsightError as error:
         return type(error).__name__
     with torch.no_grad(), run:
-        logits = run._engine.model(**tiny.batch([["image", 9]]).inputs).logits[0, -1].tolist()
+        logits = model(**tiny.batch([["image", 9]]).inputs).logits[0, -1].tolist()
     steps = run.trace.samples[0]
     return logits, [(step.site, step.keep.tolist(), step.centres.tolist()) for step in steps]
 

@@ -105,8 +105,9 @@ def test_a_method_that_declares_nothing_gets_nothing_and_taps_nothing():
             seen.append((view.attention, view.distance, view.layout))
             return Selection(torch.arange(view.count).expand(len(view.hidden), -1))
 
-    with torch.no_grad(), sparsify(tiny.tiny_llava(), Plain(retain=0.5)) as run:
-        run._engine.model(**tiny.batch([["image", 6]]).inputs)
+    model = tiny.tiny_llava()
+    with torch.no_grad(), sparsify(model, Plain(retain=0.5)) as run:
+        model(**tiny.batch([["image", 6]]).inputs)
     assert seen == [(None, None, None)]
     assert run.stats.raters == (0,)
 
