@@ -40,7 +40,7 @@ def check_scaling(parts: Parts, method: Method) -> None:
     Args: parts: of a model whose family names its encoder.
     Raises: UnsupportedError: the encoder takes one size only, or no pixel_values.
     """
-    encoder = parts.family.part(parts.base, str(parts.family.encoder))
+    encoder = parts.family.get_part(parts.base, str(parts.family.encoder))
     if not has_switch(encoder) and not any(hasattr(part, SWITCH) for part in encoder.modules()):
         raise UnsupportedError(
             f"the image encoder {type(encoder).__name__} takes images of one size only, which "
@@ -61,8 +61,8 @@ class ImageScaler:
     def __init__(self, owner: Owner, parts: Parts, method: Method) -> None:
         self.owner, self.method = owner, method
         family = parts.family
-        self.encoder = family.part(parts.base, str(family.encoder))
-        self.projector = family.part(parts.base, str(family.projector))
+        self.encoder = family.get_part(parts.base, str(family.encoder))
+        self.projector = family.get_part(parts.base, str(family.projector))
         self.switch = has_switch(self.encoder)
 
     def attach(self) -> list[Callable[[], None]]:

@@ -55,7 +55,7 @@ def find_parts(model: nn.Module, *, marked: bool = False) -> Parts:
     model = unwrap(model)
     family = text_family(model) if marked else family_of(model)
     base = family.base_model(model)
-    decoder = cast("Any", family.part(base, family.decoder))
+    decoder = cast("Any", family.get_part(base, family.decoder))
     return Parts(model, family, base, decoder, tuple(getattr(decoder, "layers", ())), marked)
 
 
