@@ -14,7 +14,7 @@ from sparsight.counts.schedule import Schedule
 from sparsight.engine.parts import Parts
 from sparsight.errors import PromptError
 from sparsight.methods.method import Method
-from sparsight.sequence.question import check_questions, read_marks
+from sparsight.sequence.question import check_questions, read_special_ids
 
 Scale = tuple[Grid, Grid]  # the grid the prompt has placeholders for, and the grid that is encoded
 
@@ -136,7 +136,7 @@ class Planner:
             return
         real = read_mask(ids.shape[1])
         shown = ids if real is None or real.shape != ids.shape else ids.masked_fill(~real, -1)
-        marks = read_marks(self.parts.model, self.parts.config)
+        marks = read_special_ids(self.parts.model, self.parts.config)
         check_questions(shown, outline.visual, marks, rating)
 
     def refuse_unknown_features(self, ids: torch.Tensor, names: list[str]) -> None:

@@ -17,7 +17,7 @@ from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass, Pruning
 from sparsight.methods.method import Method
 from sparsight.sequence.compactor import Compactor
-from sparsight.sequence.prompt import marked_rows, read_prompts
+from sparsight.sequence.prompt import read_prompts, repeat_marks
 from sparsight.sequence.raters import choose_raters
 from sparsight.sequence.sample import Sample
 from sparsight.sequence.slots import read_slots
@@ -111,7 +111,7 @@ class Reader:
             embeds: (B * copies, L, D).
         Raises: PromptError: the shapes do not fit.
         """
-        return self.planner.plan(marked_rows(marks, embeds), None)
+        return self.planner.plan(repeat_marks(marks, embeds), None)
 
     def make_pruning(
         self, state: Pass, outline: Outline, embeds: torch.Tensor, cache: Cache | None
