@@ -1,6 +1,6 @@
 """Engines broken on purpose, each in one way that a check must notice."""
 
-from sparsight.engine.cache import LedgerLayer
+from sparsight.engine.ledger import LedgerLayer
 from sparsight.sequence.compactor import SitePruning
 
 
