@@ -32,7 +32,7 @@ from sparsight.evaluate.evidence import evidence_tokens, recalls
 from sparsight.evaluate.scenes import SPLIT, Question, load_images, load_suite
 from sparsight.evaluate.scoring import normalised
 from sparsight.models.embedded import load, prepare
-from sparsight.sparsify import Run
+from sparsight.run import Run
 
 WAYS = ("first", "image", "cache")
 

@@ -131,7 +131,7 @@ def test_the_source_distribution_holds_all_that_is_tracked():
 FLOORS = (
     ("cli", "serve", "evaluate", "bench"),
     ("chat", "inputs"),
-    ("sparsify", "models", "picture", "images", "pixels"),
+    ("sparsify", "run", "models", "picture", "images", "pixels"),
     ("engine",),
     ("families",),
     ("sequence",),

@@ -19,12 +19,15 @@ from sparsight.picture import Finished, name_of, picture_of, words_of
 from sparsight.sequence.prompt import check_marks
 from sparsight.sequence.trace import Stats, Trace
 
-LOCK = Lock()  # attaching and detaching look first and then write
-MARK = "_sparsight_run"  # attribute of the modules that a run holds
+LOCK = Lock()  # held while a run is attached or detached, as both read marks and then change them
+MARK = "_sparsight_run"  # attribute that a run sets on the modules that it holds
 
 
 class Run:
-    """A model that prunes its visual prefills, until the block ends or `detach()` is called."""
+    """The handle of a model whose prefills with images are pruned.
+
+    The model is pruned until the run's `with` block ends or `detach()` is called.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -32,29 +35,30 @@ class Run:
 
     @property
     def model(self) -> nn.Module:
-        """The model that is pruned, PEFT's wrapper left out."""
+        """The pruned model, without PEFT's wrapper."""
         return self._engine.parts.model
 
     @property
     def method(self) -> Method:
-        """The method that chooses."""
+        """The method that chooses visual tokens."""
         return self._engine.method
 
     @property
     def stats(self) -> Stats:
-        """Counts and costs of the caller's last prefill with images.
+        """Counts and costs of the last prefill with images.
 
-        Each thread reads its own; one that ran none yet reads the newest of all.
+        Each thread reads those of its own last prefill. A thread that has run none reads those of
+        the newest prefill of any thread.
 
-        Raises: AttachError: there was none yet.
+        Raises: AttachError: no prefill with images has run yet.
         """
         return self._finished()[0]
 
     @property
     def trace(self) -> Trace:
-        """Which visual tokens were kept, recycled and dropped in that prefill.
+        """Which visual tokens were kept, recycled and dropped in the prefill of `stats`.
 
-        Raises: AttachError: there was none yet.
+        Raises: AttachError: no prefill with images has run yet.
         """
         return self._finished()[1]
 
@@ -74,32 +78,34 @@ class Run:
         processor: Any = None,
         sample: int = 0,
     ) -> Image.Image:
-        """Draw which visual tokens lived through each site of the caller's last prefill with images.
+        """Return a drawing of the visual tokens that were kept at each site in the last prefill.
 
         Args:
-            images: of the sample in the order of its prompt: one or several, each what `Chat.ask`
-                takes, and converted in the same way; a clip is the list of its frames.
-            question: written above.
-            answers: written above, each behind its label.
-            processor: of the model; asked what it cuts off an image and how it tiles it.
-            sample: which one of the batch.
+            images: those of the sample, in the order of its prompt: one or several, each as
+                `Chat.ask` takes and converts it; a clip is the list of its frames.
+            question: written above the images.
+            answers: written above the images, each behind its label.
+            processor: of the model, which says what it crops of an image and how it tiles it.
+            sample: index of the sample in the batch.
         Returns: an RGB image.
 
         Raises:
-            AttachError: there was no prefill with images yet.
-            UnsupportedError: it is not known where the visual tokens lie, or they lie nowhere.
-            InputError: no such sample; something that is no image, or other images than the
-                sample's; one of which the processor shows next to nothing; words that are no str;
-                or a processor that has no image processor.
+            AttachError: no prefill with images has run yet.
+            UnsupportedError: it is not known where in the images the visual tokens lie, or they lie
+                nowhere.
+            InputError: the batch has no such sample; something is not an image, or the images are
+                not those of the sample; the processor crops nearly all of an image; question or
+                answers are not str; or the processor has no image processor.
         """
         finished = Finished(name_of(self._engine.parts.model), self.method, *self._finished())
         return picture_of(finished, images, words_of(question, answers), processor, sample)
 
     @property
     def visual_mask(self) -> torch.Tensor | None:
-        """(B, L) bool, the visual tokens of a text model's next prompts; None for vision-language models.
+        """(B, L) bool, the visual tokens of a text model's next prompts.
 
-        Each thread that sets it has its own; the others read the newest.
+        It is None for vision-language models. A thread reads what it has set itself, or else what
+        any thread has set last.
         """
         return self._engine.marks.get()
 
@@ -108,27 +114,27 @@ class Run:
         """Mark the visual tokens of the next prompts.
 
         Raises:
-            UnsupportedError: the model tells its visual tokens itself.
-            PromptError: no (B, L) bool tensor.
+            UnsupportedError: the model is a vision-language model.
+            PromptError: `marks` is not a (B, L) bool tensor.
         """
         if self._engine.marks.get() is None:
             raise UnsupportedError(
-                "a vision-language model tells its visual tokens itself; it takes no visual_mask."
+                "the token ids of a vision-language model show its visual tokens; it takes no "
+                "visual_mask."
             )
         self._engine.marks.set(check_marks(marks))
 
     @contextmanager
     def rating(self, last: int) -> Iterator[None]:
-        """Have only the end of each prompt's text rate its images, inside the block.
+        """Have only the last tokens of each prompt rate its images, inside the block.
 
-        For a conversation that is prefilled again: the earlier turns stay in the prompt, and do not
-            ask. It holds for
-        the caller's own prompts, not for those of other threads.
+        Use it for a conversation that is prefilled again: earlier turns stay in the prompt, but
+        only the newest turn asks. It holds for prompts of the calling thread or task only.
 
         Args:
-            last: tokens at the end of the prompt that may rate, at least 1; those behind the last
-                image at most.
-        Raises: SettingError: `last` is below 1.
+            last: how many tokens at the end of the prompt may rate, at least 1. Tokens in front of
+                the last image never rate.
+        Raises: SettingError: `last` is not a whole number of 1 or more.
         """
         if isinstance(last, bool) or not isinstance(last, numbers.Integral) or last < 1:
             raise SettingError(
@@ -142,29 +148,30 @@ class Run:
             self._engine.reader.rating.set(before)
 
     def detach(self) -> None:
-        """Leave the model as it was; a second call does nothing."""
+        """Restore the model; a second call does nothing."""
         with LOCK:
             self.release()
 
     def release(self) -> None:
-        """Detach, for a caller that holds LOCK."""
+        """Restore the model, for a caller that holds LOCK."""
         if self._engine.attached:
             self._engine.detach()
             for part in held_parts(self._engine.parts):
                 delattr(part, MARK)
 
     def __enter__(self) -> Self:
-        """Enter the block; the model prunes already.
+        """Return the run, whose model is pruned already.
 
         Raises: AttachError: the run has been detached, or its block has been entered before.
         """
         if not self._engine.attached:
             raise AttachError(
-                "this run has ended, and its model prunes no more; call sparsify() for a new one."
+                "this run has ended, and its model is no longer pruned; call sparsify() again."
             )
         if self._entered:
             raise AttachError(
-                "the block of this run is entered already, and would end with the inner one; enter it once."
+                "the block of this run has been entered already, and would end with the inner "
+                "block; enter it once."
             )
         self._entered = True
         return self
@@ -175,7 +182,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the model as it was, also after an error."""
+        """Restore the model, also after an error."""
         self.detach()
 
 
@@ -192,7 +199,5 @@ def run_of(model: nn.Module) -> Run | None:
 
     The run may have been made with another model that shares the part.
     """
-    run: Run | None = next(
-        (vars(part)[MARK] for part in model.modules() if MARK in vars(part)), None
-    )
-    return run
+    runs: Iterator[Run] = (vars(part)[MARK] for part in model.modules() if MARK in vars(part))
+    return next(runs, None)

@@ -23,36 +23,36 @@ def sparsify(
     visual_mask: torch.Tensor | None = None,
     replace: bool = False,
 ) -> Run:
-    """Have a vision-language model look at fewer visual tokens, reversibly.
+    """Attach a method to a vision-language model, so that its prefills process fewer visual tokens.
 
     Args:
         model: an unmodified transformers model of a supported family, or PEFT's wrapper of one, in
             evaluation mode.
         method: what to keep; all settings belong to it.
         visual_mask: (B, L) bool, for a text model that gets its visual tokens in `inputs_embeds`:
-            which of them are visual. Set `run.visual_mask` before a prompt laid out differently.
-            None for vision-language models.
-        replace: whether a run that holds the model already is detached first, as when a notebook's
-            cell runs again. If the new run is refused by what the model or the method is, the old
-            one stays. Within the replaced run's block, the new run outlives it: that block's end
-                detaches nothing, and the model stays sparsified until the
-            new run's block ends or its `detach()` is called.
+            which tokens are visual. Set `run.visual_mask` before a prompt with other positions of
+            visual tokens. None for vision-language models.
+        replace: whether a run that already holds the model is detached first, as when a notebook's
+            cell runs again. If the model or the method is refused, the earlier run stays attached.
+            If this call is made inside the earlier run's block, the end of that block detaches
+            nothing: the model stays sparsified until the new run's block ends or its `detach()` is
+            called.
 
     Returns:
-        A handle, to be used as a context manager or detached by hand.
+        The handle of the run: use it as a context manager, or call its `detach()`.
 
     Raises:
         UnsupportedError: the model, or an option of it, is not supported.
         AttachError: the model, or another one that shares its text decoder, is already sparsified.
         SettingError: the method's sites do not fit the model.
-        PromptError: `visual_mask` is no (B, L) bool tensor.
+        PromptError: `visual_mask` is not a (B, L) bool tensor.
     """
     warn_untested()
     if not isinstance(method, Method):
         raise UnsupportedError(
             f"{method!r} is not a method; give an instance such as SparseVLM(retain=192)."
         )
-    Method.__post_init__(method)  # a class that overrides it may have left it out
+    Method.__post_init__(method)  # a subclass may override it without calling it
     marks = None if visual_mask is None else check_marks(visual_mask)
     parts = find_parts(model, marked=marks is not None)
     check(parts, method)
@@ -63,14 +63,14 @@ def sparsify(
 
 
 def _attach(engine: Engine) -> Run:
-    """Put an engine on its model."""
+    """Attach an engine to its model, and return the handle of the run."""
     parts = engine.parts
     if parts.family.probed:
         probe(parts)
     try:
         engine.attach()
         engine.add_remover(guard_generate(parts.model, engine))
-    except BaseException:  # an interrupt too: nobody has a handle yet
+    except BaseException:  # interrupts too, because the caller has no handle to detach with
         engine.detach()
         raise
     run = Run(engine)
@@ -80,16 +80,16 @@ def _attach(engine: Engine) -> Run:
 
 
 def _make_room(parts: Parts, *, replace: bool) -> None:
-    """Check that no other run holds a part of the model, or detach that run.
+    """Check that no other run holds a part of the model, or detach the run that does.
 
-    Raises: AttachError: another run holds one, and is not to be replaced.
+    Raises: AttachError: another run holds a part, and `replace` is false.
     """
     for run in {vars(part)[MARK] for part in held_parts(parts) if MARK in vars(part)}:
         if not replace:
-            held = type(run.model).__name__
+            other = type(run.model).__name__
             raise AttachError(
                 f"this {type(parts.model).__name__} is already sparsified, or shares its layers "
-                f"with a {held} that is; detach() that run first (run_of(model) returns it), or "
+                f"with a {other} that is; detach() that run first (run_of(model) returns it), or "
                 "give sparsify(..., replace=True)."
             )
         run.release()

@@ -8,7 +8,7 @@ import torch
 
 from sparsight import SparseVLM, sparsify
 from sparsight.methods.view import Selection
-from sparsight.sequence.compactor import Stop
+from sparsight.sequence.compactor import SitePruning
 from tests.support import breaks, contract, tiny
 from tests.support.cases import tiny_model
 
@@ -127,7 +127,7 @@ def test_the_engine_itself_refuses_other_counts(method):
 
 def spoil_rows(monkeypatch, change):
     """Have the engine change a shortened row: `change` gets its places of visual and of other tokens."""
-    plain = Stop.rearrange
+    plain = SitePruning.rearrange
 
     def rearrange(self):
         values = plain(self).clone()
@@ -146,7 +146,7 @@ def spoil_rows(monkeypatch, change):
         self.compactor.batch = replace(self.compactor.batch, order=order)
         return values
 
-    monkeypatch.setattr(Stop, "rearrange", rearrange)
+    monkeypatch.setattr(SitePruning, "rearrange", rearrange)
 
 
 def swap_visual(where, visual, other):

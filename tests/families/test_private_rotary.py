@@ -8,7 +8,7 @@ import transformers
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from sparsight.engine.cache import LedgerLayer, SlidingLedgerLayer
+from sparsight.engine.ledger import LedgerLayer, SlidingLedgerLayer
 from sparsight.families.refused import REFUSED
 from tests.support import tiny, tiny_rotary
 from tests.support.caches import NAME, cached

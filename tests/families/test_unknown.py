@@ -152,9 +152,13 @@ ODD = {
         lambda k: {"position_embeddings": {"full": k["position_embeddings"]}},
         "one cosine",
     ),
-    "a mask that looks ahead": (LAYER, sees_ahead, "not causal less the padding"),
-    "a window": (LAYER, windowed, "not causal less the padding"),
-    "no padding": (LAYER, lambda _: {"attention_mask": None}, "not causal less the padding"),
+    "a mask that looks ahead": (LAYER, sees_ahead, "not causal or hide more than padding"),
+    "a window": (LAYER, windowed, "not causal or hide more than padding"),
+    "no padding": (
+        LAYER,
+        lambda _: {"attention_mask": None},
+        "not causal or hide more than padding",
+    ),
 }
 
 

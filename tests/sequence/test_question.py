@@ -8,12 +8,12 @@ import torch
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.errors import PromptError, RaterWarning
 from sparsight.methods import Uniform
-from sparsight.sequence.question import Marks, check_questions, read_marks
+from sparsight.sequence.question import SpecialIds, check_questions, read_special_ids
 from tests.support import tiny, tiny_rotary
 
 START, END, VISION_END = 90, 91, 92  # of a turn, and of an image
 IMAGE, BOS, PAD = 3, 1, 0
-MARKS = Marks(frozenset({START, END, VISION_END, IMAGE, BOS, PAD}), frozenset({END}))
+MARKS = SpecialIds(frozenset({START, END, VISION_END, IMAGE, BOS, PAD}), frozenset({END}))
 PICTURE, WORDS = [IMAGE] * 4, [*range(20, 30)]
 CHAT_TAIL = [
     END,
@@ -172,7 +172,7 @@ def test_methods_that_read_no_question_do_not_mind():
 def test_a_model_names_its_marks():
     model = tiny_rotary.model("qwen25")
     model.config.text_config.eos_token_id = [2, 9]
-    marks = read_marks(model, model.config)
+    marks = read_special_ids(model, model.config)
     assert marks.special >= {tiny_rotary.IMAGE, tiny_rotary.START, tiny_rotary.END, 2, 9}
     assert marks.ends >= {2, 9}
     model.config.text_config.eos_token_id = None

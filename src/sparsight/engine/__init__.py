@@ -1,1 +1,1 @@
-"""Hosts a model of transformers: hooks, caches, masks, checks. Private details of transformers are touched here."""
+"""Hosts a transformers model: hooks, caches, masks and checks, and all private details touched."""

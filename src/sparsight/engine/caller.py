@@ -1,4 +1,7 @@
-"""Values of a run that each caller has for itself: a thread or an asyncio task does not see what another one set."""
+"""Values of a run that each caller has for itself.
+
+A caller is a thread or an asyncio task; it does not see what another caller has set.
+"""
 
 import asyncio
 from contextvars import ContextVar
@@ -8,8 +11,7 @@ from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
-# written anew on each change and never changed in place: a context that was copied shares the
-# mapping
+# replaced on each change and never changed in place, because copies of a context share the mapping
 _VALUES: ContextVar["WeakKeyDictionary[PerCaller[Any], tuple[Any, Any]] | None"] = ContextVar(
     "sparsight_values", default=None
 )
@@ -19,41 +21,42 @@ class PerCaller(Generic[T]):
     """One value of one run.
 
     Args:
-        value: what a caller reads that has set nothing.
-        shared: whether such a caller reads the newest value that anyone has set instead. A thread
-            that streams the answer of another one finds that one's numbers so.
-        inherited: whether a task or a thread that was started by a caller with a copy of its
-            context, as asyncio does, goes on with the caller's value. If not, it has set nothing
-            yet.
+        value: what a caller reads that has not set the value.
+        shared: whether such a caller reads the newest value that any caller has set instead. So a
+            thread that streams an answer reads the numbers of the thread that generates it.
+        inherited: whether a task or a thread that a caller starts with a copy of its context, as
+            asyncio does, reads the value that the caller had set. If not, the new task or thread
+            counts as a caller that has not set the value.
     """
 
     def __init__(self, value: T, *, shared: bool, inherited: bool) -> None:
-        self._newest, self._shared, self._inherited = value, shared, inherited
+        self._newest = value
+        self._shared, self._inherited = shared, inherited
 
     def get(self) -> T:
-        """Return the caller's own value."""
+        """Return the value that the caller has set, or what it reads without."""
         values = _VALUES.get()
-        setter, value = (
-            (None, self._newest) if values is None else values.get(self, (None, self._newest))
-        )
-        if setter is not None and not self._inherited and setter != _caller():
+        if values is None or self not in values:
             return self._newest
-        found: T = value
-        return found
+        setter, value = values[self]
+        if not self._inherited and setter != _identify_caller():
+            return self._newest
+        own_value: T = value
+        return own_value
 
     def set(self, value: T) -> None:
         """Set the value of this caller."""
         values: WeakKeyDictionary[PerCaller[Any], tuple[Any, Any]] = WeakKeyDictionary(
             _VALUES.get() or {}
         )
-        values[self] = _caller(), value
+        values[self] = _identify_caller(), value
         _VALUES.set(values)
         if self._shared:
             self._newest = value
 
 
-def _caller() -> tuple[int, int]:
-    """Return what tells one caller from another: its thread, and its task if it is one."""
+def _identify_caller() -> tuple[int, int]:
+    """Return the ids of the running thread and of its asyncio task (or of None) as one key."""
     try:
         task = asyncio.current_task()
     except RuntimeError:  # no event loop runs in this thread

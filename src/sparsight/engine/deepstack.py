@@ -1,4 +1,6 @@
-"""DeepStack: features that a decoder adds to the visual tokens of its first layers, where some of those are gone.
+"""DeepStack: features that a decoder adds to the visual tokens after each of its first layers.
+
+The decoder adds them by a mask of the unpruned sequence, which no longer fits after a site.
 
 Private detail of transformers touched here: the decoder's method `(hidden states, visual positions,
 features)`, which is overridden on the instance.
@@ -17,13 +19,13 @@ from sparsight.sequence.slots import Batch
 def attach_deepstack(
     decoder: nn.Module, name: str, batch: Callable[[], Batch | None]
 ) -> Callable[[], None]:
-    """Have the decoder add features to shortened hidden states as well.
+    """Patch the decoder's DeepStack method to work after visual tokens were dropped.
 
     Args:
         decoder: the text decoder.
-        name: of its method.
-        batch: gives the stored order of the pass that runs; None while nothing has been removed.
-    Returns: a function that takes the override off again.
+        name: of its DeepStack method.
+        batch: returns the stored order of the running pass; None while nothing has been removed.
+    Returns: a function that removes the patch.
     Raises: UnsupportedError: the decoder has no such method.
     """
     plain: Callable[..., Any] | None = getattr(decoder, name, None)
@@ -33,19 +35,20 @@ def attach_deepstack(
         )
 
     def process(hidden: torch.Tensor, visual: torch.Tensor, features: torch.Tensor) -> Any:
-        now = batch()
-        if now is None:
+        shortened = batch()
+        if shortened is None:
             return plain(hidden, visual, features)
-        return hidden + gather_features(visual.to(hidden.device), features.to(hidden), now.order)
+        visual = visual.to(hidden.device)
+        return hidden + gather_features(visual, features.to(hidden), shortened.order)
 
-    own = vars(decoder).get(name)
+    before = vars(decoder).get(name)  # an override that somebody else has put on the instance
     vars(decoder)[name] = process
 
     def remove() -> None:
-        if own is None:
+        if before is None:
             vars(decoder).pop(name, None)
         else:
-            vars(decoder)[name] = own
+            vars(decoder)[name] = before
 
     return remove
 
@@ -53,13 +56,13 @@ def attach_deepstack(
 def gather_features(
     visual: torch.Tensor, features: torch.Tensor, order: torch.Tensor
 ) -> torch.Tensor:
-    """Spread features over the unpruned sequence and take those of the slots that are left.
+    """Return the features of the tokens that are still there, 0 for text tokens.
 
     Args:
-        visual: (B, L) bool.
-        features: (V, D) of all visual tokens of the batch.
-        order: (B, n) int64 slots.
-    Returns: (B, n, D), 0 for text.
+        visual: (B, L) bool, which tokens of the unpruned sequence are visual.
+        features: (V, D) of all visual tokens of the batch, in order.
+        order: (B, n) int64, slots of the tokens that are still there.
+    Returns: (B, n, D).
     """
     full = features.new_zeros(*visual.shape, features.shape[-1]).masked_scatter(
         visual[..., None], features

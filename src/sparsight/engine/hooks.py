@@ -1,9 +1,13 @@
-"""The hooks of one model: find new visual tokens, shorten what layers get after a site, clear up.
+"""The hooks of one model: find new visual tokens, shorten the input of layers, close the pass.
 
-The base model's hook finds which tokens are visual, the text decoder's hook reads padding, past and
-raters. Every decoder layer's hook shortens its input at a site, and gives it the mask, the rotary
-tables and the cache ledger of the shortened sequence. State of a pass lives in a context variable.
-Private details of transformers touched here: `self_attn` of decoder layers.
+The base model's hook finds which tokens are visual. The text decoder's hook reads padding, the
+cache's length and the raters: text tokens whose attention rates the visual tokens. The hook of each
+decoder layer shortens its input at a site, the layer on whose entry the sequence gets shorter. From
+there on the hooks give each layer the mask, the rotary tables and the cache ledger of the shortened
+sequence. State of a pass lives in a context variable.
+
+Private details of transformers touched here: `self_attn` of decoder layers, and that a layer gets
+its hidden states as its only positional argument.
 """
 
 from collections.abc import Callable
@@ -16,7 +20,13 @@ from torch import nn
 from sparsight.engine import checks
 from sparsight.engine.cache import check_written, has_ledger
 from sparsight.engine.caller import PerCaller
-from sparsight.engine.compat import CACHE, named, output_cache, respelled, unknown_features
+from sparsight.engine.compat import (
+    CACHE,
+    find_unknown_features,
+    name_arguments,
+    output_cache,
+    rename_cache,
+)
 from sparsight.engine.deepstack import attach_deepstack
 from sparsight.engine.image_scaling import ImageScaler
 from sparsight.engine.layer_inputs import LayerInputs
@@ -26,8 +36,8 @@ from sparsight.engine.passes import (
     Pass,
     Pruning,
     close_pass,
-    current_pass,
     drop_passes,
+    find_pass,
     open_pass,
 )
 from sparsight.engine.reader import Reader
@@ -49,12 +59,13 @@ class Engine:
     Args:
         parts: of a model that the method can prune.
         method: what to keep.
-        marks: (B, L) bool, the visual tokens of a text model's next prefills; None if the model
-            tells them itself.
+        marks: (B, L) bool, the visual tokens of a text model's next prefills; None for a
+            vision-language model, whose token ids show them.
     """
 
     def __init__(self, parts: Parts, method: Method, marks: torch.Tensor | None = None) -> None:
-        self.parts, self.method = parts, method
+        self.parts = parts
+        self.method = method
         self.base, self.decoder = parts.base, parts.decoder
         self.sites = method.list_sites(len(parts.layers))
         self.scores = "attention" in method.signals
@@ -71,7 +82,7 @@ class Engine:
     @property
     def running(self) -> bool:
         """Whether its model runs now, in this thread."""
-        return current_pass(self) is not None
+        return find_pass(self) is not None
 
     def attach(self) -> None:
         """Put the hooks on the model."""
@@ -92,22 +103,22 @@ class Engine:
             self._removers.append(attach_deepstack(decoder, name, self._read_batch))
         if self.scaler is not None:
             self._removers.extend(self.scaler.attach())
-        # code compiled before would go on without hooks, but notices another config: one layer is
-        # always tapped
+        # The tap replaces the config of an attention module. A compiled layer ignores new hooks but
+        # is compiled anew when its config changes, so one layer is tapped in any case.
         for tapped in [site - 1 for site in self.sites] if self.scores else [0]:
             attention = self.parts.layers[tapped].get_submodule("self_attn")
             self._removers.append(attach_tap(attention, partial(self._on_attention, tapped)))
         self.attached = True
 
     def detach(self) -> None:
-        """Take everything off the model again."""
+        """Remove all hooks and patches from the model."""
         self.attached = False
         drop_passes(self)
         while self._removers:
             self._removers.pop()()
 
     def __reduce__(self) -> Never:
-        """Refuse copies and pickles of the model: their generate() would still be this one's.
+        """Refuse to copy or pickle the model, as a copy's generate() would run this model.
 
         Raises: AttachError: always.
         """
@@ -117,66 +128,73 @@ class Engine:
         )
 
     def add_remover(self, remove: Callable[[], None]) -> None:
-        """Have `detach()` call `remove` as well."""
+        """Add a function that `detach()` calls."""
         self._removers.append(remove)
 
     def _hook(self, module: nn.Module, before: Callable[..., Any]) -> None:
+        """Put a hook before a module and one that closes its pass after it."""
         handles = (
             module.register_forward_pre_hook(before, with_kwargs=True),
             module.register_forward_hook(self._on_end, always_call=True),
         )
         self._removers.extend(handle.remove for handle in handles)
 
-    def expect(self, input_ids: torch.Tensor, given: dict[str, Any]) -> None:
-        """Plan a batch whose images may be encoded before its pass; `drop_passes` forgets it.
+    def expect(self, input_ids: torch.Tensor, arguments: dict[str, Any]) -> None:
+        """Plan the batch of a generate() call and open a pass that announces it.
+
+        Its images may be encoded before its first pass. `drop_passes` closes the announcing pass.
 
         Args:
             input_ids: (B, L) int64 on the host.
-            given: arguments of generate().
+            arguments: of generate(), by name.
 
         Raises:
             BudgetError: a sample's budget cannot be met.
-            UnsupportedError: a cache that cannot be pruned.
+            UnsupportedError: the cache cannot be pruned.
         """
-        self.reader.check_cache(given.get(CACHE), self.sites[0])
-        state = self._new_pass(self.parts.model, given)
-        self.reader.announce(state, input_ids, given)
+        self.reader.check_cache(arguments.get(CACHE), self.sites[0])
+        state = self._make_pass(self.parts.model, arguments)
+        self.reader.announce(state, input_ids, arguments)
         open_pass(state)
 
-    def _new_pass(self, opener: nn.Module, given: dict[str, Any]) -> Pass:
-        return Pass(self, opener, Padding(given.get("attention_mask")))
+    def _make_pass(self, opener: nn.Module, arguments: dict[str, Any]) -> Pass:
+        return Pass(self, opener, Padding(arguments.get("attention_mask")))
 
     def _on_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Changed:
-        given = named(module, args, kwargs)
-        if self.reader.brings_images(given):
-            checks.refuse_scattered(given.get("labels"), given.get("logits_to_keep"))
-        return respelled(module, args, kwargs)
+        """Refuse outputs that would name tokens of the unpruned sequence."""
+        arguments = name_arguments(module, args, kwargs)
+        if self.reader.brings_images(arguments):
+            checks.refuse_scattered(arguments.get("labels"), arguments.get("logits_to_keep"))
+        return rename_cache(module, args, kwargs)
 
     def _on_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
-        given = named(module, args, kwargs)
-        state, ids = self._new_pass(module, given), given.get("input_ids")
-        if self.reader.brings_images(given):
+        """Open a pass and, if it brings images, plan it before they are encoded."""
+        arguments = name_arguments(module, args, kwargs)
+        ids = arguments.get("input_ids")
+        state = self._make_pass(module, arguments)
+        if self.reader.brings_images(arguments):
             if ids is None:
                 raise PromptError(checks.HIDDEN)
             checks.refuse_training(module, self.decoder)
-            self.reader.check_cache(given.get(CACHE), self.sites[0])
-            state.outline = self.reader.read_outline(state, ids, given, current_pass(self))
+            self.reader.check_cache(arguments.get(CACHE), self.sites[0])
+            state.outline = self.reader.read_outline(state, ids, arguments, find_pass(self))
         elif ids is None:
-            checks.refuse_hidden(given.get("inputs_embeds"))
-        elif names := unknown_features(given):
+            checks.refuse_hidden(arguments.get("inputs_embeds"))
+        elif names := find_unknown_features(arguments):
             self.reader.planner.refuse_unknown_features(state.to_host(ids), names)
         open_pass(state)
-        return respelled(module, args, kwargs)
+        return rename_cache(module, args, kwargs)
 
     def _on_marked(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Changed:
-        """Read which tokens of a text model's prompt its caller marked."""
-        given = named(module, args, kwargs)
-        state, marks = self._new_pass(module, given), self.marks.get()
-        embeds, cache = given.get("inputs_embeds"), given.get(CACHE)
+        """Open a pass of a text model and plan it from the caller's marks of visual tokens."""
+        arguments = name_arguments(module, args, kwargs)
+        state = self._make_pass(module, arguments)
+        marks = self.marks.get()
+        embeds, cache = arguments.get("inputs_embeds"), arguments.get(CACHE)
         if embeds is not None and embeds.shape[1] > 1 and marks is not None:
             checks.refuse_training(module)
             if cache is not None and cache.get_seq_length():
@@ -186,50 +204,47 @@ class Engine:
             self.reader.check_cache(cache, self.sites[0])
             state.outline = self.reader.read_marked(marks, embeds)
         open_pass(state)
-        return respelled(module, args, kwargs)
+        return rename_cache(module, args, kwargs)
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        state, given = current_pass(self), named(module, args, kwargs)
+        """Read the pass's length, past and padding, and prepare its pruning."""
+        arguments = name_arguments(module, args, kwargs)
+        state = find_pass(self)
         if state is None:
-            state = self._new_pass(module, given)
+            state = self._make_pass(module, arguments)
             open_pass(state)
-        embeds, cache = given.get("inputs_embeds"), given.get(CACHE)
-        state.length = (given["input_ids"] if embeds is None else embeds).shape[1]
+        embeds, cache = arguments.get("inputs_embeds"), arguments.get(CACHE)
+        state.length = (arguments["input_ids"] if embeds is None else embeds).shape[1]
         state.past = 0 if cache is None else int(cache.get_seq_length())
-        prunes = state.brings_visual_tokens
-        if not prunes and not has_ledger(cache):
+        if not state.brings_visual_tokens and not has_ledger(cache):
             return
-        checks.check_kernel(module)
-        if state.outline is not None:
-            checks.check_length(state.outline.visual, state.length)
-        # the decoder may get one mask for each kind of layer; the base model's own shows padding
-        mask = state.padding.given
-        checks.check_mask(mask, state.past + state.length)
-        positions = checks.packing_positions(given, mask, causal=self.parts.family.causal)
-        if positions is not None:
-            checks.refuse_packed(state.to_host(positions))
-        state.read_mask(mask)
-        if prunes and embeds is not None and state.outline is not None:
+        self.reader.check_decoder(state, module, arguments)
+        state.read_mask(state.padding.base_mask)
+        if state.brings_visual_tokens and embeds is not None and state.outline is not None:
             self.reader.check_cache(cache, self.sites[0])
             state.pruning = self.reader.make_pruning(state, state.outline, embeds, cache)
 
     def _read_batch(self) -> Batch | None:
-        state = current_pass(self)
+        """Return the stored order of the running pass; None while nothing has been removed."""
+        state = find_pass(self)
         return None if state is None or state.pruning is None else state.pruning.compactor.batch
 
     def _on_attention(self, layer: int, call: AttentionCall) -> None:
-        state = current_pass(self)
+        """Keep a tapped attention call until the next site reads it."""
+        state = find_pass(self)
         if state is not None and state.pruning is not None and self.scores:
             state.pruning.calls[layer] = call
 
     def _on_layer(
         self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Changed:
+        """Shorten a layer's hidden states at a site, and its other arguments after one."""
         del layer
-        state = current_pass(self)
+        state = find_pass(self)
         if state is None:
             return None
-        hidden, batch = args[0], None
+        hidden = args[0]
+        batch = None
         if state.pruning is not None:
             if index in self.sites:
                 hidden = self._compact(state.pruning, index, hidden)
@@ -238,26 +253,17 @@ class Engine:
         return None if changed is None else ((hidden, *args[1:]), {**kwargs, **changed})
 
     def _compact(self, pruning: Pruning, site: int, hidden: torch.Tensor) -> torch.Tensor:
-        def take_call() -> AttentionCall | None:
-            if not self.scores:
-                return None
-            call = pruning.calls.pop(site - 1, None)
-            if call is None:
-                raise UnsupportedError(
-                    f"decoder layer {site - 1} does not attend through transformers' attention "
-                    "interface; its attention cannot be read."
-                )
-            return call
-
+        """Return the hidden states (B, n', D) that are left at one site."""
+        take_call = partial(pruning.take_call, site - 1) if self.scores else _take_none
         pruning.sites += 1
         shortened = pruning.compactor.compact(site, hidden, take_call)
-        pruning.calls.pop(site - 1, None)
+        pruning.calls.pop(site - 1, None)  # not taken where no sample is pruned
         return shortened
 
     def _on_end(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        """Close the pass of a module that ends, also after an error: `output` is None then."""
+        """Close the pass that a module opened; after an error, `output` is None."""
         del args
-        state = current_pass(self)
+        state = find_pass(self)
         if state is None:
             return
         if module is self.decoder and state.pruning is not None and output is not None:
@@ -266,7 +272,7 @@ class Engine:
             close_pass(state)
 
     def _finish(self, state: Pass, pruning: Pruning, output: object) -> None:
-        """Write down what a pruned pass did."""
+        """Set stats and trace of a pass that was pruned."""
         compactor = pruning.compactor
         if compactor.batch is not None and pruning.sites == len(self.sites):
             check_written(output_cache(output), self.sites[-1])
@@ -277,9 +283,9 @@ class Engine:
             self.finished.set(summary)
 
     def _on_base_done(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        """Check that nothing went around the hooks, in a pass that came to its end."""
+        """Check that a pass that ended without error has been pruned at every site."""
         del module, args, output
-        state = current_pass(self)
+        state = find_pass(self)
         if state is None or not state.brings_visual_tokens:
             return
         if state.pruning is None or state.pruning.sites != len(self.sites):
@@ -288,3 +294,7 @@ class Engine:
                 "compiled before, runs fewer layers, or is called by its forward; sparsify before "
                 "torch.compile, and call all layers."
             )
+
+
+def _take_none() -> None:
+    """Return no attention call, for methods that read none."""

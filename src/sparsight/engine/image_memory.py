@@ -1,4 +1,4 @@
-"""Remembers what a model's image encoder said, so that the same images are not encoded twice.
+"""Remembers the features that a model's image encoder returned, to encode no image twice in a row.
 
 Private detail of transformers touched here: models encode through the methods `get_image_features`
 and `get_video_features` of the part that merges images into the text, and take what those return.
@@ -15,15 +15,16 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from sparsight.engine.passes import pass_on
+from sparsight.engine.passes import find_pass_on
 from sparsight.errors import UnsupportedError
 
 ENCODERS = ("get_image_features", "get_video_features")
 
-Memory = dict[str, Any]
+Memory = dict[str, Any]  # by name of the method: what it was called with, and what it returned
 
 _LOCK = Lock()
 _BLOCKS: "WeakKeyDictionary[nn.Module, _Blocks]" = WeakKeyDictionary()
+# the innermost block that the caller has open: base model, memory, and the block around it
 _CURRENT: ContextVar["tuple[nn.Module, Memory, Any] | None"] = ContextVar(
     "sparsight_memory", default=None
 )
@@ -32,68 +33,67 @@ _CURRENT: ContextVar["tuple[nn.Module, Memory, Any] | None"] = ContextVar(
 class _Blocks:
     """The blocks that are open on one model, in all threads.
 
-    Args:
-        count: of them.
-        own: methods that stood on the instance before the first one, by name.
+    `count` is their number. `before` are methods, by name, that were set on the instance before the
+    first block was opened.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.own: dict[str, Any] = {}
+        self.before: dict[str, Any] = {}
 
 
 @contextmanager
 def remembered_images(base: nn.Module, memory: Memory) -> Iterator[None]:
-    """Have a model answer from memory, inside the block and for its caller alone, when it encodes what it encoded last.
+    """Have a model reuse the features of the images that it encoded last, inside the block.
 
-    Images at another scale, and other weights, are encoded anew.
-
-    The model's methods are wrapped while any thread has a block open; each call looks up its own
-    caller's memory.
+    Images at another scale are encoded anew, and so are all images when weights have changed. Only
+    the caller that opens the block reuses its features: the model's methods are wrapped while any
+    thread has a block open, and each call looks up the memory of its own caller.
 
     Args:
         base: the part that merges image features into the text.
-        memory: what was encoded last, by method; written to.
-    Raises: UnsupportedError: the model encodes through no method that is known.
+        memory: what was encoded last, by method; this function changes it.
+    Raises: UnsupportedError: the model has none of the methods in ENCODERS.
     """
-    _enter(base)
+    _open_block(base)
     token = _CURRENT.set((base, memory, _CURRENT.get()))
     try:
         yield
     finally:
         _CURRENT.reset(token)
-        _leave(base)
+        _close_block(base)
 
 
-def _enter(base: nn.Module) -> None:
+def _open_block(base: nn.Module) -> None:
+    """Count a block of a model, and wrap its methods if it is the first."""
     names = [name for name in ENCODERS if hasattr(base, name)]
     if not names:
         raise UnsupportedError(
-            f"{type(base).__name__} has no {' or '.join(ENCODERS)}, so its encoded images cannot be kept; "
-            "use Chat(reuse='cache')."
+            f"{type(base).__name__} has no {' or '.join(ENCODERS)}, so its encoded images cannot "
+            "be kept; use Chat(reuse='cache')."
         )
     with _LOCK:
         blocks = _BLOCKS.setdefault(base, _Blocks())
         if not blocks.count:
-            blocks.own = {name: vars(base)[name] for name in names if name in vars(base)}
-            vars(base).update(
-                {name: _remembering(name, getattr(base, name), base) for name in names}
-            )
+            blocks.before = {name: vars(base)[name] for name in names if name in vars(base)}
+            wrapped = {name: _wrap_encoder(name, getattr(base, name), base) for name in names}
+            vars(base).update(wrapped)
         blocks.count += 1
 
 
-def _leave(base: nn.Module) -> None:
+def _close_block(base: nn.Module) -> None:
+    """Uncount a block of a model, and unwrap its methods if it was the last."""
     with _LOCK:
         blocks = _BLOCKS[base]
         blocks.count -= 1
         if not blocks.count:
             for name in ENCODERS:
                 vars(base).pop(name, None)
-            vars(base).update(blocks.own)
+            vars(base).update(blocks.before)
             del _BLOCKS[base]
 
 
-def _memory_of(base: nn.Module) -> Memory | None:
+def _find_memory(base: nn.Module) -> Memory | None:
     """Return the memory of the innermost block that the caller has open on a model."""
     block = _CURRENT.get()
     while block is not None and block[0] is not base:
@@ -101,37 +101,43 @@ def _memory_of(base: nn.Module) -> Memory | None:
     return None if block is None else block[1]
 
 
-def _remembering(name: str, encode: Callable[..., Any], base: nn.Module) -> Callable[..., Any]:
+def _wrap_encoder(name: str, encode: Callable[..., Any], base: nn.Module) -> Callable[..., Any]:
+    """Return a method that encodes, or returns what the caller's memory holds for its arguments."""
+
     @wraps(encode)  # generate() reads the signature
-    def encoded(*args: Any, **kwargs: Any) -> Any:
-        memory = _memory_of(base)
+    def encode_or_remember(*args: Any, **kwargs: Any) -> Any:
+        memory = _find_memory(base)
         if memory is None:
             return encode(*args, **kwargs)
-        state = pass_on(base)
+        state = find_pass_on(base)
         scale = None if state is None else state.scale
-        given = (args, kwargs, scale, _weights(base))
-        if name not in memory or not _same(memory[name][0], given):
-            memory[name] = given, encode(*args, **kwargs)
+        call = (args, kwargs, scale, _read_versions(base))
+        if name not in memory or not _are_equal(memory[name][0], call):
+            memory[name] = call, encode(*args, **kwargs)
         elif state is not None:
-            state.encoded = scale  # as the encoder would have noted
+            state.encoded = scale  # the hook on the projector sets this when images are encoded
         return memory[name][1]
 
-    return encoded
+    return encode_or_remember
 
 
-def _weights(base: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Return what changes when a parameter is replaced or written to; values are not looked at."""
+def _read_versions(base: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Return id and version of each parameter, which change when it is replaced or written to."""
     return tuple(
         (id(part), 0 if part.is_inference() else part._version) for part in base.parameters()
     )
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Compare arguments, tensors by value."""
+def _are_equal_tensors(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and bool(torch.equal(a, b))
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    """Return whether two arguments are equal, tensors compared by value."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return a.dtype == b.dtype and a.device == b.device and bool(torch.equal(a, b))
-    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
-        return len(a) == len(b) and all(map(_same, a, b))
+        return _are_equal_tensors(a, b)
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and _are_equal(list(a.values()), [b[key] for key in a])
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return len(a) == len(b) and all(map(_are_equal, a, b))
     return type(a) is type(b) and bool(a == b)

@@ -1,8 +1,9 @@
-"""Smaller images for the image encoder: its pixels are scaled down, its features spread over the placeholders.
+"""Scales images down before they are encoded, and spreads their features over the placeholders.
 
-The prompt keeps its placeholders, so the model merges features as ever; the input site then keeps
-one token for each patch that was really encoded. Private details of transformers touched here:
-`pixel_values` and `interpolate_pos_encoding` of image encoders, and `mm_encoder_outputs` of models.
+The prompt keeps its placeholders, so that the model merges features as before; the input site then
+keeps one token for each patch that was really encoded. Private details of transformers touched
+here: `pixel_values` and `interpolate_pos_encoding` of image encoders, `mm_encoder_outputs` of
+models, and that a projector returns features (images, visual tokens, width).
 """
 
 import inspect
@@ -14,22 +15,22 @@ import torch
 from torch import nn
 
 from sparsight.counts.layout import Grid
-from sparsight.engine.cache import Owner
-from sparsight.engine.compat import check_argument, named
+from sparsight.engine.compat import check_argument, name_arguments
+from sparsight.engine.ledger import Owner
 from sparsight.engine.outline import Outline, Scale
 from sparsight.engine.parts import Parts
-from sparsight.engine.passes import Pass, current_pass
+from sparsight.engine.passes import Pass, find_pass
 from sparsight.errors import UnsupportedError
 from sparsight.methods.method import Method
 from sparsight.methods.parts.cells import scaled_cells
 
-SWITCH = "interpolate_pos_encoding"
+SWITCH = "interpolate_pos_encoding"  # argument or method of encoders that take any image size
 
 
 def has_switch(encoder: nn.Module) -> bool:
-    """Return whether an image encoder interpolates its positions only when it is told to.
+    """Return whether an image encoder interpolates its positions only if an argument says so.
 
-    An encoder without such a switch that can interpolate does it always, as DINOv2 does.
+    An encoder that can interpolate but has no such argument always interpolates, as DINOv2 does.
     """
     return SWITCH in inspect.signature(type(encoder).forward).parameters
 
@@ -40,7 +41,7 @@ def check_scaling(parts: Parts, method: Method) -> None:
     Args: parts: of a model whose family names its encoder.
     Raises: UnsupportedError: the encoder takes one size only, or no pixel_values.
     """
-    encoder = parts.family.part(parts.base, str(parts.family.encoder))
+    encoder = parts.family.get_part(parts.base, str(parts.family.encoder))
     if not has_switch(encoder) and not any(hasattr(part, SWITCH) for part in encoder.modules()):
         raise UnsupportedError(
             f"the image encoder {type(encoder).__name__} takes images of one size only, which "
@@ -53,27 +54,30 @@ class ImageScaler:
     """Scales the images of one model's passes.
 
     Args:
-        owner: whose passes.
+        owner: the engine of the model.
         parts: of the model.
-        method: says how far to scale.
+        method: says to which grid of patches images are scaled.
     """
 
     def __init__(self, owner: Owner, parts: Parts, method: Method) -> None:
-        self.owner, self.method = owner, method
+        self.owner = owner
+        self.method = method
         family = parts.family
-        self.encoder = family.part(parts.base, str(family.encoder))
-        self.projector = family.part(parts.base, str(family.projector))
+        self.encoder = family.get_part(parts.base, str(family.encoder))
+        self.projector = family.get_part(parts.base, str(family.projector))
         self.switch = has_switch(self.encoder)
 
     def attach(self) -> list[Callable[[], None]]:
-        """Put the hooks on encoder and projector, and return what removes them."""
-        before = self.encoder.register_forward_pre_hook(self._on_encoder, with_kwargs=True)
-        return [before.remove, self.projector.register_forward_hook(self._on_projector).remove]
+        """Put hooks on encoder and projector, and return the functions that remove them."""
+        encoder = self.encoder.register_forward_pre_hook(self._on_encoder, with_kwargs=True)
+        projector = self.projector.register_forward_hook(self._on_projector)
+        return [encoder.remove, projector.remove]
 
     def scale(self, outline: Outline) -> Outline:
-        """Return the outline of a batch with how its images are scaled.
+        """Return the outline of a batch with the scale of its images set.
 
-        Raises: UnsupportedError: images that share one tensor would differ in size.
+        Raises: UnsupportedError: images of different samples, which share one tensor, would be
+            scaled to different sizes.
         """
         scales = set()
         for layout, schedule in zip(outline.layouts, outline.schedules, strict=True):
@@ -81,63 +85,74 @@ class ImageScaler:
                 scales.add((layout.sizes[0], schedule.image_grid or layout.sizes[0]))
         if len(scales) > 1:
             raise UnsupportedError(
-                "samples with different numbers of images get images of different sizes for one count, and they "
-                "cannot share a batch; give retain as a fraction."
+                "samples with different numbers of images get images of different sizes for one "
+                "count, and they cannot share a batch; give retain as a fraction."
             )
         smaller = [scale for scale in scales if scale[0] != scale[1]]
         return replace(outline, scale=smaller[0]) if smaller else outline
 
     def check_features(
-        self, scale: Scale | None, given: dict[str, Any], before: Pass | None
+        self, scale: Scale | None, arguments: dict[str, Any], before: Pass | None
     ) -> None:
-        """Check that features encoded before the pass are those of images scaled in the same way.
+        """Check that images that were encoded before the pass had been scaled as the pass needs.
 
-        Raises: UnsupportedError: they are not.
+        Args:
+            scale: of the pass; None if its images stay as they are.
+            arguments: of the base model, by name.
+            before: the pass that was running before; None if there was none.
+        Raises: UnsupportedError: the images were encoded at another scale, or by the caller.
         """
-        early = given.get("mm_encoder_outputs") is not None
-        if scale is not None and early and (before is None or before.encoded != scale):
+        encoded_before = arguments.get("mm_encoder_outputs") is not None
+        if scale is not None and encoded_before and (before is None or before.encoded != scale):
             raise UnsupportedError(
-                f"{type(self.method).__name__} scales images before they are encoded, and mm_encoder_outputs bring "
-                "encoded ones; give pixel_values."
+                f"{type(self.method).__name__} scales images before they are encoded, and "
+                "mm_encoder_outputs bring encoded images; give pixel_values."
             )
 
     def _on_encoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        state = current_pass(self.owner)
+        """Scale the pixels that the encoder gets."""
+        state = find_pass(self.owner)
         if state is None or state.scale is None:
             return None
-        given = named(module, args, kwargs)
-        pixels = scale_pixels(given["pixel_values"], *state.scale)
-        return (), {**given, "pixel_values": pixels, **({SWITCH: True} if self.switch else {})}
+        arguments = name_arguments(module, args, kwargs)
+        arguments["pixel_values"] = scale_pixels(arguments["pixel_values"], *state.scale)
+        if self.switch:
+            arguments[SWITCH] = True
+        return (), arguments
 
     def _on_projector(
         self, module: nn.Module, args: tuple[Any, ...], features: torch.Tensor
     ) -> torch.Tensor | None:
+        """Spread the features of a scaled image over the placeholders of the whole image."""
         del module, args
-        state = current_pass(self.owner)
+        state = find_pass(self.owner)
         if state is None or state.scale is None:
             return None
         state.encoded = state.scale
         grid, small = state.scale
         if features.shape[-2] != small[0] * small[1]:
             raise UnsupportedError(
-                f"an image of {small[0]} x {small[1]} patches gave {features.shape[-2]} visual tokens; "
-                f"{type(self.method).__name__} needs one for each patch."
+                f"an image of {small[0]} x {small[1]} patches gave {features.shape[-2]} visual "
+                f"tokens; {type(self.method).__name__} needs one for each patch."
             )
-        return features[..., scaled_cells(grid, small).to(features.device), :]  # (I, h w, D)
+        # (I, rows * columns, D): each placeholder gets the features of the patch that covers it
+        return features[..., scaled_cells(grid, small).to(features.device), :]
 
 
 def scale_pixels(pixels: torch.Tensor, grid: Grid, small: Grid) -> torch.Tensor:
-    """Scale images down from one grid of patches to a smaller one, bicubic with antialiasing, in float32.
+    """Return images scaled down from one grid of patches to a smaller grid.
 
-    Args: pixels: (I, 3, H, W), normalised.
+    They are scaled in float32, bicubic with antialiasing.
+
+    Args:
+        pixels: (I, 3, H, W), normalised.
+        grid: rows and columns of patches in `pixels`.
+        small: rows and columns of patches to scale to.
     Returns: (I, 3, h, w), dtype of `pixels`.
     """
-    height, width = (
-        side // n * m for side, n, m in zip(pixels.shape[-2:], grid, small, strict=True)
-    )
-    scaled = nn.functional.interpolate(
-        pixels.float(), size=(height, width), mode="bicubic", antialias=True
-    )
+    height, width = pixels.shape[-2:]
+    size = (height // grid[0] * small[0], width // grid[1] * small[1])
+    scaled = nn.functional.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True)
     return scaled.to(pixels.dtype)

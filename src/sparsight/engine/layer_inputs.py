@@ -1,9 +1,13 @@
 """Rebuilds what a decoder layer gets besides hidden states: mask, positions, rotary tables, cache.
 
 Causal layers get a new mask. For sliding windows and bidirectional blocks, the remaining rows and
-columns of the model's own mask are taken: a slot keeps its meaning. Private details of transformers
-touched here: the names of a decoder layer's arguments, `rotary_emb`, and `is_causal` of
-`self_attn`.
+columns of the model's own mask are taken, as a slot (the index of a token in the unpruned sequence)
+says which ones. The cache layer's ledger is written: it says which slots the layer stores.
+
+Private details of transformers touched here: `attention_mask`, `position_ids` and
+`position_embeddings` of decoder layers and the shapes of all three; `rotary_emb` of text decoders,
+its call, `inv_freq` or one `..._inv_freq` for each kind of layer, and `mrope_section`, which marks
+M-RoPE; `is_causal` of `self_attn`.
 """
 
 from collections.abc import Mapping
@@ -13,18 +17,11 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from sparsight.engine.cache import (
-    LedgerLayer,
-    Owner,
-    Record,
-    cache_layer,
-    extend,
-    ledger_at,
-    stored_length,
-    write,
-)
-from sparsight.engine.checks import FULL, SLIDING, kernel_of, layer_kinds, refuse_unknown
+from sparsight.engine.cache import count_stored, find_ledger, get_cache_layer, write_record
+from sparsight.engine.checks import FULL, SLIDING, read_kernel, read_layer_kinds, refuse_unknown
 from sparsight.engine.compat import take_cache
+from sparsight.engine.entries import Entries
+from sparsight.engine.ledger import Owner, Record
 from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass
 from sparsight.errors import UnsupportedError
@@ -33,98 +30,47 @@ from sparsight.sequence.slots import Batch
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """What decoder layers share that attend alike and store the same entries.
+class LayerGroup:
+    """What decoder layers share that attend in the same way and store the same slots.
 
     Args:
-        arguments: of the layers, those that change.
-        record: what their cache layers will hold; None if their ledgers need no new record.
+        arguments: of the layers by name, those that change.
+        record: the record to be written into the ledgers of their cache layers; None if the ledgers
+            need no new record.
     """
 
     arguments: dict[str, Any]
     record: Record | None
 
 
-@dataclass(frozen=True)
-class Entries:
-    """What a layer attends to: entries of its cache, then tokens of this pass.
-
-    Args:
-        state: the pass.
-        store: the cache layer; None without a cache.
-        batch: stored order of this pass; None if all its tokens are there.
-        stored: entries of the cache layer before this pass.
-        new: tokens of this pass.
-    """
-
-    state: Pass
-    store: DynamicLayer | None
-    batch: Batch | None
-    stored: int
-    new: int
-
-    def read_valid(self) -> torch.Tensor | None:
-        """Return which entries are valid, (B, stored + new) bool; None if all are."""
-        state = self.state
-        new = state.real if self.batch is None else self.batch.valid
-        old = None
-        if isinstance(self.store, LedgerLayer):
-            old = self.store.current_valid()
-        elif state.padding.mask is not None and self.stored:
-            old = state.padding.mask[:, state.past - self.stored : state.past]
-        if new is None:
-            return extend(old, self.new)
-        if not self.stored:
-            return new
-        old = new.new_ones(len(new), self.stored) if old is None else old.to(new.device)
-        return torch.cat([old, new], dim=1)
-
-    def make_record(self, valid: torch.Tensor | None) -> Record:
-        """Return what the cache layer will hold once this pass has added its own entries.
-
-        Args: valid: (B, stored + new) bool; None if all entries are valid.
-        """
-        ledger = self.store if isinstance(self.store, LedgerLayer) else None
-        past = self.state.past
-        if self.batch is not None:
-            new = self.batch.order + past
-        else:
-            rows = 1 if ledger is None else len(ledger.record.slots)
-            device = None if ledger is None else ledger.record.slots.device
-            new = torch.arange(past, past + self.state.length, device=device).expand(rows, -1)
-        if ledger is not None:
-            old = ledger.current_slots()
-        else:
-            old = torch.arange(past - self.stored, past, device=new.device).expand(len(new), -1)
-        slots = torch.cat([old.to(new.device), new], dim=1)
-        return Record(slots, None if valid is None else valid.to(slots.device))
-
-
 class LayerInputs:
     """Shortens the arguments of one decoder's layers.
 
     Args:
-        owner: whose caches these are.
+        owner: the engine whose passes fill the caches.
         parts: of the model.
-        positions: position policy of the method.
+        positions: position policy of the method, "keep" or "renumber".
     """
 
     def __init__(self, owner: Owner, parts: Parts, positions: str) -> None:
-        self.owner, self.decoder, self.positions = owner, parts.decoder, positions
-        self.kinds = layer_kinds(parts.decoder.config, len(parts.layers))
+        self.owner = owner
+        self.decoder = parts.decoder
+        self.positions = positions
+        self.kinds = read_layer_kinds(parts.decoder.config, len(parts.layers))
         self.slides = SLIDING in self.kinds
+        # layers whose own mask is shortened; the others get a new causal mask
         self.gathers = tuple(not parts.family.causal or kind != FULL for kind in self.kinds)
         self.causal = tuple(
             bool(getattr(getattr(layer, "self_attn", None), "is_causal", True))
             for layer in parts.layers
         )
 
-    def cache_layer(self, cache: Any, index: int) -> DynamicLayer:
-        """Return one layer of a cache that can be pruned.
+    def get_cache_layer(self, cache: Any, index: int) -> DynamicLayer:
+        """Return the cache layer of one decoder layer.
 
         Raises: UnsupportedError: a kind of cache layer whose length cannot be kept by a ledger.
         """
-        return cache_layer(cache, index, sliding=self.kinds[index] == SLIDING)
+        return get_cache_layer(cache, index, sliding=self.kinds[index] == SLIDING)
 
     def shorten(
         self,
@@ -134,85 +80,95 @@ class LayerInputs:
         kwargs: dict[str, Any],
         batch: Batch | None,
     ) -> dict[str, Any] | None:
-        """Return the layer arguments that change, and write the ledger of the layer's cache.
+        """Return the arguments of a layer that change, and write the ledger of its cache layer.
 
         Args:
             state: the pass.
             index: of the decoder layer.
             hidden: (B, n, D) its input.
-            kwargs: its other arguments, as the model gives them.
-            batch: stored order of this pass; None if all its tokens are there.
+            kwargs: its other arguments by name, as the model gives them.
+            batch: order of this pass's remaining tokens; None while all its tokens are there.
         Returns: None for a layer whose sequence and cache were never shortened.
         """
-        store = self._find_store(take_cache(kwargs), index, batch)
-        if batch is None and store is None:
+        cache_layer = self._find_cache_layer(take_cache(kwargs), index, batch)
+        if batch is None and cache_layer is None:
             return None
-        stored = 0 if store is None else stored_length(store)
-        # the key holds the objects themselves: an id could be taken over by a newer object
+        stored = 0 if cache_layer is None else count_stored(cache_layer)
+        # Layers with equal keys get equal arguments, which are made once. The key holds the objects
+        # themselves: the id of one that is gone could be the id of a newer one.
         key = (
             self.kinds[index],
             self.causal[index],
             batch,
-            getattr(store, "record", None),
+            getattr(cache_layer, "record", None),
             stored,
             hidden.device,
         )
-        group: Group | None = state.groups.get(key)
+        group: LayerGroup | None = state.groups.get(key)
         if group is None:
-            entries = Entries(state, store, batch, stored, hidden.shape[1])
+            if batch is not None:
+                refuse_unknown(kwargs, state.length)
+            entries = Entries(state, cache_layer, batch, stored, hidden.shape[1])
             group = state.groups[key] = self._make_group(entries, index, hidden, kwargs)
-        if store is not None and group.record is not None:
-            write(store, group.record, state.past + state.length, self.owner)
+        if cache_layer is not None and group.record is not None:
+            write_record(cache_layer, group.record, state.past + state.length, self.owner)
         return group.arguments
 
     def read_frequencies(self) -> tuple[torch.Tensor | None, ...]:
-        """Return each layer's (d/2,) inverse rotary frequencies.
+        """Return the inverse rotary frequencies of each layer, (L,) tensors (d/2,).
 
-        Returns: (L,) of them; None where a position is not one number.
+        A frequency is None where a position is not one number, as with M-RoPE.
         """
-        return rotary_frequencies(self.decoder, self.kinds)
+        return read_rotary_frequencies(self.decoder, self.kinds)
 
-    def _find_store(self, cache: Any, index: int, batch: Batch | None) -> DynamicLayer | None:
-        """Return the cache layer that is pruned now or was before; None if there is none."""
+    def _find_cache_layer(self, cache: Any, index: int, batch: Batch | None) -> DynamicLayer | None:
+        """Return the cache layer that is pruned in this pass or was before; None if there is none.
+
+        Args: batch: order of this pass's remaining tokens; None while all its tokens are there.
+        """
         if cache is None:
             return None
-        return ledger_at(cache, index) if batch is None else self.cache_layer(cache, index)
+        return find_ledger(cache, index) if batch is None else self.get_cache_layer(cache, index)
 
     def _make_group(
         self, entries: Entries, index: int, hidden: torch.Tensor, kwargs: Mapping[str, Any]
-    ) -> Group:
+    ) -> LayerGroup:
+        """Return changed arguments and record for all layers like the one at `index`."""
         state, batch = entries.state, entries.batch
-        if batch is not None:
-            refuse_unknown(kwargs, state.length)
-        valid = entries.read_valid()
-        local = None if valid is None else valid.to(hidden.device)
-        given = kwargs.get("attention_mask") if self.gathers[index] else None
-        # tokens that are all stored need no new record, unless some of them are padding
-        writes = entries.store is not None and (batch is not None or state.real is not None)
-        record = entries.make_record(valid) if writes or given is not None else None
-        if given is None or record is None:
-            mask = self._make_mask(index, hidden, local, entries.stored)
+        valid = entries.read_valid()  # (B, stored + new)
+        local_valid = _move(valid, hidden.device)
+        model_mask = kwargs.get("attention_mask") if self.gathers[index] else None
+        # If all tokens of this pass are there and none is padding, the ledger counts them itself.
+        needs_record = batch is not None or state.real is not None
+        writes = entries.cache_layer is not None and needs_record
+        record = None
+        if writes or model_mask is not None:
+            record = entries.make_record(valid)
+        if model_mask is None or record is None:
+            mask = self._make_mask(index, hidden, local_valid, entries.stored)
         else:
-            mask = _gather(state, given, batch, record, local)
+            mask = _gather_mask(state, model_mask, batch, record, local_valid)
         arguments: dict[str, Any] = {
             "attention_mask": mask,
             "position_ids": torch.arange(entries.new, device=hidden.device)[None],
         }
+        # with positions="keep", the tables of a pass that is not shortened are right as they are
         if self.positions == "renumber" or batch is not None:
             tables = kwargs["position_embeddings"]
-            arguments["position_embeddings"] = self._make_rotary(hidden, entries, tables, local)
-        return Group(arguments, record if writes else None)
+            arguments["position_embeddings"] = self._make_rotary(
+                hidden, entries, tables, local_valid
+            )
+        return LayerGroup(arguments, record if writes else None)
 
     def _make_mask(
         self, index: int, hidden: torch.Tensor, valid: torch.Tensor | None, stored: int
     ) -> torch.Tensor | None:
-        """Return a new mask; None where the kernel needs none."""
-        if hidden.shape[1] > 1 and not self.causal[index]:
-            return None if valid is None else masks.open_mask(valid, hidden.shape[1])
-        dtype = None if kernel_of(self.decoder) == "sdpa" else hidden.dtype
-        return masks.causal_mask(
-            valid, hidden.shape[1], stored + hidden.shape[1], dtype, hidden.device
-        )
+        """Return a new mask (B or 1, 1, n, stored + n); None where the kernel needs none."""
+        queries = hidden.shape[1]
+        if queries > 1 and not self.causal[index]:
+            return None if valid is None else masks.open_mask(valid, queries)
+        dtype = None if read_kernel(self.decoder) == "sdpa" else hidden.dtype
+        return masks.causal_mask(valid, queries, stored + queries, dtype, hidden.device)
 
     def _make_rotary(
         self,
@@ -221,7 +177,14 @@ class LayerInputs:
         tables: tuple[torch.Tensor, ...],
         valid: torch.Tensor | None,
     ) -> tuple[torch.Tensor, ...]:
-        """Return the rotary tables of a shortened sequence, each (..., B or 1, n, d)."""
+        """Return the rotary tables of a shortened sequence, each (..., B or 1, n, d).
+
+        Args:
+            hidden: (B, n, D).
+            entries: what the layer attends to.
+            tables: of the unpruned sequence, each (..., B or 1, L, d).
+            valid: (B, stored + n) bool; None if all keys are valid.
+        """
         if self.positions == "keep" and entries.batch is not None:
             order = entries.batch.order
             return tuple(masks.gather_rotary(table, order).to(hidden.device) for table in tables)
@@ -230,35 +193,49 @@ class LayerInputs:
         return tuple(self.decoder.rotary_emb(hidden, numbers))
 
 
-def _gather(
+def _gather_mask(
     state: Pass,
-    given: Any,
+    mask: Any,
     batch: Batch | None,
     record: Record,
     valid: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return the rows and columns of the model's own mask that are left.
+    """Return the rows and columns of the model's own mask for the tokens that are left.
 
-    Raises: UnsupportedError: the model's mask is no 4-D tensor.
+    Args:
+        state: the pass.
+        mask: (1 or B, 1 or H, L, C) of the model; its last column belongs to the last token.
+        batch: order of this pass's remaining tokens; None while all its tokens are there.
+        record: slots of the keys.
+        valid: (B, stored + n) bool; None if all keys are valid.
+    Raises: UnsupportedError: the model's mask is not a 4-D tensor.
     """
-    if not isinstance(given, torch.Tensor) or given.ndim != 4:
+    if not isinstance(mask, torch.Tensor) or mask.ndim != 4:
         raise UnsupportedError(
-            f"decoder layers get a mask of kind {type(given).__name__}, which cannot be shortened; "
+            f"decoder layers get a mask of type {type(mask).__name__}, which cannot be shortened; "
             "load the model with attn_implementation='sdpa' or 'eager'."
         )
-    first = state.past + state.length - given.shape[-1]  # slot of the mask's first column
-    rows = None if batch is None else batch.order.to(given.device)
-    valid = None if valid is None else valid.to(given.device)
-    return masks.gather_mask(given, rows, record.slots.to(given.device) - first, valid)
+    # the mask of a sliding layer starts at the first slot that its cache still stores
+    first_slot = state.past + state.length - mask.shape[-1]
+    rows = None if batch is None else batch.order.to(mask.device)
+    columns = record.slots.to(mask.device) - first_slot
+    return masks.gather_mask(mask, rows, columns, _move(valid, mask.device))
 
 
-def rotary_frequencies(decoder: Any, kinds: tuple[str, ...]) -> tuple[torch.Tensor | None, ...]:
-    """Return the (d/2,) inverse rotary frequencies of each kind of layer.
+def _move(valid: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    return None if valid is None else valid.to(device)
+
+
+def read_rotary_frequencies(
+    decoder: Any, kinds: tuple[str, ...]
+) -> tuple[torch.Tensor | None, ...]:
+    """Return the inverse rotary frequencies of each layer, (L,) tensors (d/2,).
+
+    A frequency is None where a position is not one number, as with M-RoPE.
 
     Args:
         decoder: the text decoder.
         kinds: (L,) how each layer attends.
-    Returns: (L,) of them; None where a position is not one number.
     """
     rotary = getattr(decoder, "rotary_emb", None)
     if hasattr(rotary, "mrope_section"):

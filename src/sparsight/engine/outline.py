@@ -1,6 +1,6 @@
-"""The outline of a batch: where its visual tokens are and lie, and how many stay. Host side.
+"""The outline of a batch: where its visual tokens are, and how many of them stay at each site.
 
-Read from token ids alone, before any image is encoded.
+It is read from token ids and image sizes on the host, before any image is encoded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,22 +15,24 @@ from sparsight.engine.parts import Parts
 from sparsight.errors import PromptError
 from sparsight.methods.answer import check_plan
 from sparsight.methods.method import Method
-from sparsight.sequence.question import check_questions, read_marks
+from sparsight.sequence.question import check_questions, read_special_ids
 
-Scale = tuple[Grid, Grid]  # the grid the prompt has placeholders for, and the grid that is encoded
+# the grid for which the prompt has placeholders, and the smaller grid that is encoded
+Scale = tuple[Grid, Grid]
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A batch before anything ran.
+    """What is known of a batch before it runs.
 
     Args:
-        visual: (B, L) bool.
+        visual: (B, L) bool on the host, which tokens are visual.
         counts: (B,) visual tokens of each sample.
-        layouts: (B,) where each sample's visual tokens lie; None where the family does not know, or
-            there are none.
+        layouts: (B,) where in its images each visual token of a sample lies; None where the family
+            does not know, or the sample has no visual tokens.
         schedules: (B,) planned counts; None for samples without visual tokens.
-        candidates: last tokens of each row that are no part of the prompt.
+        candidates: how many tokens at the end of each row are drafted candidates of assisted
+            decoding, and so no part of the prompt.
         scale: how the images are scaled down; None if they stay as they are.
     """
 
@@ -57,25 +59,26 @@ class Planner:
     def outline(
         self,
         input_ids: torch.Tensor,
-        given: Mapping[str, Any],
+        arguments: Mapping[str, Any],
         announced: Sequence[Layout | None] | None = None,
         candidates: int = 0,
     ) -> Outline:
-        """Return each sample's planned counts, from its token ids.
+        """Return the outline of a batch, from its token ids.
 
         Args:
             input_ids: (B, L) int64 on the host.
-            given: arguments of the base model, its images among them.
-            announced: (B,) layouts that generate() announced, for a pass whose arguments no longer
-                tell them.
-            candidates: last tokens of each row that are no part of the prompt.
+            arguments: of the base model by name, its images among them, sizes on the host.
+            announced: (B,) layouts that a generate() call announced; None to read them from the
+                arguments. generate() may encode images before the first pass, whose arguments then
+                no longer tell how large the images are.
+            candidates: how many tokens at the end of each row are no part of the prompt.
         Raises: BudgetError: a sample's budget cannot be met.
         """
         family, config = self.parts.family, self.parts.config
         visual = torch.isin(input_ids, torch.tensor(family.placeholder_ids(config)))
         layouts = announced
         if layouts is None and family.layouts is not None:
-            layouts = family.layouts(config, input_ids, given)
+            layouts = family.layouts(config, input_ids, arguments)
         return self.plan(visual, layouts, candidates)
 
     def plan(
@@ -84,26 +87,23 @@ class Planner:
         layouts: Sequence[Layout | None] | None,
         candidates: int = 0,
     ) -> Outline:
-        """Return each sample's planned counts, from where its visual tokens are.
+        """Return the outline of a batch, from a mask of its visual tokens.
 
         Args:
             visual: (B, L) bool on the host.
-            layouts: (B,) where each sample's visual tokens lie; None if no sample's are known.
-            candidates: last tokens of each row that are no part of the prompt.
+            layouts: (B,) layouts of the samples; None if no layout is known.
+            candidates: how many tokens at the end of each row are no part of the prompt.
         Raises: BudgetError: a sample's budget cannot be met.
         """
-        layouts = layouts or (None,) * len(visual)
-        rows = list(zip(visual.sum(dim=1).tolist(), layouts, strict=True))
-        plans = {row: self._plan(*row) for row in set(rows)}  # samples alike share a plan
-        return Outline(
-            visual,
-            tuple(count for count, _ in rows),
-            tuple(layout for _, layout in rows),
-            tuple(plans[row] for row in rows),
-            candidates,
-        )
+        layouts = tuple(layouts or (None,) * len(visual))
+        counts = tuple(visual.sum(dim=1).tolist())
+        rows = list(zip(counts, layouts, strict=True))
+        # samples with equal counts and layouts share a schedule
+        schedules = {row: self._plan_sample(*row) for row in set(rows)}
+        return Outline(visual, counts, layouts, tuple(schedules[row] for row in rows), candidates)
 
-    def _plan(self, count: int, layout: Layout | None) -> Schedule | None:
+    def _plan_sample(self, count: int, layout: Layout | None) -> Schedule | None:
+        """Return the schedule of a sample of `count` visual tokens; None if it has none."""
         if layout is not None and len(layout) != count:
             raise ValueError(
                 f"the layout of {len(layout)} tokens is not that of {count} visual tokens"
@@ -121,33 +121,34 @@ class Planner:
         rating: int | None,
         read_mask: Callable[[int], torch.Tensor | None],
     ) -> None:
-        """Check that words that can rate them follow the images of each sample.
+        """Check that each sample has text behind its images that can rate them.
 
-        Methods that read no attention need no such words.
+        Methods that read no attention need no such text.
 
         Args:
-            ids: (B, L) int64 on the host; negative ones are no part of the prompt.
+            ids: (B, L) int64 on the host; negative ids are no part of the prompt.
             outline: of the batch.
             rating: how many tokens at the end of a prompt may rate; None for all behind its images.
-            read_mask: returns the prompt's mask, (B, L) bool on the host, for L; None if all tokens
-                are real.
-        Raises: PromptError: no such words follow.
+            read_mask: takes L and returns the attention mask, (B, L) bool on the host; None if all
+                tokens are real.
+        Raises: PromptError: a sample has no such text.
         """
         pruned = any(schedule is not None and schedule.prunes for schedule in outline.schedules)
         if "attention" not in self.method.signals or not pruned:
             return
         real = read_mask(ids.shape[1])
-        shown = ids if real is None or real.shape != ids.shape else ids.masked_fill(~real, -1)
-        marks = read_marks(self.parts.model, self.parts.config)
-        check_questions(shown, outline.visual, marks, rating)
+        if real is not None and real.shape == ids.shape:
+            ids = ids.masked_fill(~real, -1)
+        special_ids = read_special_ids(self.parts.model, self.parts.config)
+        check_questions(ids, outline.visual, special_ids, rating)
 
     def refuse_unknown_features(self, ids: torch.Tensor, names: list[str]) -> None:
-        """Check that a prompt whose arguments may hold images under unknown names has no image.
+        """Check that a prompt has no visual tokens if its images come under unknown names.
 
         Args:
             ids: (B, L) int64 on the host.
-            names: of the arguments.
-        Raises: PromptError: the prompt has visual tokens, which would go unpruned.
+            names: of arguments that may hold images.
+        Raises: PromptError: the prompt has visual tokens, which would not be pruned.
         """
         family = self.parts.family
         placeholders = torch.tensor(family.placeholder_ids(self.parts.config))

@@ -1,6 +1,7 @@
 """The parts of a model that the engine touches, found once, before anything is built.
 
-Private details of transformers touched here: `layers` of text decoders.
+Private details of transformers touched here: `layers` of text decoders. Of PEFT: `get_base_model`
+and `peft_config` of its wrappers.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ class Parts:
         family: its family.
         base: the part that merges image features into the text.
         decoder: the text decoder, within the base model.
-        layers: of the decoder.
+        layers: the decoder's layers.
         marked: whether it is a text model whose caller marks the visual tokens.
     """
 
@@ -55,11 +56,11 @@ def find_parts(model: nn.Module, *, marked: bool = False) -> Parts:
     model = unwrap(model)
     family = text_family(model) if marked else family_of(model)
     base = family.base_model(model)
-    decoder = cast("Any", family.part(base, family.decoder))
+    decoder = cast("Any", family.get_part(base, family.decoder))
     return Parts(model, family, base, decoder, tuple(getattr(decoder, "layers", ())), marked)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model within a wrapper that adds adapters to it, as PEFT's do."""
+    """Return the model within a wrapper that adds adapters to it, as PEFT's wrappers do."""
     inner = getattr(model, "get_base_model", None)
     return inner() if callable(inner) and hasattr(model, "peft_config") else model

@@ -1,4 +1,4 @@
-"""One forward pass: what the hooks of one model tell each other, kept in a context variable.
+"""The state of one forward pass, which the hooks of one model share in a context variable.
 
 Threads and nested models each see their own pass.
 """
@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from sparsight.counts.layout import Layout
-from sparsight.engine.cache import Owner
+from sparsight.engine.ledger import Owner
 from sparsight.engine.outline import Outline, Scale
+from sparsight.errors import UnsupportedError
 from sparsight.sequence.compactor import Compactor
 from sparsight.sequence.rater_rows import AttentionCall
 
@@ -22,13 +23,13 @@ _CURRENT: ContextVar["Pass | None"] = ContextVar("sparsight_pass", default=None)
 
 @dataclass
 class Pruning:
-    """What a pass that is pruned needs; a pass either has all of it or none.
+    """The state that only a pruned pass has.
 
     Args:
         compactor: shortens the hidden states at each site.
-        windows: sliding window of each cache layer; () where no layer slides.
-        calls: attention calls of scoring layers, waiting to be read, by layer.
-        sites: how many sites the pass has come by.
+        windows: sliding window of each cache layer, 0 for none; () where no layer slides.
+        calls: by layer, tapped attention calls that the next site will read.
+        sites: how many sites the pass has reached.
     """
 
     compactor: Compactor
@@ -36,20 +37,33 @@ class Pruning:
     calls: dict[int, AttentionCall] = field(default_factory=dict)
     sites: int = 0
 
+    def take_call(self, layer: int) -> AttentionCall:
+        """Return the tapped attention call of a layer, and forget it.
+
+        Raises: UnsupportedError: the layer's attention was not tapped in this pass.
+        """
+        call = self.calls.pop(layer, None)
+        if call is None:
+            raise UnsupportedError(
+                f"decoder layer {layer} does not attend through transformers' attention "
+                "interface; its attention cannot be read."
+            )
+        return call
+
 
 @dataclass
 class Padding:
     """Which tokens of a pass are padding.
 
     Args:
-        given: attention mask that the base model was given; None if there is none.
-        given_host: its last L columns, (B, L) bool on the host, once they have been read.
+        base_mask: attention mask that the base model was given, of any kind; None if there is none.
+        base_host: last L columns of `base_mask`, (B, L) bool on the host; None until they are read.
         mask: (B, past + L) bool on the device, False for padding; None if there is no mask.
-        host: (B, L) bool on the host; None if no token of this pass is padding.
+        host: (B, L) bool on the host, False for padding; None if no token of this pass is padding.
     """
 
-    given: Any = None
-    given_host: torch.Tensor | None = None
+    base_mask: Any = None
+    base_host: torch.Tensor | None = None
     mask: torch.Tensor | None = None
     host: torch.Tensor | None = None
 
@@ -60,18 +74,19 @@ class Pass:
 
     Args:
         owner: the engine whose model runs.
-        opener: the module that opened the pass, and closes it.
+        opener: the module on whose entry the pass was opened, and on whose exit it is closed.
         padding: which tokens are padding.
         outline: visual tokens and planned counts; None if the pass brings no image.
-        announced: (b, L) ids on the host of a generate() call whose outline this is; the call may
-            copy its samples. None for every other pass.
-        encoded: the scale at which images have been encoded in this pass.
+        announced: token ids (b, L) on the host, for a pass that stands for a generate() call and
+            announces its outline; later passes may hold several copies of each sample. None for
+            every other pass.
+        encoded: the scale at which images have been encoded in this pass; None if at their own.
         length: L.
         past: logical length of the cache before this pass.
-        pruning: None if nothing is pruned in this pass.
-        groups: what alike layers share: mask, positions, rotary tables and record.
-        host_reads: times this pass waited for the device.
-        outer: the pass that runs around this one.
+        pruning: state of the pruning; None if nothing is pruned in this pass.
+        groups: arguments and cache record that layers share, by what makes the layers alike.
+        host_reads: how often this pass waited for the device.
+        outer: the pass during which this one was opened; None if there is none.
     """
 
     owner: Owner
@@ -89,7 +104,7 @@ class Pass:
 
     @property
     def brings_visual_tokens(self) -> bool:
-        """Whether any sample has visual tokens; those of a generate() call come with a later pass."""
+        """Whether a sample of this pass has visual tokens; announced ones come in a later pass."""
         return self.outline is not None and self.announced is None and any(self.outline.counts)
 
     @property
@@ -99,14 +114,19 @@ class Pass:
 
     @property
     def real(self) -> torch.Tensor | None:
-        """(B, L) bool on the device, False for padding; None if no token of this pass is padding."""
+        """(B, L) bool on the device, False for padding; None if no token is padding."""
         mask = self.padding.mask
-        return None if mask is None or self.padding.host is None else mask[:, self.past :]
+        if mask is None or self.padding.host is None:
+            return None
+        return mask[:, self.past :]
 
     def read_mask(self, mask: torch.Tensor | None) -> None:
         """Set the padding of this pass from its 2-D mask.
 
-        A step of one token counts as real without a look, because a look waits for the device.
+        The token of a decode step counts as real without a look at the mask, because a look would
+        wait for the device.
+
+        Args: mask: (B, past + L), 0 or False for padding; None if there is none.
         """
         if mask is None:
             return
@@ -114,30 +134,31 @@ class Pass:
         padding.mask = mask.bool()
         if self.length == 1:
             return
-        host = padding.given_host
+        host = padding.base_host
         if host is None:
             host = self.to_host(padding.mask[:, self.past :])
         padding.host = None if bool(host.all()) else host
 
-    def read_given_mask(self, length: int) -> torch.Tensor | None:
+    def read_base_mask(self, length: int) -> torch.Tensor | None:
         """Return the last columns of the base model's mask, (B, length) bool on the host.
 
-        Returns: None if the mask is no 2-D tensor of that many columns.
+        Returns: None if the mask is not 2-D or has fewer columns.
         """
-        mask = self.padding.given
+        mask = self.padding.base_mask
         if isinstance(mask, torch.Tensor) and mask.ndim == 2 and mask.shape[1] >= length:
-            self.padding.given_host = self.to_host(mask[:, -length:].bool())
-        return self.padding.given_host
+            self.padding.base_host = self.to_host(mask[:, -length:].bool())
+        return self.padding.base_host
 
     def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a tensor on the host; every wait of the engine for the device goes through here."""
+        """Return a tensor on the host and count the wait; the engine waits nowhere else."""
         self.host_reads += 1
         return tensor.cpu()
 
-    def layouts_of(self, ids: torch.Tensor) -> tuple[Layout | None, ...] | None:
-        """Return the announced layouts of a batch of ids (B, L), which may end with candidates.
+    def match_layouts(self, ids: torch.Tensor) -> tuple[Layout | None, ...] | None:
+        """Return the announced layouts, one for each row of `ids`.
 
-        Returns: None if other ids were announced, or none.
+        Args: ids: (B, L) on the host; rows may end with candidate tokens of assisted decoding.
+        Returns: None if these ids were not announced.
         """
         if self.announced is None or self.outline is None or len(ids) % len(self.announced):
             return None
@@ -148,13 +169,13 @@ class Pass:
         return tuple(layout for layout in self.outline.layouts for _ in range(copies))
 
     def count_candidates(self, ids: torch.Tensor) -> int:
-        """Return how many of the last ids (B, L) were not announced: drafts of assisted decoding."""
-        if self.announced is None or self.layouts_of(ids) is None:
+        """Return how many candidate tokens of assisted decoding end each row of `ids` (B, L)."""
+        if self.announced is None or self.match_layouts(ids) is None:
             return 0
         return ids.shape[1] - self.announced.shape[1]
 
 
-def current_pass(owner: Owner) -> Pass | None:
+def find_pass(owner: Owner) -> Pass | None:
     """Return the pass of `owner` that is running, or None.
 
     Newer passes of other engines are skipped: an interrupted run left them open.
@@ -165,8 +186,8 @@ def current_pass(owner: Owner) -> Pass | None:
     return state
 
 
-def pass_on(base: nn.Module) -> Pass | None:
-    """Return the running pass of the engine that hosts a base model, or None."""
+def find_pass_on(base: nn.Module) -> Pass | None:
+    """Return the running pass of the engine that is attached to a base model, or None."""
     state = _CURRENT.get()
     while state is not None and state.owner.base is not base:
         state = state.outer
@@ -175,14 +196,14 @@ def pass_on(base: nn.Module) -> Pass | None:
 
 def open_pass(state: Pass) -> None:
     """Make `state` the running pass."""
-    state.outer = pass_of_others(state.owner)
+    state.outer = find_pass_of_others(state.owner)
     _CURRENT.set(state)
 
 
-def pass_of_others(owner: Owner) -> Pass | None:
+def find_pass_of_others(owner: Owner) -> Pass | None:
     """Return the running pass of another attached engine, or None.
 
-    Passes of detached engines are leftovers of interrupted runs.
+    Passes of detached engines are skipped: an interrupted run left them open.
     """
     state = _CURRENT.get()
     while state is not None and (state.owner is owner or not state.owner.attached):
@@ -191,10 +212,10 @@ def pass_of_others(owner: Owner) -> Pass | None:
 
 
 def drop_passes(owner: Owner) -> None:
-    """Close the passes of `owner` that an interrupt left open."""
-    _CURRENT.set(pass_of_others(owner))
+    """Close every pass of `owner`, those that an interrupt left open included."""
+    _CURRENT.set(find_pass_of_others(owner))
 
 
 def close_pass(state: Pass) -> None:
-    """Make the pass that ran before `state` the running one again."""
+    """Make the pass during which `state` was opened the running pass again."""
     _CURRENT.set(state.outer)

@@ -1,8 +1,9 @@
-"""The probe: watches a few tokens go through a model of a class that nobody registered, before it is hooked.
+"""Probes a model of an unregistered class: runs a few tokens before the engine is attached to it.
 
-What the parts takes for granted is looked at here: which arguments run beside the hidden states,
-that masks are causal less the padding, that rotary tables are those of one position a token, and
-that every layer stores its keys.
+What the engine takes for granted of registered classes is checked here: which arguments decoder
+layers get, that masks are causal and hide padding only, that rotary tables are those of one
+position per token, and that every layer stores its keys. Private details of transformers touched
+here: the arguments of text decoders and decoder layers, and the call of `rotary_emb`.
 """
 
 from dataclasses import dataclass, field
@@ -14,23 +15,20 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from sparsight.engine.checks import PER_TOKEN
-from sparsight.engine.compat import CACHE, CACHE_NAMES, cache_argument, named
+from sparsight.engine.compat import CACHE, CACHE_NAMES, cache_argument, name_arguments
 from sparsight.engine.parts import Parts
 from sparsight.errors import UnsupportedError
 
-LENGTH, PADDING = 12, 3  # tokens of two rows, the second one padded in front
-OTHERS = frozenset(
-    CACHE_NAMES
-)  # layer arguments that are no plain settings, besides those that get shortened
+LENGTH, PADDING = 12, 3  # tokens of each of two rows; padding in front of the second row
 
 
 @dataclass
-class Seen:
-    """What went by.
+class Calls:
+    """The arguments that the parts of a model got in one pass.
 
     Args:
-        decoder: arguments of the text decoder.
-        layers: of each layer, its positional and its named arguments.
+        decoder: arguments of the text decoder, by name.
+        layers: of each layer in order, its positional and its named arguments.
     """
 
     decoder: dict[str, Any] = field(default_factory=dict)
@@ -38,50 +36,51 @@ class Seen:
 
 
 def probe(parts: Parts) -> None:
-    """Check by running a few words that a model can be hosted.
+    """Check, by running a few text tokens, that the engine can prune a model.
 
-    Raises: UnsupportedError: it cannot; the message says what was seen.
+    Raises: UnsupportedError: it cannot; the message says what is unlike registered models.
     """
-    name, base, cache = type(parts.model).__name__, cast("Any", parts.base), DynamicCache()
+    name, cache = type(parts.model).__name__, DynamicCache()
+    base = cast("Any", parts.base)
     device = next(parts.decoder.parameters()).device
     real = torch.ones(2, LENGTH, dtype=torch.int64, device=device)
     real[1, :PADDING] = 0
     try:
-        words = _words(parts).to(device)
-        own = {"input_ids": words}
+        ids = _make_ids(parts).to(device)
+        prompt = {"input_ids": ids}
         if parts.marked:
-            own = {"inputs_embeds": base.get_input_embeddings()(words)}
-        seen = _watch(parts, {**own, "attention_mask": real}, cache)
-    except Exception as error:  # whatever a model of unknown make raises
+            prompt = {"inputs_embeds": base.get_input_embeddings()(ids)}
+        calls = _record_calls(parts, {**prompt, "attention_mask": real}, cache)
+    except Exception as error:  # each unknown model fails in its own way
         raise UnsupportedError(f"{name} could not be probed with a text prompt: {error}") from error
-    found = (
-        _decoder(seen.decoder)
-        or _layers(parts, seen, real.bool())
-        or _cache(cache, len(parts.layers))
+    oddity = (
+        _find_odd_decoder(calls.decoder)
+        or _find_odd_layers(parts, calls, real.bool())
+        or _find_odd_cache(cache, len(parts.layers))
     )
-    if found:
+    if oddity:
         raise UnsupportedError(
-            f"{name} is not of a supported class, and cannot be hosted: {found}."
+            f"{name} is not of a supported class, and cannot be hosted: {oddity}."
         )
 
 
-def _words(parts: Parts) -> torch.Tensor:
-    config: Any = parts.config
-    visual = parts.family.placeholder_ids(config)
-    return torch.tensor(
-        [i for i in range(LENGTH + len(visual)) if i not in visual][:LENGTH]
-    ).expand(2, -1)
+def _make_ids(parts: Parts) -> torch.Tensor:
+    """Return token ids that are no visual placeholders, (2, LENGTH) int64."""
+    visual = parts.family.placeholder_ids(parts.config)
+    ids = [i for i in range(LENGTH + len(visual)) if i not in visual]
+    return torch.tensor(ids[:LENGTH]).expand(2, -1)
 
 
 @torch.no_grad()
-def _watch(parts: Parts, inputs: dict[str, Any], cache: DynamicCache) -> Seen:
-    seen = Seen()
+def _record_calls(parts: Parts, inputs: dict[str, Any], cache: DynamicCache) -> Calls:
+    """Run the base model and return the arguments that its decoder and layers got."""
+    calls = Calls()
 
     def on_decoder(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.decoder.update(named(module, args, kwargs))
+        calls.decoder.update(name_arguments(module, args, kwargs))
 
     def on_layer(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.layers.append((args, kwargs))
+        calls.layers.append((args, kwargs))
 
     handles = [parts.decoder.register_forward_pre_hook(on_decoder, with_kwargs=True)]
     handles += [
@@ -92,52 +91,59 @@ def _watch(parts: Parts, inputs: dict[str, Any], cache: DynamicCache) -> Seen:
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return calls
 
 
-def _decoder(given: dict[str, Any]) -> str:
-    mask, places = given.get("attention_mask"), given.get("position_ids")
-    if given.get("inputs_embeds") is None:
+def _find_odd_decoder(arguments: dict[str, Any]) -> str:
+    """Return what is odd about the arguments of the text decoder; "" if nothing is."""
+    mask, positions = arguments.get("attention_mask"), arguments.get("position_ids")
+    if arguments.get("inputs_embeds") is None:
         return "its base model hands the text decoder no inputs_embeds"
     if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
         return (
             "its base model hands the text decoder a mask of its own making instead of the 2-D one"
         )
-    if places is not None and places.ndim != 2:
-        return f"its base model hands the text decoder positions of {places.ndim} dimensions"
-    beside = given.keys() - {"inputs_embeds", "attention_mask", "position_ids", CACHE}
-    odd = sorted(name for name in beside if not _plain(given[name]))
+    if positions is not None and positions.ndim != 2:
+        return f"its base model hands the text decoder positions of {positions.ndim} dimensions"
+    others = arguments.keys() - {"inputs_embeds", "attention_mask", "position_ids", CACHE}
+    odd = sorted(name for name in others if not _is_setting(arguments[name]))
     return f"its base model hands the text decoder {', '.join(odd)}" if odd else ""
 
 
-def _plain(value: object) -> bool:
+def _is_setting(value: object) -> bool:
+    """Return whether an argument is a plain value, which cannot hold one number per token."""
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _layers(parts: Parts, seen: Seen, real: torch.Tensor) -> str:
-    if len(seen.layers) != len(parts.layers):
-        return f"{len(seen.layers)} of its {len(parts.layers)} decoder layers ran"
-    for args, kwargs in seen.layers:
-        found = _layer(parts, args, kwargs, real)
-        if found:
-            return found
+def _find_odd_layers(parts: Parts, calls: Calls, real: torch.Tensor) -> str:
+    """Return what is odd about the calls of the decoder layers; "" if nothing is."""
+    if len(calls.layers) != len(parts.layers):
+        return f"{len(calls.layers)} of its {len(parts.layers)} decoder layers ran"
+    for args, kwargs in calls.layers:
+        oddity = _find_odd_layer(parts, args, kwargs, real)
+        if oddity:
+            return oddity
     return ""
 
 
-def _layer(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any], real: torch.Tensor) -> str:
+def _find_odd_layer(
+    parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any], real: torch.Tensor
+) -> str:
     """Return what is odd about the arguments of one decoder layer; "" if nothing is."""
-    known = PER_TOKEN | OTHERS
-    odd = [name for name, value in kwargs.items() if name not in known and not _plain(value)]
-    complete = kwargs.keys() >= PER_TOKEN and bool(kwargs.keys() & OTHERS)
+    others = kwargs.keys() - PER_TOKEN - {*CACHE_NAMES}
+    odd = [name for name in others if not _is_setting(kwargs[name])]
+    complete = kwargs.keys() >= PER_TOKEN and bool(kwargs.keys() & {*CACHE_NAMES})
     if len(args) != 1 or odd or not complete:
         names = ", ".join(sorted(kwargs))
-        return f"its decoder layers get {len(args)} arguments by place and {names} by name"
-    if not _causal(kwargs["attention_mask"], real):
-        return "its decoder layers get masks that are not causal less the padding"
-    return _tables(parts, args[0], kwargs["position_embeddings"], kwargs["position_ids"])
+        return f"its decoder layers get {len(args)} arguments by position and {names} by name"
+    if not _is_causal(kwargs["attention_mask"], real):
+        return "its decoder layers get masks that are not causal or hide more than padding"
+    return _find_odd_tables(parts, args[0], kwargs["position_embeddings"], kwargs["position_ids"])
 
 
-def _tables(parts: Parts, hidden: torch.Tensor, tables: Any, positions: torch.Tensor) -> str:
+def _find_odd_tables(
+    parts: Parts, hidden: torch.Tensor, tables: Any, positions: torch.Tensor
+) -> str:
     """Return what is odd about a layer's rotary tables; "" if nothing is."""
     if positions.ndim != 2 or not isinstance(tables, tuple) or len(tables) != 2:
         return "its decoder layers get no rotary table of one cosine and one sine"
@@ -147,23 +153,27 @@ def _tables(parts: Parts, hidden: torch.Tensor, tables: Any, positions: torch.Te
     return ""
 
 
-def _causal(mask: object, real: torch.Tensor) -> bool:
-    """Return whether a mask lets every real token see the real ones up to itself, and no others."""
+def _is_causal(mask: object, real: torch.Tensor) -> bool:
+    """Return whether a mask lets every real token see the real tokens up to itself, and no others.
+
+    Args:
+        mask: that a decoder layer got.
+        real: (B, L) bool, False for padding.
+    """
     if not isinstance(mask, torch.Tensor) or mask.ndim != 4:
         return False
-    allowed = mask if mask.dtype == torch.bool else mask == 0
-    wanted = real[:, None] & real.new_ones(real.shape[1], real.shape[1]).tril()  # (B, L, L)
-    same = (allowed == wanted[:, None]).all(dim=-1).all(dim=1)  # (B, L) by row
-    return bool(same[real].all())
+    allowed = mask if mask.dtype == torch.bool else mask == 0  # (B or 1, H or 1, L, L)
+    causal = real[:, None] & real.new_ones(real.shape[1], real.shape[1]).tril()  # (B, L, L)
+    rows_equal = (allowed == causal[:, None]).all(dim=-1).all(dim=1)  # (B, L)
+    return bool(rows_equal[real].all())  # what padding sees does not matter
 
 
-def _cache(cache: DynamicCache, layers: int) -> str:
+def _find_odd_cache(cache: DynamicCache, layers: int) -> str:
+    """Return what is odd about the cache after the pass; "" if nothing is."""
     kinds = sorted({type(layer).__name__ for layer in cache.layers} - {DynamicLayer.__name__})
     if kinds:
         return f"its cache has layers of kind {', '.join(kinds)}"
     stored = [cache.get_seq_length(index) for index in range(len(cache.layers))]
-    return (
-        ""
-        if stored == [LENGTH] * layers
-        else f"its cache layers stored {stored} of {LENGTH} tokens"
-    )
+    if stored != [LENGTH] * layers:
+        return f"its cache layers stored {stored} of {LENGTH} tokens"
+    return ""

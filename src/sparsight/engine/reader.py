@@ -1,14 +1,17 @@
-"""Reads what a pass brings: its outline before anything is encoded, and what pruning it needs.
+"""Reads the outline of a pass before images are encoded, and makes what is needed to prune it.
 
-Private details of transformers touched here: none; hooks hand in arguments by name.
+An outline says where the visual tokens of a batch are and how many stay (`outline.py`). Private
+details of transformers touched here: none; hooks hand in arguments by name.
 """
 
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import Cache
 
-from sparsight.engine.cache import cache_windows
+from sparsight.engine import checks
+from sparsight.engine.cache import read_windows
 from sparsight.engine.caller import PerCaller
 from sparsight.engine.image_scaling import ImageScaler
 from sparsight.engine.layer_inputs import LayerInputs
@@ -17,7 +20,7 @@ from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass, Pruning
 from sparsight.methods.method import Method
 from sparsight.sequence.compactor import Compactor
-from sparsight.sequence.prompt import marked_rows, read_prompts
+from sparsight.sequence.prompt import read_prompts, repeat_marks
 from sparsight.sequence.raters import choose_raters
 from sparsight.sequence.sample import Sample
 from sparsight.sequence.slots import read_slots
@@ -36,94 +39,111 @@ class Reader:
     def __init__(
         self, parts: Parts, method: Method, inputs: LayerInputs, scaler: ImageScaler | None
     ) -> None:
-        self.parts, self.method = parts, method
-        self.inputs, self.scaler = inputs, scaler
+        self.parts = parts
+        self.method = method
+        self.inputs = inputs
+        self.scaler = scaler
         self.planner = Planner(parts, method)
-        # tokens at the end of a prompt that may rate; None for all behind its images
+        # how many tokens at the end of a prompt may rate; None for all behind its images
         self.rating: PerCaller[int | None] = PerCaller(None, shared=False, inherited=True)
 
-    def brings_images(self, given: dict[str, Any]) -> bool:
-        """Return whether arguments of the model carry images.
+    def brings_images(self, arguments: dict[str, Any]) -> bool:
+        """Return whether arguments of the model carry images or their features.
 
-        Text-only prompts and decode steps do not.
+        Those of text-only prompts and decode steps do not.
         """
-        return any(given.get(name) is not None for name in self.parts.family.features)
+        return any(arguments.get(name) is not None for name in self.parts.family.features)
 
     def check_cache(self, cache: Cache | None, first_site: int) -> None:
         """Check that a cache can be pruned from the first site on.
 
-        Raises: UnsupportedError: a cache layer of a kind that cannot be pruned.
+        Raises: UnsupportedError: a cache layer is of a kind that cannot be pruned.
         """
-        for layer in range(first_site, len(self.parts.layers)):
-            if cache is not None:
-                self.inputs.cache_layer(cache, layer)
+        if cache is not None:
+            for layer in range(first_site, len(self.parts.layers)):
+                self.inputs.get_cache_layer(cache, layer)
 
-    def announce(self, state: Pass, ids: torch.Tensor, given: dict[str, Any]) -> None:
+    def check_decoder(self, state: Pass, module: nn.Module, arguments: dict[str, Any]) -> None:
+        """Check the text decoder's arguments in a pass that is pruned or has a pruned cache."""
+        checks.check_kernel(module)
+        if state.outline is not None:
+            checks.check_length(state.outline.visual, state.length)
+        # the decoder may get one mask for each kind of layer; the base model's 2-D mask shows
+        # which tokens are padding
+        mask = state.padding.base_mask
+        checks.check_mask(mask, state.past + state.length)
+        causal = self.parts.family.causal
+        positions = checks.find_packing_positions(arguments, mask, causal=causal)
+        if positions is not None:
+            checks.refuse_packed(state.to_host(positions))
+
+    def announce(self, state: Pass, ids: torch.Tensor, arguments: dict[str, Any]) -> None:
         """Set the outline of a generate() call, whose images may be encoded before its first pass.
 
         Args:
             state: the pass that stands for the call.
             ids: (B, L) int64 on the host.
-            given: arguments of generate().
+            arguments: of generate(), by name.
 
         Raises:
             BudgetError: a sample's budget cannot be met.
-            PromptError: no words that could rate them follow a sample's images.
+            PromptError: no text that could rate a sample's images follows them.
         """
-        outline = self.planner.outline(ids, given)
-        self.planner.check_questions(ids, outline, self.rating.get(), state.read_given_mask)
+        outline = self.planner.outline(ids, arguments)
+        self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
         state.outline = outline if self.scaler is None else self.scaler.scale(outline)
         state.announced = ids
 
     def read_outline(
-        self, state: Pass, ids: torch.Tensor, given: dict[str, Any], before: Pass | None
+        self, state: Pass, ids: torch.Tensor, arguments: dict[str, Any], before: Pass | None
     ) -> Outline:
         """Return the outline of a pass that brings images.
 
         Args:
             state: the pass.
             ids: (B, L) int64 on the device.
-            given: arguments of the base model.
-            before: the pass of a generate() call that may have announced this one. Its layouts are
-                known then, and its questions are checked.
+            arguments: of the base model, by name.
+            before: the pass that was running when this one was opened; None if there was none. If
+                it stands for a generate() call with these ids, their layouts have been read and
+                their questions checked.
         """
         ids = state.to_host(ids).clone()
-        layouts = None if before is None else before.layouts_of(ids)
+        layouts = None if before is None else before.match_layouts(ids)
         candidates = 0 if before is None else before.count_candidates(ids)
         ids[:, ids.shape[1] - candidates :] = -1  # a drafted placeholder brings no image
         sizes: dict[str, torch.Tensor] = {}
         if layouts is None:
-            names = [name for name in self.parts.family.sizes if given.get(name) is not None]
-            sizes = {name: state.to_host(given[name]) for name in names}
-        outline = self.planner.outline(ids, {**given, **sizes}, layouts, candidates)
+            names = [name for name in self.parts.family.sizes if arguments.get(name) is not None]
+            sizes = {name: state.to_host(arguments[name]) for name in names}
+        outline = self.planner.outline(ids, {**arguments, **sizes}, layouts, candidates)
         if layouts is None:
-            self.planner.check_questions(ids, outline, self.rating.get(), state.read_given_mask)
+            self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
         if self.scaler is not None:
             outline = self.scaler.scale(outline)
-            self.scaler.check_features(outline.scale, given, before)
+            self.scaler.check_features(outline.scale, arguments, before)
         return outline
 
     def read_marked(self, marks: torch.Tensor, embeds: torch.Tensor) -> Outline:
-        """Return the outline of a text model's pass whose visual tokens its caller marked.
+        """Return the outline of a text model's pass, from the caller's marks of visual tokens.
 
         Args:
             marks: (B, L) bool on the host.
-            embeds: (B * copies, L, D).
+            embeds: (B * copies, L, D) input embeddings; beam search copies samples.
         Raises: PromptError: the shapes do not fit.
         """
-        return self.planner.plan(marked_rows(marks, embeds), None)
+        return self.planner.plan(repeat_marks(marks, embeds), None)
 
     def make_pruning(
         self, state: Pass, outline: Outline, embeds: torch.Tensor, cache: Cache | None
     ) -> Pruning:
-        """Return what a pass needs to be pruned.
+        """Return the pruning state of a pass that brings visual tokens.
 
         Args:
             state: the pass, its padding read.
             outline: of the pass.
-            embeds: (B, L, D), what the text decoder gets.
+            embeds: (B, L, D) input embeddings of the text decoder.
             cache: of the pass, or None.
-        Raises: PromptError: a sample's tokens cannot be rated, or are masked out.
+        Raises: PromptError: a sample's visual tokens cannot be rated, or are masked out.
         """
         real = state.padding.host
         real = torch.ones_like(outline.visual) if real is None else real
@@ -134,4 +154,4 @@ class Reader:
         slots = read_slots(prompts, raters, embeds.device)
         frequencies = self.inputs.read_frequencies()
         compactor = Compactor(self.method, samples, slots, state.real, frequencies, state.to_host)
-        return Pruning(compactor, cache_windows(cache))
+        return Pruning(compactor, read_windows(cache))

@@ -1,8 +1,10 @@
-"""What is supported: every reason why a method cannot prune a model, found before anything is built.
+"""Finds every reason why a method cannot prune a model, before anything is built.
 
 `supports` is the one source of these reasons: `sparsify` raises them, the command line and the
 documentation print them. A config alone is enough for most of them. Private details of transformers
-touched here: `rope_parameters` of text configs, and how a compiled module shows.
+touched here: `get_text_config`, `num_hidden_layers` and `rope_parameters` of configs, `rotary_emb`
+of text decoders, `self_attn` of decoder layers. Of torch: `_compiled_call_impl` and `_orig_mod`, by
+which a compiled module is recognised.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,16 +14,16 @@ from typing import Any
 from torch import nn
 
 from sparsight.engine.cache import check_cache_classes
-from sparsight.engine.checks import FULL, SLIDING, check_kernel, layer_kinds
-from sparsight.engine.compat import check_signatures, class_named_by
+from sparsight.engine.checks import FULL, SLIDING, check_kernel, read_layer_kinds
+from sparsight.engine.compat import check_signatures, read_class_name
 from sparsight.engine.image_scaling import check_scaling
-from sparsight.engine.layer_inputs import rotary_frequencies
+from sparsight.engine.layer_inputs import read_rotary_frequencies
 from sparsight.engine.parts import Parts
 from sparsight.errors import SettingError, SparsightError, UnsupportedError
 from sparsight.families import Family, family_named
 from sparsight.methods.method import Method
 
-MOVING_ROPE = ("dynamic", "longrope")  # rotary tables that depend on the length seen
+MOVING_ROPE = ("dynamic", "longrope")  # rotary tables that depend on the sequence's length
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,10 @@ class Refusal:
     """One reason why a method cannot prune a model.
 
     Args:
-        what: what is refused; a whole message if the other parts are empty.
-        where: the family, or the class of model or config, for which it is refused.
+        what: what is refused; a whole message if `where`, `why` and `instead` are empty.
+        where: the family, or the class of the model or config, for which `what` is refused.
         why: the reason.
-        instead: what to do.
+        instead: what to do instead.
         error: class of the error that `check` raises.
     """
 
@@ -44,7 +46,7 @@ class Refusal:
 
     @property
     def message(self) -> str:
-        """The refusal as a sentence."""
+        """The whole refusal as one sentence."""
         if not self.where:
             return self.what
         return f"{self.what} is not supported for {self.where}: {self.why}; {self.instead}."
@@ -72,12 +74,12 @@ class Described:
 
 
 def describe(config: Any) -> Described:
-    """Return a model as its config describes it.
+    """Return a model as its config describes it, without building it.
 
     Args: config: of a vision-language model, as `AutoConfig.from_pretrained` returns it.
     Raises: UnsupportedError: no family knows the class of model that the config names.
     """
-    name = class_named_by(config)
+    name = read_class_name(config)
     text = config.get_text_config(decoder=True)
     return Described(name, family_named(name), config, text, type(text).__name__)
 
@@ -86,18 +88,18 @@ def supports(subject: Parts | Described, method: Method) -> tuple[Refusal, ...]:
     """Return every reason why a method cannot prune a model; none if it can.
 
     Args:
-        subject: the model, or what its config says. A config does not tell whether a model is
-            compiled, which kernel it attends with and whether this release of transformers keeps
-            its parts where the engine looks for them.
+        subject: the parts of a model, or what its config says. A config does not tell whether a
+            model is compiled, which attention kernel it uses and whether this release of
+            transformers keeps its parts where the engine looks for them.
         method: with its settings.
     """
     if isinstance(subject, Described):
-        return tuple(_by_config(subject, method))
+        return tuple(_check_config(subject, method))
     name, decoder = type(subject.model).__name__, subject.decoder
     config = decoder.config if subject.marked else subject.config
     text_name = type(decoder).__name__
     described = Described(name, subject.family, config, decoder.config, text_name, subject.marked)
-    return (*_by_config(described, method), *_by_modules(subject, method))
+    return (*_check_config(described, method), *_check_modules(subject, method))
 
 
 def check(subject: Parts | Described, method: Method) -> None:
@@ -114,33 +116,34 @@ def check(subject: Parts | Described, method: Method) -> None:
         raise refusals[0].error(message)
 
 
-def _by_config(described: Described, method: Method) -> Iterator[Refusal]:
+def _check_config(described: Described, method: Method) -> Iterator[Refusal]:
+    """Yield every reason that a config alone tells."""
     if not described.marked:
-        yield from _caught(described.family.check_placeholders, described.config)
-    yield from _pair(described, method)
-    yield from _text_decoder(described, method)
-    yield from _caught(method.list_sites, int(described.text.num_hidden_layers))
+        yield from _catch(described.family.check_placeholders, described.config)
+    yield from _check_pair(described, method)
+    yield from _check_text_decoder(described, method)
+    yield from _catch(method.list_sites, int(described.text.num_hidden_layers))
 
 
-def _pair(described: Described, method: Method) -> Iterator[Refusal]:
+def _check_pair(described: Described, method: Method) -> Iterator[Refusal]:
     """Yield why a method's settings are not defined for a family."""
     name, family = type(method).__name__, described.family
     if method.scales_images and family.encoder is None:
         why = "its image encoder is not known to take images of any size"
         yield Refusal(name, family.name, why, "use Pool or Uniform")
     if method.positions == "renumber" and family.fixed_positions is not None:
-        yield _no_renumbering(family.name, family.fixed_positions)
+        yield _refuse_renumbering(family.name, family.fixed_positions)
     if "distance" in method.signals and family.rotary_axes > 1:
-        yield _no_distance(name, family)
-    if "grids" in method.signals and family.resampled(described.config):
+        yield _refuse_distance(name, family)
+    if "grids" in method.signals and family.is_resampled(described.config):
         why = "its visual tokens answer learned queries and lie nowhere in the image"
         yield Refusal(name, described.name, why, "use SparseVLM")
 
 
-def _text_decoder(described: Described, method: Method) -> Iterator[Refusal]:
-    """Yield what a text decoder's config says that cannot be shortened."""
+def _check_text_decoder(described: Described, method: Method) -> Iterator[Refusal]:
+    """Yield every feature in a text decoder's config that cannot be pruned."""
     config, name = described.text, described.text_name
-    kinds = set(layer_kinds(config, int(config.num_hidden_layers)))
+    kinds = set(read_layer_kinds(config, int(config.num_hidden_layers)))
     others = sorted(kinds - {FULL, SLIDING})
     another = "use a model with another text model"
     if others:
@@ -150,34 +153,31 @@ def _text_decoder(described: Described, method: Method) -> Iterator[Refusal]:
         instead = "use positions='keep', or a model of full attention"
         why = "its sliding_attention layers count original positions"
         yield Refusal("positions='renumber'", name, why, instead)
-    rope_type = _rope(config).get("rope_type", "default")
+    rope = getattr(config, "rope_parameters", None) or {}
+    rope_type = rope.get("rope_type", "default")
     if method.positions == "renumber" and rope_type in MOVING_ROPE:
-        yield _no_renumbering(name, f"rope type {rope_type!r} depends on the length seen")
-    if "llama_4_scaling_beta" in _rope(config):
+        yield _refuse_renumbering(name, f"rope type {rope_type!r} depends on the length seen")
+    if "llama_4_scaling_beta" in rope:
         why = "it scales queries by position, past the rotary table"
         yield Refusal("pruning", name, why, another)
 
 
-def _no_renumbering(where: str, why: str) -> Refusal:
+def _refuse_renumbering(where: str, why: str) -> Refusal:
     return Refusal("positions='renumber'", where, why, "use positions='keep'")
 
 
-def _no_distance(name: str, family: Family) -> Refusal:
+def _refuse_distance(name: str, family: Family) -> Refusal:
     why = "its prior knows one distance between tokens, and M-RoPE has three"
     return Refusal(name, family.name, why, "use SparseVLM")
 
 
-def _rope(config: Any) -> dict[str, Any]:
-    return getattr(config, "rope_parameters", None) or {}
-
-
-def _by_modules(parts: Parts, method: Method) -> Iterator[Refusal]:
-    """Yield what only the model itself tells."""
+def _check_modules(parts: Parts, method: Method) -> Iterator[Refusal]:
+    """Yield every reason that only the modules of a model tell."""
     if any(_is_compiled(module) for module in parts.model.modules()):
         yield Refusal(
             "the model is compiled, which ignores new hooks; sparsify it before torch.compile."
         )
-    yield from _caught(check_kernel, parts.decoder)
+    yield from _catch(check_kernel, parts.decoder)
     if not _is_llama_like(parts):
         yield Refusal(
             f"the text model {type(parts.decoder).__name__} is not Llama-like: no rotary "
@@ -185,13 +185,13 @@ def _by_modules(parts: Parts, method: Method) -> Iterator[Refusal]:
         )
         return
     features = () if parts.marked else parts.family.features
-    yield from _caught(check_cache_classes)
-    yield from _caught(check_signatures, parts.base, parts.decoder, list(parts.layers), features)
+    yield from _catch(check_cache_classes)
+    yield from _catch(check_signatures, parts.base, parts.decoder, list(parts.layers), features)
     if method.scales_images and parts.family.encoder is not None:
-        yield from _caught(check_scaling, parts, method)
-    kinds = layer_kinds(parts.decoder.config, len(parts.layers))
-    if "distance" in method.signals and None in rotary_frequencies(parts.decoder, kinds):
-        yield _no_distance(type(method).__name__, parts.family)
+        yield from _catch(check_scaling, parts, method)
+    kinds = read_layer_kinds(parts.decoder.config, len(parts.layers))
+    if "distance" in method.signals and None in read_rotary_frequencies(parts.decoder, kinds):
+        yield _refuse_distance(type(method).__name__, parts.family)
 
 
 def _is_compiled(module: nn.Module) -> bool:
@@ -203,9 +203,9 @@ def _is_llama_like(parts: Parts) -> bool:
     return bool(parts.layers) and attends and hasattr(parts.decoder, "rotary_emb")
 
 
-def _caught(check_one: Callable[..., object], *given: Any) -> Iterator[Refusal]:
-    """Yield the refusal that a check raises, if it raises one."""
+def _catch(check_one: Callable[..., object], *arguments: Any) -> Iterator[Refusal]:
+    """Yield the error that a check raises as a refusal; nothing if it raises none."""
     try:
-        check_one(*given)
+        check_one(*arguments)
     except (UnsupportedError, SettingError) as error:
         yield Refusal(str(error), error=type(error))

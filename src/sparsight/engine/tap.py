@@ -1,10 +1,9 @@
-"""The tap: reads q, k, mask, scaling and softcap of a scoring layer's attention call, and turns rater rows to scores.
+"""The tap: reads q, k, mask, scaling and softcap of one layer's attention calls.
 
-Kernels stay as the user chose them: the tapped call goes on to the very function it would have gone
-to. Only the rows of the raters are ever multiplied out. Private details of transformers touched
-here: the attention registry (`ALL_ATTENTION_FUNCTIONS`), the name `_attn_implementation` on the
-config that an attention module holds, its `is_causal`, and the name `eager_attention_forward` in
-its file.
+A tap hands each call of an attention module to a function of ours, and then to the kernel that the
+user chose, unchanged. Private details of transformers touched here: the attention registry
+(`ALL_ATTENTION_FUNCTIONS`), `_attn_implementation` of the config that an attention module holds,
+`is_causal` of that module, and the name `eager_attention_forward` in its file.
 """
 
 import sys
@@ -20,18 +19,24 @@ from sparsight.sequence.rater_rows import AttentionCall
 
 TAP_NAME = "sparsight_tap"
 
-Sink = Callable[["AttentionCall"], None]
+Sink = Callable[[AttentionCall], None]  # what a tap hands each call to
 
 
 class _TapConfig:
-    """Stands before an attention module's config; only the name of the attention function differs."""
+    """A config that names the tap as its attention function and has all else from another config.
+
+    Args:
+        config: of the attention module.
+        sink: what the tap hands each call to.
+    """
 
     def __init__(self, config: Any, sink: Sink) -> None:
-        self.tapped_config, self.tap_sink = config, sink
+        self.tapped_config = config
+        self.tap_sink = sink
 
     def __getattr__(self, name: str) -> Any:
         if "tapped_config" not in self.__dict__:
-            raise AttributeError(name)  # a copy in the making
+            raise AttributeError(name)  # while a copy is made, it has no attributes yet
         return getattr(self.__dict__["tapped_config"], name)
 
     @property
@@ -40,22 +45,24 @@ class _TapConfig:
 
 
 def attach_tap(attention: Any, sink: Sink) -> Callable[[], None]:
-    """Have an attention module report its calls to `sink`.
+    """Put a tap on an attention module.
 
-    Returns: a function that takes the tap off again.
+    Args:
+        attention: the module.
+        sink: what the tap hands each call to.
+    Returns: a function that removes the tap.
     Raises: UnsupportedError: the module does not choose its kernel as transformers' attention
-    modules do.
+        modules do.
     """
     config = getattr(attention, "config", None)
-    if not hasattr(config, "_attn_implementation") or not hasattr(
-        ALL_ATTENTION_FUNCTIONS, "get_interface"
-    ):
+    names_kernel = hasattr(config, "_attn_implementation")
+    if not names_kernel or not hasattr(ALL_ATTENTION_FUNCTIONS, "get_interface"):
         raise UnsupportedError(
-            f"{type(attention).__name__} does not name its kernel as config._attn_implementation, so its attention "
-            f"cannot be read; {TESTED_WITH}."
+            f"{type(attention).__name__} does not name its kernel as config._attn_implementation, "
+            f"so its attention cannot be read; {TESTED_WITH}."
         )
     if TAP_NAME not in ALL_ATTENTION_FUNCTIONS:
-        AttentionInterface.register(TAP_NAME, _tapped)
+        AttentionInterface.register(TAP_NAME, _call_tapped)
     attention.config = _TapConfig(config, sink)
 
     def detach() -> None:
@@ -64,7 +71,7 @@ def attach_tap(attention: Any, sink: Sink) -> Callable[[], None]:
     return detach
 
 
-def _tapped(
+def _call_tapped(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -72,16 +79,18 @@ def _tapped(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Hand an attention call to the tap's sink, then return the chosen kernel's result."""
     tap: Any = module.config
     scaling = kwargs.get("scaling")
     scaling = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
     causal = bool(getattr(module, "is_causal", True))
     tap.tap_sink(AttentionCall(query, key, attention_mask, scaling, kwargs.get("softcap"), causal))
-    home = cast("Any", sys.modules[type(module).__module__])
-    real = ALL_ATTENTION_FUNCTIONS.get_interface(
-        tap.tapped_config._attn_implementation, home.eager_attention_forward
+    # each modeling file of transformers has its own eager kernel, which is in no registry
+    modeling_file = cast("Any", sys.modules[type(module).__module__])
+    kernel = ALL_ATTENTION_FUNCTIONS.get_interface(
+        tap.tapped_config._attn_implementation, modeling_file.eager_attention_forward
     )
-    result: tuple[torch.Tensor, torch.Tensor | None] = real(
+    result: tuple[torch.Tensor, torch.Tensor | None] = kernel(
         module, query, key, value, attention_mask, **kwargs
     )
     return result

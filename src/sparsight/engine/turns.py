@@ -1,7 +1,7 @@
-"""What a later turn on the cache needs of the earlier ones: their cache whole, and their offset of positions.
+"""What a later turn of a conversation needs of the earlier turns: their cache, and their positions.
 
 Private details of transformers touched here: `layers` of a cache, their `get_seq_length` and
-`crop`, and `rope_deltas`, which models with M-RoPE note on themselves in a prefill.
+`crop`, and `rope_deltas`, an attribute that a prefill sets on models with M-RoPE.
 """
 
 from typing import Any
@@ -19,27 +19,33 @@ def cache_lengths(cache: Cache) -> tuple[int, ...]:
 
 
 def cut_back(cache: Cache, lengths: tuple[int, ...]) -> Cache | None:
-    """Cut a cache back to what its layers held before a pass that broke off, at whichever layer.
+    """Crop each layer of a cache to its length before a pass that was interrupted.
 
-    Returns: the cache; None if a layer cannot forget its last tokens, as a full sliding window.
+    Args:
+        cache: that the interrupted pass has filled up to some layer.
+        lengths: logical length of each layer before that pass.
+    Returns: the cache; None if a layer cannot be cropped, as a full sliding window cannot.
     """
     layers: Any = cache.layers
     try:
         for layer, length in zip(layers, lengths, strict=True):
-            more = int(layer.get_seq_length()) - length
-            if more > 0:
-                layer.crop(-more)
-    except Exception:  # whatever kind of layer it is
+            added = int(layer.get_seq_length()) - length
+            if added > 0:
+                layer.crop(-added)
+    except Exception:  # each class of cache layer refuses in its own way
         return None
     return cache if cache_lengths(cache) == lengths else None
 
 
 def position_offset(base: nn.Module) -> Any:
-    """Return what a model with M-RoPE has noted of its last prompt, to be restored when that prompt goes on."""
+    """Return the position offset that the last prefill set on a model with M-RoPE, else None.
+
+    It must be restored before a later turn continues that prompt.
+    """
     return vars(base).get(OFFSET)
 
 
 def restore_position_offset(base: nn.Module, offset: Any) -> None:
-    """Have a model with M-RoPE go on with the prompt whose offset is given; others are left as they are."""
+    """Set the position offset of a model with M-RoPE; other models are left as they are."""
     if OFFSET in vars(base):
         vars(base)[OFFSET] = offset

@@ -1,4 +1,4 @@
-"""Families of vision-language models that sparsight hosts, and how to find a model's."""
+"""Families of vision-language models that sparsight hosts, and how to find a model's family."""
 
 from torch import nn
 
@@ -54,32 +54,32 @@ def families() -> tuple[Family, ...]:
 
 
 def family_of(model: nn.Module) -> Family:
-    """Return the family of a model, by its class name; of an unknown class, by its parts.
+    """Return the family of a model, by its class name or, for an unregistered class, by its parts.
 
-    Raises: UnsupportedError: the class is known not to work, or its parts are not like LLaVA's.
+    Raises: UnsupportedError: the class is refused, or its parts are not like LLaVA's.
     """
     family = find_registered(type(model).__name__)
     return find_unknown_family(model) if family is None else family
 
 
 def family_named(name: str) -> Family:
-    """Return the family of a class of models.
+    """Return the family of a model class, by its name.
 
-    Raises: UnsupportedError: the class is known not to work, or nobody registered it.
+    Raises: UnsupportedError: the class is refused or not registered.
     """
     family = find_registered(name)
     if family is None:
         raise UnsupportedError(
-            f"{name} is not of a supported class; `sparsight models` lists the supported classes, "
+            f"{name} is not a supported class; `sparsight models` lists the supported classes, "
             "and a model of another class is judged by its parts once it is loaded."
         )
     return family
 
 
 def find_registered(name: str) -> Family | None:
-    """Return the family of a class of models; None if nobody registered it.
+    """Return the family of a model class, by its name; None if it is not registered.
 
-    Raises: UnsupportedError: the class is known not to work.
+    Raises: UnsupportedError: the class is refused.
     """
     if name in REFUSED:
         raise UnsupportedError(

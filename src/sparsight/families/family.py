@@ -1,4 +1,8 @@
-"""Family: where one kind of vision-language model keeps its parts. Module names and config fields, no maths."""
+"""Family: where one kind of vision-language model keeps its parts.
+
+Private details of transformers touched here: paths of modules, config fields and argument names, as
+each family lists them, and the fields of text configs that hold sizes.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,29 +29,30 @@ class Family:
     Args:
         name: short name on the command line and in errors.
         classes: class names of the supported models, with or without a language-model head.
-        base: path from a model with a head to the model that merges image features into the text;
-            "" if it has none.
+        base: path from a model with a head to the base model, which merges image features into the
+            text; "" if the model has no head.
         decoder: path from the base model to the text decoder.
         visual_ids: config fields that hold the ids of visual placeholders.
         features: arguments of the base model that carry images or their features.
         fixed_positions: why positions cannot be renumbered; None if they can.
-        rotary_axes: numbers that make up a token's position: 1, or 3 for M-RoPE.
+        rotary_axes: how many numbers make up a token's position: 1, or 3 for M-RoPE.
         encoder: path from the base model to an image encoder that takes images of any size; None if
-            it cannot.
-        projector: path from the base model to what turns its patches into visual tokens.
-        probed: whether nobody registered the class, so that it is probed before it is hooked.
+            the encoder is not known to take them.
+        projector: path from the base model to the module that turns the encoder's patches into
+            visual tokens; None if `encoder` is None.
+        probed: whether the class is unregistered, so that the engine probes the model first.
         video: whether the models take videos.
         resampler: config field of a resampler, whose visual tokens answer learned queries and lie
             nowhere in the image; None if the family has none.
-        causal: whether the text decoder makes causal masks of its own, less what a layer's window
-            hides; if not, blocks of tokens may see each other both ways.
-        layouts: reads from config, ids (B, L) on the host and the base model's arguments where each
-            sample's visual tokens lie: (B,) layouts, None for a sample whose images do not fit its
-            visual tokens. None for a family that was never looked at.
-        sizes: arguments of the base model that say how large its images are; they are read on the
-            host.
-        deepstack: method of the decoder that adds features to its first layers' visual tokens; None
-            if it has none.
+        causal: whether the text decoder makes causal masks of its own, also if a layer attends
+            within a sliding window; if not, its masks may be bidirectional within blocks of tokens.
+        layouts: takes config, ids (B, L) on the host and the base model's arguments by name, and
+            returns (B,) layouts: where in its image each visual token of a sample lies, None for a
+            sample whose images do not fit its visual tokens. None where this was never looked into.
+        sizes: arguments of the base model that hold the sizes of its images; `layouts` needs them
+            on the host.
+        deepstack: method of the decoder that adds features to the visual tokens after its first
+            layers; None if it has none.
     """
 
     name: str
@@ -71,13 +76,13 @@ class Family:
     deepstack: str | None = None
 
     def base_model(self, model: nn.Module) -> nn.Module:
-        """Return the module that merges image features into the text; `model` itself if it has no head."""
+        """Return the module that merges image features into the text: `model` if it has no head."""
         return model.get_submodule(self.base) if hasattr(model, self.base) else model
 
-    def part(self, base: nn.Module, path: str) -> nn.Module:
-        """Return a part of the base model.
+    def get_part(self, base: nn.Module, path: str) -> nn.Module:
+        """Return the module at a path of the base model.
 
-        Raises: UnsupportedError: this release of transformers keeps it elsewhere.
+        Raises: UnsupportedError: there is none in this release of transformers.
         """
         try:
             return base.get_submodule(path)
@@ -87,17 +92,18 @@ class Family:
             ) from None
 
     def check_placeholders(self, config: PretrainedConfig) -> None:
-        """Check that the config names visual placeholders; without them no image would be noticed.
+        """Check that a config names visual placeholders, without which no image is recognised.
 
-        Raises: UnsupportedError: it has none of the fields that are known.
+        Raises: UnsupportedError: the config has none of the fields in `visual_ids`.
         """
         if not any(hasattr(config, field) for field in self.visual_ids):
             raise UnsupportedError(
-                f"{type(config).__name__} names no visual placeholder as {' or '.join(self.visual_ids)}; {TESTED_WITH}."
+                f"{type(config).__name__} names no visual placeholder as "
+                f"{' or '.join(self.visual_ids)}; {TESTED_WITH}."
             )
 
-    def resampled(self, config: PretrainedConfig) -> bool:
-        """Return whether visual tokens of a config's models answer learned queries."""
+    def is_resampled(self, config: PretrainedConfig) -> bool:
+        """Return whether visual tokens are answers to learned queries and so lie nowhere."""
         return self.resampler is not None and getattr(config, self.resampler, None) is not None
 
     def placeholder_ids(self, config: PretrainedConfig) -> tuple[int, ...]:
@@ -106,11 +112,11 @@ class Family:
         return tuple(sorted({int(i) for i in ids if i is not None}))
 
     def layout(self, config: PretrainedConfig, inputs: Mapping[str, Any]) -> Layout | None:
-        """Return where the visual tokens of a prompt's first sample lie; None if that is not known.
+        """Return the layout of a prompt's first sample; None if it is not known.
 
         Args:
             config: of the base model.
-            inputs: of the model; ids and sizes are read on the host.
+            inputs: of the model, by name; ids and sizes are copied to the host.
         """
         if self.layouts is None:
             return None
@@ -123,9 +129,9 @@ class Family:
 
 
 def decoder_shape(config: PretrainedConfig) -> DecoderShape:
-    """Read a Llama-like text config's sizes."""
+    """Return the sizes of a text decoder, from its Llama-like config."""
     heads = int(config.num_attention_heads)
-    # of a mixture of experts, those that a token goes through
+    # experts that a token passes through, in a mixture of experts that names them like this (Aria)
     experts = int(getattr(config, "moe_topk", 0)) + int(
         getattr(config, "moe_num_shared_experts", 0)
     )
@@ -135,21 +141,22 @@ def decoder_shape(config: PretrainedConfig) -> DecoderShape:
         heads=heads,
         kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
         head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-        ffn_width=_ffn_width(config) * max(1, experts),
+        ffn_width=_read_ffn_width(config) * max(1, experts),
     )
 
 
-def _ffn_width(config: Any) -> int:
-    """Width that a token passes through, mean over layers: of its experts where a layer has some."""
-    experts, narrow = (
-        getattr(config, name, None) for name in ("num_experts_per_tok", "moe_intermediate_size")
-    )
-    layers, wide = int(config.num_hidden_layers), int(config.intermediate_size)
-    if not experts or not narrow:
-        return wide
-    step, dense = (
-        getattr(config, "decoder_sparse_step", None) or 1,
-        getattr(config, "mlp_only_layers", None) or (),
-    )
+def _read_ffn_width(config: Any) -> int:
+    """Return the MLP width that a token passes through, as the mean over layers.
+
+    In a layer with experts, it is the width of all experts that a token passes through.
+    """
+    layers, dense_width = int(config.num_hidden_layers), int(config.intermediate_size)
+    experts = getattr(config, "num_experts_per_tok", None)
+    expert_width = getattr(config, "moe_intermediate_size", None)
+    if not experts or not expert_width:
+        return dense_width
+    step = getattr(config, "decoder_sparse_step", None) or 1
+    dense = getattr(config, "mlp_only_layers", None) or ()
     sparse = sum(layer not in dense and (layer + 1) % step == 0 for layer in range(layers))
-    return (sparse * int(experts) * int(narrow) + (layers - sparse) * wide) // layers
+    total = sparse * int(experts) * int(expert_width) + (layers - sparse) * dense_width
+    return total // layers

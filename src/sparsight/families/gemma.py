@@ -1,7 +1,8 @@
-"""Gemma 3 and PaliGemma 1 and 2: blocks of tokens that see each other both ways.
+"""Gemma 3 and PaliGemma 1 and 2: blocks of tokens with bidirectional attention.
 
-Gemma 3's images have a fixed number of tokens, and five of six layers attend within a sliding
-window. PaliGemma's whole prompt is one block.
+Gemma 3's images have a fixed number of tokens and are one block each; five of six layers attend
+within a sliding window. PaliGemma's whole prompt is one block. Private detail of transformers
+touched here: `mm_tokens_per_image` of Gemma 3's config.
 """
 
 from collections.abc import Mapping
@@ -12,21 +13,23 @@ import torch
 
 from sparsight.counts.layout import Block
 from sparsight.families.family import IMAGE_FEATURES, IMAGE_IDS, Family
-from sparsight.families.reading import Layouts, alike, config_patches, read
+from sparsight.families.reading import Layouts, lay_out, read_config_patches, repeat_block
 
 
-def read_pooled(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
-    """Return each sample's layout: one square of pooled patches an image; a crop is an image."""
-    del given
+def read_pooled(config: Any, ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout: one square of pooled patches for each image or crop."""
+    del arguments
     side = isqrt(int(config.mm_tokens_per_image))
-    return read(config, ids, alike(config, ids, [Block(side, side)]))
+    return lay_out(config, ids, repeat_block(config, ids, [Block(side, side)]))
 
 
-def read_squares(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
-    """Return each sample's layout: one square of patches an image."""
-    del given
-    patches = config_patches(config)
-    return read(config, ids, () if patches is None else alike(config, ids, [Block(*patches)]))
+def read_squares(config: Any, ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout: one square of patches for each image."""
+    del arguments
+    patches = read_config_patches(config)
+    return lay_out(
+        config, ids, () if patches is None else repeat_block(config, ids, [Block(*patches)])
+    )
 
 
 GEMMA3 = Family(

@@ -1,6 +1,8 @@
 """Families whose images are plain grids of visual tokens, one behind the other in the prompt.
 
-Each row of the table below is one family; each reader says where its visual tokens lie.
+Each family is one row of the table at the end, and names the function that reads its layouts: where
+in its image each visual token lies. Private details of transformers touched here: fields of configs
+that tell how an encoder's patches become visual tokens, and `image_sizes`.
 """
 
 from collections.abc import Mapping
@@ -14,120 +16,130 @@ from sparsight.families.family import BOTH_FEATURES, BOTH_IDS, IMAGE_FEATURES, I
 from sparsight.families.reading import (
     Item,
     Layouts,
-    alike,
-    frames,
-    patches_of,
-    read,
-    square_images,
+    count_patches,
+    lay_out,
+    make_video,
+    repeat_block,
+    repeat_grid,
 )
 
 
-def read_plain(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
-    """Return each sample's layout: one visual token a patch, in raster order.
+def read_plain(config: Any, ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout: one visual token for each patch, in raster order.
 
-    LLaVA-1.5 with Pixtral's tower takes images of any size, which `image_sizes` tells.
+    LLaVA-1.5 with Pixtral's encoder takes images of any size; `image_sizes` holds their sizes.
     """
-    sizes, patch = given.get("image_sizes"), config.vision_config.patch_size
+    sizes = arguments.get("image_sizes")
+    patch = config.vision_config.patch_size
     if sizes is None:
-        before = count_class_tokens(config, given)
-        return read(config, ids, square_images(config, ids, given, before=before))
+        before = count_class_tokens(config, arguments)
+        return lay_out(config, ids, repeat_grid(config, ids, arguments, before=before))
     grids = [Block(height // patch, width // patch) for height, width in sizes.tolist()]
-    return read(config, ids, [(grid,) for grid in grids])
+    return lay_out(config, ids, [(grid,) for grid in grids])
 
 
-def count_class_tokens(config: Any, given: Mapping[str, Any]) -> tuple[int, ...]:
+def count_class_tokens(config: Any, arguments: Mapping[str, Any]) -> tuple[int, ...]:
     """Return how many class tokens may stand in front of an image, the likeliest number first.
 
-    An encoder without class token has none to keep, whatever the strategy says.
+    The strategy "full" keeps the class token, but an encoder may have none.
     """
-    strategy = given.get("vision_feature_select_strategy") or getattr(
+    strategy = arguments.get("vision_feature_select_strategy") or getattr(
         config, "vision_feature_select_strategy", None
     )
     return (1, 0) if strategy == "full" else (0,)
 
 
-def read_shuffled(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
-    """Return each sample's layout: one grid a tile; the tile that shows the whole image is last."""
+def read_shuffled(config: Any, ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout: one grid for each tile; that of the whole image is last."""
     ratio = config.downsample_ratio
-    return read(config, ids, square_images(config, ids, given, lambda side: int(side * ratio)))
+    return lay_out(config, ids, repeat_grid(config, ids, arguments, lambda side: int(side * ratio)))
 
 
-def read_downsampled(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
-    """Return each sample's layout: one grid a tile; the tile that shows the whole image is last."""
+def read_downsampled(config: Any, ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout: one grid for each tile; that of the whole image is last."""
     factor = config.downsample_factor
-    return read(config, ids, square_images(config, ids, given, lambda side: side // factor))
+    return lay_out(config, ids, repeat_grid(config, ids, arguments, lambda side: side // factor))
 
 
-def read_strided(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
-    """Return each sample's layout: one grid a tile; the tile that shows the whole image is first.
+def read_strided(config: Any, ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout: one grid for each tile; that of the whole image is first.
 
-    Ovis2's visual tokens are mixtures of learned visual words; the words that frame an image are
-    text.
+    Ovis2's visual tokens are mixtures of learned embeddings; the tokens that stand around an image
+    are text.
     """
     stride = config.vision_config.hidden_stride
-    return read(config, ids, square_images(config, ids, given, partial(_ceil_div, by=stride)))
+    return lay_out(config, ids, repeat_grid(config, ids, arguments, partial(_divide_up, by=stride)))
 
 
-def read_pages(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
-    """Return each sample's layout: one grid a page or tile, each of 4 x 4 merged patches a token.
+def read_pages(config: Any, ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout: one grid for each page or tile.
 
-    Two convolutions of stride 2 merge the patches.
+    Two convolutions of stride 2 merge 4 x 4 patches into one visual token.
     """
-    return read(config, ids, square_images(config, ids, given, partial(_ceil_div, by=4)))
+    return lay_out(config, ids, repeat_grid(config, ids, arguments, partial(_divide_up, by=4)))
 
 
-def _ceil_div(side: int, by: int) -> int:
+def _divide_up(side: int, by: int) -> int:
+    """Return side / by, rounded up."""
     return -(-side // by)
 
 
-def read_merged_pixtral(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
-    """Return each sample's layout: one grid of merged patches an image; rows end with text."""
-    sizes = given.get("image_sizes")
+def read_merged_pixtral(config: Any, ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout: one grid of merged patches for each image; text ends rows."""
+    sizes = arguments.get("image_sizes")
     side = config.vision_config.patch_size * config.spatial_merge_size
     grids = [] if sizes is None else [(h // side, w // side) for h, w in sizes.tolist()]
-    return read(config, ids, [(Block(*grid),) for grid in grids])
+    return lay_out(config, ids, [(Block(*grid),) for grid in grids])
 
 
-def read_idefics(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
-    """Return each sample's layout: one grid a tile; for Idefics2, tokens that lie nowhere."""
+def read_idefics(config: Any, ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout: one grid for each tile; Idefics2's tokens lie nowhere."""
     resampler = getattr(config, "perceiver_config", None)
     if resampler is not None:
         queries = Block(0, 0, before=resampler.resampler_n_latents)
-        return read(config, ids, alike(config, ids, [queries]))
+        return lay_out(config, ids, repeat_block(config, ids, [queries]))
     factor = config.scale_factor
-    return read(config, ids, square_images(config, ids, given, lambda side: side // factor))
+    return lay_out(config, ids, repeat_grid(config, ids, arguments, lambda side: side // factor))
 
 
-def read_aria(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
-    """Return each sample's layout: 128 or 256 learned queries an image, which lie nowhere."""
+def read_aria(config: Any, ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout: each image is 128 or 256 learned queries, which lie nowhere."""
     table = config.projector_patch_to_query_dict.items()
     queries = {int(patches): int(count) for patches, count in table}
-    grid = patches_of(config, given.get("pixel_values"))
+    grid = count_patches(config, arguments.get("pixel_values"))
     if grid is None:
         counts = sorted(queries.values(), reverse=True)
     else:
         counts = [queries.get(grid[0] * grid[1], 0)]
     blocks = [Block(0, 0, before=count) for count in counts if count]
-    return read(config, ids, alike(config, ids, blocks))
+    return lay_out(config, ids, repeat_block(config, ids, blocks))
 
 
-def read_video_llava(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
-    """Return each sample's layout: images of one grid, and frames, each behind its class token."""
-    pixels = "pixel_values_images" if given.get("pixel_values") is None else "pixel_values"
-    before = count_class_tokens(config, given)
-    images = square_images(config, ids, given, before=before, pixels=pixels)
-    return read(config, ids, images, _clips(config, given.get("pixel_values_videos")))
+def read_video_llava(config: Any, ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout: one grid for each image and frame, behind its class token."""
+    pixels = "pixel_values_images" if arguments.get("pixel_values") is None else "pixel_values"
+    before = count_class_tokens(config, arguments)
+    images = repeat_grid(config, ids, arguments, before=before, pixels=pixels)
+    return lay_out(config, ids, images, _make_clips(config, arguments.get("pixel_values_videos")))
 
 
-def _clips(config: Any, clips: torch.Tensor | None) -> list[Item]:
-    grid = patches_of(config, clips)
+def _make_clips(config: Any, clips: torch.Tensor | None) -> list[Item]:
+    """Return the videos in `clips` (videos, frames, 3, H, W)."""
+    grid = count_patches(config, clips)
     if clips is None or grid is None:
         return []
-    return [frames(clips.shape[1], Block(*grid, before=1))] * len(clips)
+    return [make_video(clips.shape[1], Block(*grid, before=1))] * len(clips)
 
 
 def _family(name: str, classes: tuple[str, ...], layouts: Any, **others: Any) -> Family:
-    """Return a family of LLaVA's shape; `others` are the fields that differ."""
+    """Return a family that has its parts where LLaVA has them.
+
+    Args:
+        name: of the family.
+        classes: names of its model classes.
+        layouts: reads the layouts of a batch.
+        others: fields of `Family` that differ from LLaVA's, or that LLaVA does not set.
+    """
     common: dict[str, Any] = {
         "base": "model",
         "decoder": "language_model",

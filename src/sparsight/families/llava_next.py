@@ -1,11 +1,11 @@
-"""LLaVA-NeXT (1.6) and LLaVA-OneVision: an overview and tiles of an image, or pooled frames.
+"""LLaVA-NeXT (1.6) and LLaVA-OneVision: an overview and tiles of each image, or pooled frames.
 
-The tiles make up one grid of the whole image, from which the padding is cut; the features that end
-its rows stand on placeholders too. Private details of transformers touched here:
+The tiles make up one fine grid of the whole image, from which the padding is cut; each of its rows
+ends with one more visual token. Private details of transformers touched here:
 `image_grid_pinpoints`, `image_size` and `spatial_pool_stride` of configs, the number behind
-`anyres_max_` in `vision_aspect_ratio`, `batch_num_images`, `select_best_resolution`, how models
-pack tiles in `pack_image_features`, and that OneVision ends each video and each image among several
-with one feature.
+`anyres_max_` in `vision_aspect_ratio`, `image_sizes`, `batch_num_images`, `select_best_resolution`,
+how models pack tiles in `pack_image_features`, and that OneVision ends each video, and each image
+if a sample has several, with one visual token.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,24 +18,28 @@ from transformers.image_processing_utils import select_best_resolution
 
 from sparsight.counts.layout import Block, Grid
 from sparsight.families.family import BOTH_FEATURES, BOTH_IDS, IMAGE_FEATURES, IMAGE_IDS, Family
-from sparsight.families.reading import Item, Layouts, config_patches, frames, read
+from sparsight.families.reading import Item, Layouts, lay_out, make_video, read_config_patches
 
-LEAST = 1.1  # OneVision leaves grids as they are that exceed what is allowed by less than this
+LEAST_SHRINK = 1.1  # OneVision shrinks a grid only if its sides exceed the maximum by this factor
 
 
-def read_next(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
+def read_next(config: Any, ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
     """Return each sample's layout: an image's overview (part 0) and fine grid (1), or frames."""
-    return read(config, ids, tile_images(config, given), _videos(config, given))
+    return lay_out(config, ids, tile_images(config, arguments), _make_videos(config, arguments))
 
 
 def tile_images(
-    config: Any, given: Mapping[str, Any], shrink: Callable[[Grid], Grid] | None = None
+    config: Any, arguments: Mapping[str, Any], shrink: Callable[[Grid], Grid] | None = None
 ) -> Iterable[Item]:
-    """Yield an overview and a grid made of tiles, with row ends, for each image whose size is given.
+    """Yield overview and fine grid, with row ends, of each image whose size is given.
 
-    Args: shrink: makes the rows and columns of the grid those of its features; None leaves them.
+    Args:
+        config: of the base model.
+        arguments: of the base model, by name.
+        shrink: takes rows and columns of a fine grid and returns those of its visual tokens; None
+            if they are equal.
     """
-    base, sizes = config_patches(config), given.get("image_sizes")
+    base, sizes = read_config_patches(config), arguments.get("image_sizes")
     if base is None or sizes is None:
         return
     for height, width in sizes.tolist():
@@ -44,16 +48,24 @@ def tile_images(
 
 
 def count_tiled(config: Any, base: Grid, size: Grid) -> Grid:
-    """Return the patches of all tiles of an image of a size in px, padding included."""
+    """Return rows and columns of the patches of all tiles of an image, padding included.
+
+    Args:
+        config: of the base model.
+        base: rows and columns of the patches of one tile.
+        size: height and width of the image in px.
+    """
     side = config.vision_config.image_size
     height, width = select_best_resolution(size, config.image_grid_pinpoints)
     return height // side * base[0], width // side * base[1]
 
 
 def cut_padding(grid: Grid, size: Grid) -> Grid:
-    """Return what is left of a grid when the rows or columns that only show padding are cut off on both sides.
+    """Return a grid without the rows or columns on both sides that show only padding.
 
-    Args: size: height and width in px before padding.
+    Args:
+        grid: rows and columns of the padded image.
+        size: height and width in px of the image before padding.
     """
     (rows, columns), (height, width) = grid, size
     if width / height > columns / rows:
@@ -63,47 +75,49 @@ def cut_padding(grid: Grid, size: Grid) -> Grid:
     return rows, columns - (columns - used) // 2 * 2
 
 
-def _videos(config: Any, given: Mapping[str, Any]) -> Iterable[Item]:
-    clips, base = given.get("pixel_values_videos"), config_patches(config)
+def _make_videos(config: Any, arguments: Mapping[str, Any]) -> Iterable[Item]:
+    """Return the videos of a batch, whose frames are pooled with a stride."""
+    clips, base = arguments.get("pixel_values_videos"), read_config_patches(config)
     pool = getattr(config, "spatial_pool_stride", None)
     if clips is None or base is None or pool is None:
         return []
-    return [frames(clips.shape[1], Block(base[0] // pool, base[1] // pool))] * len(clips)
+    return [make_video(clips.shape[1], Block(base[0] // pool, base[1] // pool))] * len(clips)
 
 
-def read_onevision(config: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
+def read_onevision(config: Any, ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
     """Return each sample's layout: an image's overview (part 0) and fine grid (1), or frames."""
-    images = _onevision_images(config, given)
-    return read(config, ids, images, _onevision_videos(config, given))
+    images = _make_onevision_images(config, arguments)
+    return lay_out(config, ids, images, _make_onevision_videos(config, arguments))
 
 
-def _onevision_images(config: Any, given: Mapping[str, Any]) -> Iterable[Item]:
-    base, counts = config_patches(config), given.get("batch_num_images")
+def _make_onevision_images(config: Any, arguments: Mapping[str, Any]) -> Iterable[Item]:
+    """Yield the images of a batch: with tiles only where a sample has one image."""
+    base, counts = read_config_patches(config), arguments.get("batch_num_images")
     if base is None:
         return
-    ratio = str(given.get("vision_aspect_ratio") or config.vision_aspect_ratio)
+    ratio = str(arguments.get("vision_aspect_ratio") or config.vision_aspect_ratio)
     most = int(ratio.removeprefix("anyres_max_")) * base[0] ** 2
 
     def shrink(grid: Grid) -> Grid:
-        by = sqrt(grid[0] * grid[1] / most)
-        return (int(grid[0] // by), int(grid[1] // by)) if by > LEAST else grid
+        factor = sqrt(grid[0] * grid[1] / most)
+        if factor <= LEAST_SHRINK:
+            return grid
+        return int(grid[0] // factor), int(grid[1] // factor)
 
-    alone = (
-        repeat(True)
-        if counts is None
-        else chain.from_iterable([count == 1] * count for count in counts.tolist())
-    )
-    for item, tiles in zip(tile_images(config, given, shrink), alone, strict=False):
-        yield item if tiles else (Block(*base, after=1),)
+    is_alone: Iterable[bool] = repeat(True)  # for each image, whether its sample has no other
+    if counts is not None:
+        is_alone = chain.from_iterable([count == 1] * count for count in counts.tolist())
+    for item, tiled in zip(tile_images(config, arguments, shrink), is_alone, strict=False):
+        yield item if tiled else (Block(*base, after=1),)
 
 
-def _onevision_videos(config: Any, given: Mapping[str, Any]) -> list[Item]:
-    clips, base = given.get("pixel_values_videos"), config_patches(config)
+def _make_onevision_videos(config: Any, arguments: Mapping[str, Any]) -> list[Item]:
+    """Return the videos of a batch: frames pooled by 2, and one token behind the last."""
+    clips, base = arguments.get("pixel_values_videos"), read_config_patches(config)
     if clips is None or base is None:
         return []
-    return [frames(clips.shape[1], Block(ceil(base[0] / 2), ceil(base[1] / 2)), after=1)] * len(
-        clips
-    )
+    frame = Block(ceil(base[0] / 2), ceil(base[1] / 2))
+    return [make_video(clips.shape[1], frame, after=1)] * len(clips)
 
 
 LLAVA_NEXT = Family(

@@ -1,7 +1,9 @@
 """Qwen2-VL, Qwen2.5-VL, Qwen3-VL and GLM-4V: M-RoPE positions, and images of any size.
 
-Videos are grids one behind the other. Qwen3-VL adds features to its first layers (DeepStack), and
-its frames stand apart between timestamps; so do GLM-4V's, on image placeholders.
+A video is one grid for each frame. Qwen3-VL adds image features after its first layers too
+(DeepStack), and writes a timestamp in front of each frame. GLM-4V does the latter as well, and its
+videos stand on image placeholders. Private details of transformers touched here: `image_grid_thw`,
+`video_grid_thw`, `spatial_merge_size` of vision configs and `_deepstack_process` of text decoders.
 """
 
 from collections.abc import Mapping
@@ -12,38 +14,41 @@ import torch
 
 from sparsight.counts.layout import Block
 from sparsight.families.family import Family
-from sparsight.families.reading import Item, Layouts, frames, read
+from sparsight.families.reading import Item, Layouts, lay_out, make_video
 
 SIZES = ("image_grid_thw", "video_grid_thw")
 
 
-def read_merged(config: Any, input_ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
+def read_merged(config: Any, input_ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
     """Return each sample's layout: a grid of merged patches for each image and each frame."""
-    images, videos = (merged_items(config, given.get(name)) for name in SIZES)
-    return read(config, input_ids, images, videos)
+    images = make_items(config, arguments.get("image_grid_thw"))
+    videos = make_items(config, arguments.get("video_grid_thw"))
+    return lay_out(config, input_ids, images, videos)
 
 
-def read_framed(config: Any, input_ids: torch.Tensor, given: Mapping[str, Any]) -> Layouts:
-    """Return each sample's layout; None where images and videos come together.
+def read_framed(config: Any, input_ids: torch.Tensor, arguments: Mapping[str, Any]) -> Layouts:
+    """Return each sample's layout, for models whose videos stand on image placeholders.
 
-    The model itself refuses images and videos in one call.
+    Layouts are None if a call brings both images and videos, which the model itself refuses.
     """
-    images, videos = given.get("image_grid_thw"), given.get("video_grid_thw")
+    images, videos = arguments.get("image_grid_thw"), arguments.get("video_grid_thw")
     if images is not None and videos is not None:
         return (None,) * len(input_ids)
-    return read(config, input_ids, merged_items(config, videos if images is None else images))
+    return lay_out(config, input_ids, make_items(config, videos if images is None else images))
 
 
-def merged_items(config: Any, sizes: torch.Tensor | None) -> list[Item]:
-    """Return images or videos of known sizes.
+def make_items(config: Any, sizes: torch.Tensor | None) -> list[Item]:
+    """Return images or videos of given sizes.
 
-    Args: sizes: (I, 3) int64, frames, rows and columns of patches; None for no image.
+    Args:
+        config: of the base model.
+        sizes: (I, 3) int64, frames, rows and columns of patches of each; None if there are none.
     """
     if sizes is None:
         return []
     merge = int(config.vision_config.spatial_merge_size)
     return [
-        frames(count, Block(height // merge, width // merge))
+        make_video(count, Block(height // merge, width // merge))
         for count, height, width in sizes.tolist()
     ]
 

@@ -1,8 +1,9 @@
-"""Readers of layouts share this: images and videos follow each other in the placeholders of a batch.
+"""What readers of layouts share: how images and videos fill the placeholders of a batch.
 
-Private details of transformers touched here: features fill the placeholders of their kind in order,
-whatever text stands between them; `patch_size` and `image_size` of vision configs; `pooler_output`
-of features encoded before.
+A layout says where in its image each visual token lies. Private details of transformers touched
+here: features fill the placeholders of their kind in order, whatever text stands between them;
+`patch_size` and `image_size` of vision configs; `image_seq_length` of configs; `pooler_output` of
+features in `mm_encoder_outputs`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,64 +15,79 @@ import torch
 
 from sparsight.counts.layout import Block, Grid, Layout, layout_of
 
-Item = tuple[
-    Block, ...
-]  # one image or video, in the order of its tokens; its number is filled in by `read`
-Layouts = tuple[Layout | None, ...]
+# one image or video: its blocks in the order of its tokens; `lay_out` sets the number of the image
+Item = tuple[Block, ...]
+Layouts = tuple[Layout | None, ...]  # (B,)
 
 IMAGE_IDS = ("image_token_id", "image_token_index")
 VIDEO_IDS = ("video_token_id", "video_token_index")
 
 
-def read(
+def lay_out(
     config: Any, ids: torch.Tensor, images: Iterable[Item], videos: Iterable[Item] = ()
 ) -> Layouts:
-    """Lay a batch's images and videos on its placeholders.
+    """Return each sample's layout, by laying images and videos on the placeholders of a batch.
 
     Args:
         config: of the base model.
         ids: (B, L) int64 on the host.
-        images: of the whole batch, in order; may go on for ever where all are alike.
-        videos: of the whole batch.
-    Returns: (B,) layouts; None for samples without visual tokens or with others than those of the
-    next images.
+        images: of the whole batch, in order; endless if all images are alike.
+        videos: of the whole batch, in order.
+    Returns: (B,) layouts; None for samples without visual tokens, and for samples whose number of
+    visual tokens is not that of the next images and videos.
     """
-    left = (iter(images), iter(videos))
-    return tuple(_take(row, left) for row in kinds(config, ids))
+    items = (iter(images), iter(videos))
+    return tuple(_take_layout(row, items) for row in read_kinds(config, ids))
 
 
-def kinds(config: Any, ids: torch.Tensor) -> list[list[int]]:
-    """Return the kind of each row's visual tokens in order: 0 of an image, 1 of a video."""
-    image, video = (
-        torch.isin(ids, torch.tensor(_ids(config, names))) for names in (IMAGE_IDS, VIDEO_IDS)
-    )
-    return [(video & ~image)[b][(image | video)[b]].long().tolist() for b in range(len(ids))]
+def read_kinds(config: Any, ids: torch.Tensor) -> list[list[int]]:
+    """Return the kind of each row's visual tokens, in order: 0 of an image, 1 of a video."""
+    is_image = torch.isin(ids, torch.tensor(_read_ids(config, IMAGE_IDS)))
+    is_visual = is_image | torch.isin(ids, torch.tensor(_read_ids(config, VIDEO_IDS)))
+    rows = zip((~is_image).long(), is_visual, strict=True)
+    return [is_video[visual].tolist() for is_video, visual in rows]
 
 
-def _ids(config: Any, names: Sequence[str]) -> list[int]:
-    return [
-        int(value) for value in (getattr(config, name, None) for name in names) if value is not None
-    ]
+def _read_ids(config: Any, names: Sequence[str]) -> list[int]:
+    """Return the ids that those of the named config fields hold that are set."""
+    ids = [getattr(config, name, None) for name in names]
+    return [int(value) for value in ids if value is not None]
 
 
-def _take(row: list[int], left: tuple[Iterator[Item], Iterator[Item]]) -> Layout | None:
-    """Take a sample's images and videos off what is left of the batch's."""
+def _take_layout(row: list[int], items: tuple[Iterator[Item], Iterator[Item]]) -> Layout | None:
+    """Return the layout of a sample, and take its images and videos from those of the batch.
+
+    Args:
+        row: kinds of the sample's visual tokens, in order.
+        items: images and videos of this sample and those behind it.
+    """
     blocks: list[Block] = []
-    at = image = 0
-    while at < len(row):
-        item = next(left[row[at]], None)
+    start = image = 0
+    while start < len(row):
+        kind = row[start]
+        item = next(items[kind], None)
         count = 0 if item is None else sum(block.length for block in item)
-        if item is None or not count or row[at : at + count] != [row[at]] * count:
+        if item is None or not count or row[start : start + count] != [kind] * count:
             return None
         blocks += [block._replace(image=image) for block in item]
-        at, image = at + count, image + 1
+        start += count
+        image += 1
     return layout_of(tuple(blocks)) if blocks else None
 
 
-def alike(config: Any, ids: torch.Tensor, candidates: Iterable[Block]) -> Iterable[Item]:
-    """Return the images of a batch that are all alike: the first candidate that divides each run of placeholders."""
-    wanted = torch.isin(ids, torch.tensor(_ids(config, IMAGE_IDS))).int()
-    edges = torch.nn.functional.pad(wanted, (1, 1)).diff()
+def repeat_block(config: Any, ids: torch.Tensor, candidates: Iterable[Block]) -> Iterable[Item]:
+    """Return the images of a batch if all are alike: endless copies of one block.
+
+    It is the first candidate whose length divides that of each run of placeholders.
+
+    Args:
+        config: of the base model.
+        ids: (B, L) int64 on the host.
+        candidates: what an image may be.
+    Returns: () if no candidate fits.
+    """
+    is_image = torch.isin(ids, torch.tensor(_read_ids(config, IMAGE_IDS))).int()
+    edges = torch.nn.functional.pad(is_image, (1, 1)).diff()  # 1 where a run starts, -1 behind it
     runs = (edges == -1).nonzero()[:, 1] - (edges == 1).nonzero()[:, 1]
     for block in candidates:
         if not bool((runs % block.length).any()):
@@ -79,87 +95,107 @@ def alike(config: Any, ids: torch.Tensor, candidates: Iterable[Block]) -> Iterab
     return ()
 
 
-def frames(count: int, block: Block, after: int = 0) -> Item:
-    """Return a video of frames that are all alike, with `after` tokens behind the last one."""
+def make_video(count: int, block: Block, after: int = 0) -> Item:
+    """Return a video of equal frames.
+
+    Args:
+        count: how many frames there are.
+        block: one frame.
+        after: how many tokens stand behind the last frame.
+    """
     blocks = [block._replace(frame=frame) for frame in range(count)]
-    blocks[-1:] = [block._replace(after=block.after + after) for block in blocks[-1:]]
+    if blocks:
+        blocks[-1] = blocks[-1]._replace(after=block.after + after)
     return tuple(blocks)
 
 
-def same(side: int) -> int:
-    """Return a side as it is: one visual token a patch."""
+def keep_side(side: int) -> int:
+    """Return `side`, for models with one visual token for each patch."""
     return side
 
 
-def square_images(
+def repeat_grid(
     config: Any,
     ids: torch.Tensor,
-    given: Mapping[str, Any],
-    merged: Callable[[int], int] = same,
+    arguments: Mapping[str, Any],
+    merged: Callable[[int], int] = keep_side,
     *,
     before: Sequence[int] = (0,),
     pixels: str = "pixel_values",
 ) -> Iterable[Item]:
-    """Return the images of a batch that are all alike: one grid each.
+    """Return the images of a batch if all are alike: endless copies of one grid.
 
     Args:
         config: of the base model.
         ids: (B, L) int64 on the host.
-        given: arguments of the base model, its images among them.
-        merged: makes visual tokens on a side of the patches on it.
-        before: how many tokens may stand in front of each grid, the likeliest first.
+        arguments: of the base model by name, its images among them.
+        merged: takes the number of patches on a side of the image and returns that of visual
+            tokens.
+        before: how many tokens may stand in front of each grid, the likeliest number first.
         pixels: name of the argument that holds the images.
+    Returns: () if no grid fits.
     """
-    sizes = _shown(config, given.get(pixels), merged) or _named(config, given, merged)
-    return alike(config, ids, [Block(*size, before=n) for size in sizes for n in before])
+    patches = count_patches(config, arguments.get(pixels))
+    if patches is None:
+        grids = _guess_grids(config, arguments, merged)
+    else:
+        grids = [(merged(patches[0]), merged(patches[1]))]
+    return repeat_block(config, ids, [Block(*grid, before=n) for grid in grids for n in before])
 
 
-def patches_of(config: Any, pixels: object) -> Grid | None:
-    """Return rows and columns of the patches that pixels (..., H, W) hold; None if they hold less than one."""
-    patch = _pair(getattr(config.vision_config, "patch_size", None))
+def count_patches(config: Any, pixels: object) -> Grid | None:
+    """Return how many rows and columns of patches images have.
+
+    Args:
+        config: of the base model.
+        pixels: (..., H, W) with four dimensions or more, or anything else.
+    Returns: None if `pixels` is anything else, or smaller than a patch.
+    """
+    patch = _read_pair(getattr(config.vision_config, "patch_size", None))
     if not isinstance(pixels, torch.Tensor) or patch is None or pixels.ndim < 4:
         return None
     height, width = pixels.shape[-2:]
-    return (
-        (height // patch[0], width // patch[1])
-        if height >= patch[0] and width >= patch[1]
-        else None
-    )
+    if height < patch[0] or width < patch[1]:
+        return None
+    return height // patch[0], width // patch[1]
 
 
-def config_patches(config: Any) -> Grid | None:
-    """Return rows and columns of the patches that the vision config names."""
-    patch, side = (
-        _pair(getattr(config.vision_config, name, None)) for name in ("patch_size", "image_size")
-    )
-    return None if patch is None or side is None else (side[0] // patch[0], side[1] // patch[1])
+def read_config_patches(config: Any) -> Grid | None:
+    """Return how many rows and columns of patches an image has by the vision config.
+
+    Returns: None if the config names no sizes.
+    """
+    patch = _read_pair(getattr(config.vision_config, "patch_size", None))
+    side = _read_pair(getattr(config.vision_config, "image_size", None))
+    if patch is None or side is None:
+        return None
+    return side[0] // patch[0], side[1] // patch[1]
 
 
-def _shown(config: Any, pixels: object, merged: Callable[[int], int]) -> list[Grid]:
-    patches = patches_of(config, pixels)
-    return [] if patches is None else [(merged(patches[0]), merged(patches[1]))]
+def _guess_grids(
+    config: Any, arguments: Mapping[str, Any], merged: Callable[[int], int]
+) -> list[Grid]:
+    """Return the square grids that an image may have if its pixels are not among the arguments.
+
+    Their numbers of tokens are those of encoded features among the arguments, or else that of the
+    vision config, and that which the config says for the processor.
+    """
+    encoded = (arguments.get("mm_encoder_outputs") or {}).get("image")
+    images = getattr(encoded, "pooler_output", None)  # (I, V, D), or I tensors (V, D)
+    counts = set() if images is None else {len(image) for image in images}
+    patches = read_config_patches(config)
+    if not counts and patches is not None:
+        counts = {merged(patches[0]) * merged(patches[1])}
+    # The encoder may be used at another size than its config names. Configs of models with images
+    # of many sizes say 1 here, which tells nothing.
+    counts.add(getattr(config, "image_seq_length", None) or 1)
+    return [(isqrt(n), isqrt(n)) for n in sorted(counts) if n > 1 and isqrt(n) ** 2 == n]
 
 
-def _named(config: Any, given: Mapping[str, Any], merged: Callable[[int], int]) -> list[Grid]:
-    """Return the squares that features encoded before form, else those that vision config and processor name."""
-    images = getattr((given.get("mm_encoder_outputs") or {}).get("image"), "pooler_output", None)
-    lengths = (
-        set() if images is None else {len(image) for image in images}
-    )  # (I, V, D), or a list of (V, D)
-    patches = config_patches(config)
-    if not lengths and patches is not None:
-        lengths = {merged(patches[0]) * merged(patches[1])}
-    # an encoder may be used at another size; one token says nothing, as models with images of many
-    # sizes name it
-    lengths.add(getattr(config, "image_seq_length", None) or 1)
-    return [(isqrt(n), isqrt(n)) for n in sorted(lengths) if n > 1 and isqrt(n) ** 2 == n]
-
-
-def _pair(value: Any) -> Grid | None:
+def _read_pair(value: Any) -> Grid | None:
+    """Return height and width in a config field, which holds two numbers or one for both."""
     if isinstance(value, int):
         return value, value
-    return (
-        (int(value[0]), int(value[1]))
-        if isinstance(value, (list, tuple)) and len(value) == 2
-        else None
-    )
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        return int(value[0]), int(value[1])
+    return None

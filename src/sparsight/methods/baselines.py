@@ -68,7 +68,7 @@ class Random(Baseline):
         # two primes, so that neighbouring seeds, sites and sizes do not share a draw
         mixed = ((self.seed * 4099 + view.site) * 1_000_003 + present) % 2**63
         order = torch.randperm(present, generator=torch.Generator().manual_seed(mixed))
-        score = order.to(view.hidden.device, torch.float32).expand(group, -1)  # (G, V)
+        score = order.float().to(view.hidden.device, non_blocking=True).expand(group, -1)  # (G, V)
         return Selection(top_k(score, view.keep_count, view.images), score=score)
 
 
@@ -94,7 +94,7 @@ class Uniform(Baseline):
         count = view.keep_count
         if present == len(layout):
             centres = partition(layout, count)[1].sort().values  # (K,)
-            return Selection(centres.to(device).expand(group, -1))
+            return Selection(centres.to(device, non_blocking=True).expand(group, -1))
         # the middle of each of `count` equal stretches gets a score, the tokens between them none
         steps = torch.arange(count, device=device)
         middles = (2 * steps + 1) * present // (2 * count)
@@ -133,9 +133,11 @@ class Pool(Baseline):
         # all patches lie in a cell, unless there are fewer cells than grids
         pool = (labels >= 0).nonzero().flatten()  # (P,)
         group = len(view.hidden)
-        labels = labels[pool].to(device).expand(group, -1)  # (G, P)
-        points = view.hidden[:, pool.to(device)]  # (G, P, D)
+        labels = labels[pool].to(device, non_blocking=True).expand(group, -1)  # (G, P)
+        points = view.hidden[:, pool.to(device, non_blocking=True)]  # (G, P, D)
         values = merge(points, labels, view.count, "mean")  # (G, C, D)
-        pool = pool.to(device).expand(group, -1)
-        recycled = Recycled(values, centres.to(device).expand(group, -1), pool, labels)
+        pool = pool.to(device, non_blocking=True).expand(group, -1)
+        recycled = Recycled(
+            values, centres.to(device, non_blocking=True).expand(group, -1), pool, labels
+        )
         return Selection(pool[:, :0], recycled)

@@ -75,4 +75,6 @@ class Downscale(Baseline):
         """Keep one token for each patch that was encoded; the tokens around it hold copies."""
         layout = require_grids(self, view.layout)
         centres = scaled_partition(layout, self._choose_grid(layout))[1]  # (K,) on the host
-        return Selection(centres.to(view.hidden.device).expand(len(view.hidden), -1))
+        return Selection(
+            centres.to(view.hidden.device, non_blocking=True).expand(len(view.hidden), -1)
+        )

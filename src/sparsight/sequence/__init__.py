@@ -1,1 +1,1 @@
-"""A sequence that gets shorter: prompts, raters, scores, masks, trace. Knows no module of transformers."""
+"""A sequence that gets shorter: prompts, raters, scores, masks, trace; knows no transformers."""

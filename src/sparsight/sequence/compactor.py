@@ -1,8 +1,14 @@
-"""One prefill: the order of tokens of a batch, and how a site shortens it.
+"""Shortens the hidden states of one prefill, site by site.
 
-Knows slots, hidden states and a method; knows no module of any model. Samples that are alike are
-worked on as a group, and the whole batch is rearranged at once. Everything here stays on the
-device: sizes are known beforehand, so nothing waits for it.
+A site is the decoder layer on whose entry the sequence gets shorter; a slot is the index of a token
+in the sequence before anything was removed. This module knows slots, hidden states and a method,
+and no module of any model. Samples that are alike are worked on as one group, and the whole batch
+is rearranged at once. Everything stays on the device: sizes are known beforehand, so that nothing
+waits for it.
+
+Shapes: B samples of L slots; n tokens of each row before a site and n' after it; G samples of a
+group, V visual tokens of each, K of them kept, C recycled ones, R raters (text tokens whose
+attention rates the visual tokens).
 """
 
 from collections.abc import Callable
@@ -12,10 +18,11 @@ import torch
 
 from sparsight.methods.answer import select_tokens
 from sparsight.methods.method import Method
-from sparsight.methods.view import Distance, Selection, View
-from sparsight.sequence.rater_rows import AttentionCall, RaterRows
-from sparsight.sequence.sample import Group, Sample
-from sparsight.sequence.slots import Batch, Slots, on_device
+from sparsight.methods.view import Selection, View
+from sparsight.sequence.rater_rows import AttentionCall
+from sparsight.sequence.rater_signals import RaterSignals, VisualTokens
+from sparsight.sequence.sample import Group, Sample, group_samples
+from sparsight.sequence.slots import Batch, Slots, copy_to_device
 from sparsight.sequence.trace import SiteTrace
 
 
@@ -26,11 +33,12 @@ class Compactor:
     Args:
         method: what to keep.
         samples: the batch.
-        slots: what the slots of the batch are.
-        real: (B, L) bool on the device, None if nothing is padding.
-        inverse_frequencies: (L,) for each layer (d/2,) of its rotary positions, or None.
+        slots: what each slot of the batch is.
+        real: (B, L) bool on the device, False for padding; None if no token is padding.
+        inverse_frequencies: (L,) inverse rotary frequencies (d/2,) of each decoder layer; None
+            where a position is not one number.
         to_host: reads a tensor on the host and counts the wait.
-        batch: what the sequence is now; None while nothing has been removed.
+        batch: the remaining tokens and their order; None while nothing has been removed.
     """
 
     method: Method
@@ -44,248 +52,232 @@ class Compactor:
     def compact(
         self, site: int, hidden: torch.Tensor, call: Callable[[], AttentionCall | None]
     ) -> torch.Tensor:
-        """Shorten `hidden` at one site.
+        """Return the hidden states that are left at one site, and set `batch` to their order.
 
         Args:
-            site: decoder layer on whose entry the sequence gets shorter.
+            site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
             hidden: (B, n, D) output of layer site - 1, input embeddings at site 0.
-            call: gives the attention call of layer site - 1, None for methods that need none.
-        Returns: (B, n', D); `batch` then says which slots these are. `hidden` itself if no sample
-            is pruned here.
+            call: returns the attention call of layer site - 1, None for methods that read none.
+        Returns: (B, n', D); `hidden` itself if no sample is pruned here.
         """
-        groups = self._groups(site, hidden.device)
+        groups = group_samples(self.samples, self.method, site, hidden.device)
         if not groups:
             for sample in self.samples:
-                if sample.step_at(site) is not None:
-                    sample.kept.append(sample.visual_count)
-                    sample.recycled.append(0)
+                sample.keep_all(site)
             return hidden
-        stop = Stop(self, site, hidden, call())
-        with torch.autocast(
-            hidden.device.type, enabled=False
-        ):  # scores stay float32, whatever the model runs in
+        pruning = SitePruning(self, site, hidden, call())
+        # scores stay float32, whatever dtype the model runs in
+        with torch.autocast(hidden.device.type, enabled=False):
             for group in groups:
-                stop.choose(group)
+                pruning.choose(group)
             pruned = {row for group in groups for row in group.rows}
             for row, sample in enumerate(self.samples):
                 if row not in pruned:
-                    sample.note(site, sample.visual_count, 0)
-            return stop.rearrange()
-
-    def _groups(self, site: int, device: torch.device) -> list[Group]:
-        found: dict[tuple[int | None, tuple[int, int, int], int], list[int]] = {}
-        for row, sample in enumerate(self.samples):
-            counts = self._counts(sample, site)
-            if counts is not None:
-                together = self.method.batched and sample.exact
-                alone = None if together else row
-                found.setdefault((alone, counts, id(sample.layout)), []).append(row)
-        groups = []
-        for (_, (visual, count, keep_count), _), rows in found.items():
-            taken = None if len(rows) == len(self.samples) else on_device(rows, device)
-            groups.append(Group(tuple(rows), taken, visual, count, keep_count))
-        return groups
-
-    def _counts(self, sample: Sample, site: int) -> tuple[int, int, int] | None:
-        """Return how many visual tokens a sample has, may leave and keeps at a site; None if it is not pruned there."""
-        step = sample.step_at(site)
-        if sample.schedule is None or step is None or not sample.schedule.prunes:
-            return None
-        count = min(sample.schedule.counts[step], sample.visual_count)
-        if sample.exact and count == sample.visual_count:
-            return None
-        return sample.visual_count, count, min(sample.schedule.kept[step], count)
+                    sample.record(site, sample.visual_count, 0)
+            return pruning.rearrange()
 
 
-class Stop:
-    """One site in one pass: groups choose one after the other, then the batch is rearranged at once.
+@dataclass(frozen=True, eq=False)
+class Rebuilt:
+    """Tokens that a site adds: recycled from dropped ones.
 
     Args:
-        compactor: whose samples stop.
+        keys: (G, C) int64, sort keys that say where the tokens go; see `SitePruning.rearrange`.
+        slots: (G, C) int64, slots of their centres.
+        values: (G, C, D) hidden states.
+    """
+
+    keys: torch.Tensor
+    slots: torch.Tensor
+    values: torch.Tensor
+
+
+class SitePruning:
+    """Prunes one batch at one site: group by group it chooses, then it rearranges all rows.
+
+    Args:
+        compactor: of the prefill.
         site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
         hidden: (B, n, D).
-        call: attention call of layer site - 1, None for methods that need none.
+        call: attention call of layer site - 1, None for methods that read none.
     """
 
     def __init__(
         self, compactor: Compactor, site: int, hidden: torch.Tensor, call: AttentionCall | None
     ) -> None:
-        self.compactor, self.site, self.hidden, self.call = compactor, site, hidden, call
-        self.samples, device = compactor.samples, hidden.device
+        self.compactor = compactor
+        self.site = site
+        self.hidden = hidden
+        self.samples = compactor.samples
+        device, tokens = hidden.device, hidden.shape[1]
         compactor.slots = compactor.slots.to(device)
-        tokens = hidden.shape[1]
-        self.index = torch.arange(tokens, device=device)
+        self.columns = torch.arange(tokens, device=device)  # (n,)
         if compactor.batch is None:
-            self.order = self.index.expand(len(hidden), -1)
+            self.order = self.columns.expand(len(hidden), -1)  # (B, n) slots
         else:
             self.order = compactor.batch.order.to(device)
+        # Rows may start with padding: the prompt's until the first site, later that which the site
+        # before added so that all rows are as long. Both are dropped anew at each site.
         fronts = [tokens - s.length if s.trimmed else s.prompt.padding for s in self.samples]
-        self.gone = (
-            self.index < on_device(fronts, device)[:, None]
-        )  # (B, n) fillers and padding in front
-        self.visual = (compactor.slots.image_of.gather(1, self.order) >= 0) & ~self.gone
-        self.rebuilt: list[tuple[Group, torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self.dropped = self.columns < copy_to_device(fronts, device)[:, None]  # (B, n) bool
+        self.visual = (compactor.slots.image_of.gather(1, self.order) >= 0) & ~self.dropped
+        self.rebuilt: list[tuple[Group, Rebuilt]] = []
+        self.signals: RaterSignals | None = None
+        if "attention" in compactor.method.signals and call is not None:
+            valid = compactor.real if compactor.batch is None else compactor.batch.valid
+            frequencies = compactor.inverse_frequencies[max(site - 1, 0)]
+            self.signals = RaterSignals(
+                compactor.method, self.samples, compactor.slots, call, hidden, valid, frequencies
+            )
 
     def choose(self, group: Group) -> None:
-        """Have the method choose for one group, and note what is gone and what is rebuilt."""
-        slots = self.compactor.slots
-        # (G, V) where the visual tokens stand, ascending
-        places = torch.sort(~group.take(self.visual), dim=-1, stable=True).indices[
-            :, : group.visual
-        ]
-        named = group.take(self.order).gather(1, places)  # (G, V) their slots
-        images = group.take(slots.image_of).gather(1, named)
-        view = self._view(group, places, named, images)
+        """Have the method choose for one group, and add to what is dropped and what is rebuilt."""
+        tokens = self._find_visual(group)
+        view = self._make_view(group, tokens)
         selection = select_tokens(self.compactor.method, view, self.compactor.to_host)
-        kept = places.gather(1, selection.keep)
-        gone = (group.take(self.gone) | group.take(self.visual)).scatter(1, kept, value=False)
-        self.gone = gone if group.taken is None else self.gone.index_copy(0, group.taken, gone)
-        if selection.recycled is not None and selection.recycled.centres.shape[1]:
-            centres = selection.recycled.centres
-            keys = self._keys(group, places, images, centres)
-            self.rebuilt.append((group, keys, named.gather(1, centres), selection.recycled.values))
-        self._record(group, named, selection)
+        kept = tokens.columns.gather(1, selection.keep)  # (G, K)
+        # (G, n): drop every visual token, then take the kept ones back
+        dropped = (group.take(self.dropped) | group.take(self.visual)).scatter(1, kept, value=False)
+        if group.indices is None:
+            self.dropped = dropped
+        else:
+            self.dropped = self.dropped.index_copy(0, group.indices, dropped)
+        recycled = selection.recycled
+        if recycled is not None and recycled.centres.shape[1]:
+            keys = self._make_keys(group, tokens, recycled.centres)
+            slots = tokens.slots.gather(1, recycled.centres)
+            self.rebuilt.append((group, Rebuilt(keys, slots, recycled.values)))
+        self._record(group, tokens, selection)
 
-    def _view(
-        self, group: Group, places: torch.Tensor, named: torch.Tensor, images: torch.Tensor
-    ) -> View:
-        method, first = self.compactor.method, self.samples[group.rows[0]]
-        width, attention, distance = self.hidden.shape[-1], None, None
-        if "attention" in method.signals and self.call is not None:
-            attention, distance = self._attention(group, places, named)
+    def _find_visual(self, group: Group) -> VisualTokens:
+        # Every sample of the group has V visual tokens, so a stable sort that puts them first gives
+        # their columns in order and in a known shape; nonzero() would have to wait for the device.
+        is_other = ~group.take(self.visual)
+        columns = torch.sort(is_other, dim=-1, stable=True).indices[:, : group.visual]
+        slots = group.take(self.order).gather(1, columns)
+        images = group.take(self.compactor.slots.image_of).gather(1, slots)
+        return VisualTokens(columns, slots, images)
+
+    def _make_view(self, group: Group, tokens: VisualTokens) -> View:
+        width, first = self.hidden.shape[-1], self.samples[group.rows[0]]
+        attention, distance = None, None
+        if self.signals is not None:
+            attention, distance = self.signals.read(group, tokens)
         return View(
             site=self.site,
             count=group.count,
             keep_count=group.keep_count,
-            hidden=group.take(self.hidden).gather(1, places[..., None].expand(-1, -1, width)),
-            images=images,
+            hidden=group.take(self.hidden).gather(
+                1, tokens.columns[..., None].expand(-1, -1, width)
+            ),
+            images=tokens.images,
             attention=attention,
             distance=distance,
-            layout=first.layout if "layout" in method.signals else None,
+            layout=first.layout if "layout" in self.compactor.method.signals else None,
             exact=first.exact,
         )
 
-    def _attention(
-        self, group: Group, places: torch.Tensor, named: torch.Tensor
-    ) -> tuple[RaterRows | None, Distance | None]:
-        call, slots = self.call, self.compactor.slots
-        if call is None:
-            return None, None
-        counts = [len(self.samples[row].raters) for row in group.rows]
-        raters = group.take(slots.raters)[:, : max(counts)]  # (G, R) slots
-        present = None
-        if len(set(counts)) > 1:
-            present = (
-                torch.arange(max(counts), device=raters.device)
-                < on_device(counts, raters.device)[:, None]
-            )
-        # text after the last image is never dropped, so it stands as far from the end as it did
-        tokens, length = self.hidden.shape[1], self.samples[0].prompt.length
-        rows = raters - (length - call.query.shape[2])
-        columns = places + (call.key.shape[2] - tokens)
-        attention = RaterRows(call, group.taken, rows, columns, present)
-        frequencies = self.compactor.inverse_frequencies[max(self.site - 1, 0)]
-        if "distance" not in self.compactor.method.signals or frequencies is None:
-            return attention, None
+    def _make_keys(self, group: Group, tokens: VisualTokens, centres: torch.Tensor) -> torch.Tensor:
+        """Return the sort keys of recycled tokens, (G, C) int64.
+
+        A token that stays in column c has key 2c. With positions="keep", a recycled token takes the
+        column of its centre, as it takes that one's position. With positions="renumber", it goes
+        behind the last token c of its image, between 2c and 2c + 2.
+
+        Args: centres: (G, C) int64 indices into the visual tokens.
+        """
         if self.compactor.method.positions == "keep":
-            number = group.take(slots.place_of)
-            visual, asked = number.gather(1, named), number.gather(1, raters)
-        else:
-            number = group.take(self._numbers())
-            visual, asked = number.gather(1, places), number.gather(1, raters - (length - tokens))
-        return attention, Distance(visual, asked, length, frequencies.to(self.hidden.device))
+            return tokens.columns.gather(1, centres) * 2
+        # an image that has lost all its tokens keeps its number, so that numbers can be indices
+        images = max(self.samples[row].prompt.image_count for row in group.rows)
+        columns = tokens.columns
+        last = columns.new_zeros(len(columns), images)  # (G, images)
+        last = last.scatter_reduce(1, tokens.images, columns, "amax")
+        return last.gather(1, tokens.images.gather(1, centres)) * 2 + 1
 
-    def _numbers(self) -> torch.Tensor:
-        """Return the number of each token among the real ones that are there, (B, n) int64, as renumbering counts."""
-        batch = self.compactor.batch
-        valid = self.compactor.real if batch is None else batch.valid
-        if valid is None:
-            return self.index.expand(len(self.hidden), -1)
-        return (valid.to(self.hidden.device).long().cumsum(dim=1) - 1).clamp_min(0)
-
-    def _keys(
-        self, group: Group, places: torch.Tensor, images: torch.Tensor, centres: torch.Tensor
-    ) -> torch.Tensor:
-        """Where recycled tokens stand: at their centres, or (renumbered) behind the last token of their image."""
-        if self.compactor.method.positions == "keep":
-            return places.gather(1, centres) * 2
-        count = max(
-            self.samples[row].prompt.image_count for row in group.rows
-        )  # images that are gone keep their number
-        last = places.new_zeros(len(places), count).scatter_reduce(1, images, places, "amax")
-        return last.gather(1, images.gather(1, centres)) * 2 + 1
-
-    def _record(self, group: Group, named: torch.Tensor, selection: Selection) -> None:
-        present, recycled = (
-            group.take(self.compactor.slots.name_of).gather(1, named),
-            selection.recycled,
-        )
-        none = present[:, :0]
-        keep, centres, pool, labels = present.gather(1, selection.keep), none, none, none
+    def _record(self, group: Group, tokens: VisualTokens, selection: Selection) -> None:
+        """Add this site to counts and trace of a group's samples."""
+        # the trace names a visual token by its index among the sample's original visual tokens
+        present = group.take(self.compactor.slots.visual_index_of).gather(1, tokens.slots)
+        keep = present.gather(1, selection.keep)
+        recycled = selection.recycled
+        centres = pool = labels = present[:, :0]
         if recycled is not None:
-            centres, pool = present.gather(1, recycled.centres), present.gather(1, recycled.pool)
+            centres = present.gather(1, recycled.centres)
+            pool = present.gather(1, recycled.pool)
             labels = recycled.labels
-        rows = [part.unbind() for part in (present, keep, centres, pool, labels)]
-        scores = None if selection.score is None else selection.score.unbind()
-        for place, row in enumerate(group.rows):
-            own = [part[place] for part in rows]
-            score = None if scores is None else scores[place]
-            self.samples[row].note(self.site, keep.shape[1], centres.shape[1])
-            self.samples[row].sites.append(
-                SiteTrace(self.site, own[0], own[1], own[2], own[3], own[4], score)
-            )
+        parts = [part.unbind() for part in (present, keep, centres, pool, labels)]
+        scores = [None] * len(keep) if selection.score is None else selection.score.unbind()
+        traces = zip(*parts, scores, strict=True)  # one for each sample
+        for row, trace in zip(group.rows, traces, strict=True):
+            self.samples[row].record(self.site, keep.shape[1], centres.shape[1])
+            self.samples[row].sites.append(SiteTrace(self.site, *trace))
 
     def rearrange(self) -> torch.Tensor:
-        """Return the shortened hidden states, (B, n', D), and note what they are; fillers stand in front."""
-        hidden, order, end = self.hidden, self.order, 2 * self.hidden.shape[1] + 2
-        keys = (self.index * 2).masked_fill(self.gone, end)  # (B, n)
+        """Return the shortened hidden states, (B, n', D), and set the compactor's `batch`.
+
+        Each token has a sort key: 2c in column c, or that of `_make_keys` if it is recycled.
+        Dropped tokens have the largest key, so one stable sort puts the tokens that stay first and
+        in order. Rows that are shorter than others get padding in front, so that the last column of
+        every row is its last token, as generate() expects.
+        """
+        hidden, order = self.hidden, self.order
+        largest = 2 * hidden.shape[1] + 2
+        keys = (self.columns * 2).masked_fill(self.dropped, largest)  # (B, n)
         if self.rebuilt:
-            added = self._added(end)
-            keys, order, hidden = (
-                torch.cat(pair, dim=1) for pair in zip((keys, order, hidden), added, strict=True)
-            )
+            rebuilt = self._gather_rebuilt(largest)
+            keys = torch.cat([keys, rebuilt.keys], dim=1)  # (B, n + C)
+            order = torch.cat([order, rebuilt.slots], dim=1)
+            hidden = torch.cat([hidden, rebuilt.values], dim=1)
         lengths = [sample.length for sample in self.samples]
-        longest = max(lengths)
-        found = torch.sort(keys, dim=-1, stable=True).indices[
-            :, :longest
-        ]  # (B, n') what stays comes first
-        filled = None
+        longest = max(lengths)  # n'
+        columns = torch.sort(keys, dim=-1, stable=True).indices[:, :longest]  # (B, n')
+        padding = None
         if min(lengths) < longest:
-            missing = longest - on_device(lengths, hidden.device)[:, None]
-            rank = (
-                torch.arange(longest, device=hidden.device) - missing
-            )  # below 0: a filler, which copies the first
-            found, filled = found.gather(1, rank.clamp_min(0)), rank < 0
-        order = order.gather(1, found)
-        self.compactor.batch = Batch(order, self._valid(order, filled))
-        return hidden.gather(1, found[..., None].expand(-1, -1, hidden.shape[-1]))
+            missing = longest - copy_to_device(lengths, hidden.device)[:, None]
+            # (B, n') number of each token in its row, below 0 for added padding
+            rank = torch.arange(longest, device=hidden.device) - missing
+            columns = columns.gather(1, rank.clamp_min(0))  # padding copies the row's first token
+            padding = rank < 0
+        order = order.gather(1, columns)
+        self.compactor.batch = Batch(order, self._read_valid(order, padding))
+        return hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
 
-    def _added(self, end: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return keys (B, C), slots (B, C) and values (B, C, D) of what is rebuilt; `end` where a sample has fewer."""
-        first, *more = self.rebuilt
-        if not more and first[0].taken is None:
-            return first[1:]
-        most = max(keys.shape[1] for _, keys, _, _ in self.rebuilt)
+    def _gather_rebuilt(self, largest: int) -> Rebuilt:
+        """Return the tokens that all groups rebuilt, as rows of the batch.
+
+        Args: largest: sort key where a sample has fewer of them than others, so that it has no use.
+        Returns: of (B, C) keys and slots and (B, C, D) values.
+        """
+        group, first = self.rebuilt[0]
+        if len(self.rebuilt) == 1 and group.indices is None:
+            return first
+        most = max(rebuilt.keys.shape[1] for _, rebuilt in self.rebuilt)
         batch, width = len(self.hidden), self.hidden.shape[-1]
-        keys, slots = self.order.new_full((batch, most), end), self.order.new_zeros((batch, most))
+        keys = self.order.new_full((batch, most), largest)
+        slots = self.order.new_zeros((batch, most))
         values = self.hidden.new_zeros(batch, most, width)
-        for group, key, slot, value in self.rebuilt:
-            rows = slice(None) if group.taken is None else group.taken
-            for whole, part in ((keys, key), (slots, slot), (values, value)):
-                whole[rows, : part.shape[1]] = part
-        return keys, slots, values
+        for group, rebuilt in self.rebuilt:
+            rows = slice(None) if group.indices is None else group.indices
+            count = rebuilt.keys.shape[1]
+            keys[rows, :count] = rebuilt.keys
+            slots[rows, :count] = rebuilt.slots
+            values[rows, :count] = rebuilt.values
+        return Rebuilt(keys, slots, values)
 
-    def _valid(self, order: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor | None:
-        padded = any(
-            s.prompt.length - s.prompt.padding > s.prompt.real for s in self.samples
-        )  # behind or within
-        real = (
-            None
-            if self.compactor.real is None or not (padded or filled is not None)
-            else self.compactor.real
-        )
-        if real is not None:
-            real = real.to(order.device).gather(1, order)
-        if filled is None:
+    def _read_valid(self, order: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor | None:
+        """Return which of the remaining tokens are valid, (B, n') bool; None if all are.
+
+        Args:
+            order: (B, n') int64 slots.
+            padding: (B, n') bool, the padding that this site added; None if it added none.
+        """
+        # padding in front of a prompt has been dropped; only padding within or behind it remains
+        prompts = [sample.prompt for sample in self.samples]
+        remains = any(prompt.length - prompt.padding > prompt.real for prompt in prompts)
+        real = None
+        if self.compactor.real is not None and remains:
+            real = self.compactor.real.to(order.device).gather(1, order)
+        if padding is None:
             return real
-        return ~filled if real is None else real & ~filled
+        return ~padding if real is None else real & ~padding

@@ -1,4 +1,7 @@
-"""Where a prompt's tokens are: visual tokens, their images, the text that may rate them, and padding. Host side."""
+"""Where the tokens of a prompt are: visual tokens, the text that may rate them, and padding.
+
+A rater is a text token whose attention rates the visual tokens. All tensors are on the host.
+"""
 
 from dataclasses import dataclass
 
@@ -9,17 +12,20 @@ from sparsight.errors import PromptError
 
 @dataclass(frozen=True)
 class Prompt:
-    """The layout of one sample in a pass of L tokens, in slots of that pass.
+    """Where the tokens of one sample are in a pass of L tokens.
+
+    A slot is the index of a token in this pass, padding included.
 
     Args:
-        length: L, padding included.
-        padding: leading padding tokens.
-        visual: (V,) int64 slots of the visual tokens, ascending.
-        images: (V,) int64, which contiguous run of visual tokens each belongs to, ascending from 0.
-        text: (T,) int64 slots of the real text after the last visual token, the part that may rate;
-            else empty.
-        real: tokens that are no padding.
-        places: (L,) int64, number of each slot among the real tokens.
+        length: L.
+        padding: how many padding tokens stand in front.
+        visual: (V,) int64, slots of the visual tokens, ascending.
+        images: (V,) int64, image of each visual token: the number, from 0, of its contiguous run of
+            visual tokens.
+        text: (T,) int64, slots of the real text behind the last visual token that may rate; empty
+            without visual tokens.
+        real: how many tokens are not padding.
+        positions: (L,) int64, index of each token among the real tokens.
     """
 
     length: int
@@ -28,93 +34,95 @@ class Prompt:
     images: torch.Tensor
     text: torch.Tensor
     real: int
-    places: torch.Tensor
+    positions: torch.Tensor
 
     @property
     def image_count(self) -> int:
-        """Contiguous runs of visual tokens."""
+        """How many contiguous runs of visual tokens there are."""
         return int(self.images[-1]) + 1 if len(self.images) else 0
 
 
 def check_marks(marks: object) -> torch.Tensor:
-    """Return marks of visual tokens, (B, L) bool, on the host.
+    """Return a copy of a caller's marks of visual tokens, (B, L) bool on the host.
 
-    Raises: PromptError: they are no such tensor.
+    Raises: PromptError: the marks are not a 2-D bool tensor.
     """
-    if not isinstance(marks, torch.Tensor) or marks.dtype != torch.bool or marks.ndim != 2:
-        kind = (
-            f"{marks.dtype} of shape {tuple(marks.shape)}"
-            if isinstance(marks, torch.Tensor)
-            else type(marks).__name__
-        )
-        raise PromptError(f"visual_mask is {kind}; give a bool tensor of shape (batch, tokens).")
-    return marks.to("cpu", copy=True)  # what the caller does to theirs later changes nothing here
+    if not isinstance(marks, torch.Tensor):
+        raise PromptError(_refuse_marks(type(marks).__name__))
+    if marks.dtype != torch.bool or marks.ndim != 2:
+        raise PromptError(_refuse_marks(f"{marks.dtype} of shape {tuple(marks.shape)}"))
+    return marks.to("cpu", copy=True)  # so that later changes of the caller's tensor have no effect
 
 
-def marked_rows(marks: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-    """Return the marks of a prefill whose rows may be copies, as beam search makes them.
+def _refuse_marks(kind: str) -> str:
+    return f"visual_mask is {kind}; give a bool tensor of shape (batch, tokens)."
+
+
+def repeat_marks(marks: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    """Return the marks of each row of a prefill, (B * copies, L) bool on the host.
 
     Args:
         marks: (B, L) bool on the host.
-        embeds: (B * copies, L, D).
+        embeds: (B * copies, L, D); beam search makes copies of each sample.
     Raises: PromptError: the shapes do not fit.
     """
     rows, length = embeds.shape[:2]
     if marks.shape[1] != length or rows % len(marks):
         raise PromptError(
-            f"visual_mask of shape {tuple(marks.shape)} does not fit inputs_embeds of {rows} rows of {length} tokens; "
-            "set run.visual_mask before a prompt of another shape, and give prompts without images as input_ids."
+            f"visual_mask of shape {tuple(marks.shape)} does not fit inputs_embeds of {rows} rows "
+            f"of {length} tokens; set run.visual_mask before a prompt of another shape, and give "
+            "prompts without images as input_ids."
         )
     return marks.repeat_interleave(rows // len(marks), dim=0)
 
 
-def _runs(slots: torch.Tensor) -> torch.Tensor:
-    """Number the contiguous runs of ascending slots from 0."""
+def _number_runs(slots: torch.Tensor) -> torch.Tensor:
+    """Return the number, from 0, of the contiguous run of each of ascending slots (V,)."""
     return torch.cat([torch.zeros_like(slots[:1]), (slots.diff() != 1).long().cumsum(0)])
 
 
 def read_prompts(
     visual: torch.Tensor, real: torch.Tensor, rating: int | None = None, candidates: int = 0
 ) -> tuple[Prompt, ...]:
-    """Read the layout of every sample.
+    """Return where the tokens of every sample are.
 
     Args:
-        visual: (B, L) bool on the host.
+        visual: (B, L) bool on the host, which tokens are visual.
         real: (B, L) bool on the host, False for padding.
         rating: how many tokens at the end of a prompt may rate; None for all behind the images.
-        candidates: last tokens of each row that are no part of the prompt, so that they rate
-            nothing.
-    Raises: PromptError: a visual token is masked out, or no text follows the last one.
+        candidates: how many tokens at the end of each row are drafted candidates of assisted
+            decoding; they are no part of the prompt and rate nothing.
+    Raises: PromptError: a visual token is masked out, or every token of a sample is.
     """
+    end = visual.shape[1] - candidates
     rows = enumerate(zip(visual, real, strict=True))
-    return tuple(_read(v, r, index, rating, len(r) - candidates) for index, (v, r) in rows)
+    return tuple(_read_prompt(index, *row, rating, end) for index, row in rows)
 
 
-def _read(
-    visual: torch.Tensor, real: torch.Tensor, index: int, rating: int | None, end: int
+def _read_prompt(
+    index: int, visual: torch.Tensor, real: torch.Tensor, rating: int | None, end: int
 ) -> Prompt:
+    """Return where the tokens of sample `index` are; raters stand before slot `end`."""
     slots = visual.nonzero().flatten()
-    text = real.nonzero().flatten()
-    if not len(text):
+    tokens = real.nonzero().flatten()
+    if not len(tokens):
         raise PromptError(
             f"sample {index}: every token is masked out; leave the sample out of the batch."
         )
-    padding = int(text[0])
+    padding = int(tokens[0])
     if bool((visual & ~real).any()):
         raise PromptError(
             f"sample {index}: the attention mask hides visual tokens; mask padding only."
         )
-    images = _runs(slots)
-    after = text[(text > slots[-1]) & (text < end)] if len(slots) else text[:0]
-    after = after if rating is None else after[-rating:]
+    behind = tokens[(tokens > slots[-1]) & (tokens < end)] if len(slots) else tokens[:0]
     return Prompt(
-        len(real),
-        padding,
-        slots,
-        images,
-        after,
-        len(text),
-        (real.long().cumsum(0) - 1).clamp_min(0),
+        length=len(real),
+        padding=padding,
+        visual=slots,
+        images=_number_runs(slots),
+        text=behind if rating is None else behind[-rating:],
+        real=len(tokens),
+        positions=(real.long().cumsum(0) - 1).clamp_min(0),
     )
 
 

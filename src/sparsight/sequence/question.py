@@ -1,4 +1,9 @@
-"""Whether a prompt's words can rate its images: they must follow them, as attention only looks back. Host side."""
+"""Checks that each prompt has a question behind its images, which can rate them.
+
+Attention only looks back, so tokens in front of an image cannot rate it. All tensors are on the
+host. Private details of transformers touched here: `eos_token_id`, and that fields of configs that
+hold token ids end in `_token_id` or `_token_index`.
+"""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,42 +14,45 @@ import torch
 
 from sparsight.errors import PromptError, RaterWarning
 
-# tokens at most that a chat template writes
-TAIL = 6  # behind a question: "ASSISTANT:" is five and a line break
-MARKS = 2  # behind an image: the image's end, if the config does not name it, and a line break
-HEAD = 4  # in front of an image: "user" and a line break, "USER:"
+# how many tokens that are not special a chat template writes at most
+BEHIND_QUESTION = 6  # "ASSISTANT:" is five tokens, and a line break
+BEHIND_IMAGE = 2  # the end of the image, if the config does not name it, and a line break
+BEFORE_IMAGE = 4  # "user" and a line break, or "USER:"
 
 
 @dataclass(frozen=True)
-class Marks:
-    """Token ids that are no words.
+class SpecialIds:
+    """Token ids that are not words.
 
     Args:
-        special: ids that the model's config names, such as the end of an image.
-        ends: those of them that end a turn.
+        special: ids that the model's configs name, such as the end of an image.
+        ends: the special ids that end a turn.
     """
 
     special: frozenset[int]
     ends: frozenset[int]
 
 
-def read_marks(model: Any, base_config: Any) -> Marks:
-    """Read from a model's configs which token ids are no words."""
+def read_special_ids(model: Any, base_config: Any) -> SpecialIds:
+    """Return the token ids that a model's configs name, which are not words."""
     configs = [
         base_config,
         getattr(base_config, "text_config", None),
         getattr(model, "generation_config", None),
     ]
     special, ends = set(), set()
-    for config in (config for config in configs if config is not None):
+    for config in configs:
+        if config is None:
+            continue
         for name, value in vars(config).items():
             if name.endswith(("_token_id", "_token_index")):
-                special |= {*_ids(value)}
-        ends |= {*_ids(getattr(config, "eos_token_id", None))}
-    return Marks(frozenset(special), frozenset(ends))
+                special |= {*_iterate_ids(value)}
+        ends |= {*_iterate_ids(getattr(config, "eos_token_id", None))}
+    return SpecialIds(frozenset(special), frozenset(ends))
 
 
-def _ids(value: object) -> Iterator[int]:
+def _iterate_ids(value: object) -> Iterator[int]:
+    """Yield the token ids in a field of a config, which holds one id, several or none."""
     for part in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(part, int):
             yield part
@@ -52,13 +60,13 @@ def _ids(value: object) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Wording:
-    """What a prompt says around its last image, in tokens.
+    """The tokens around the last image of a prompt. Words are tokens that are not special.
 
     Args:
-        text: tokens behind the last image that may rate, special ones included.
-        asked: words among them, up to the end of the last turn that ends there.
-        behind: tokens behind that turn that are not special, as a template writes them.
-        earlier: words in front of the image in the same turn.
+        text: tokens behind the image that may rate, special ones included.
+        asked: words behind the image, up to the end of the last turn; all if no turn ends there.
+        behind: words behind the end of that turn, which a chat template writes.
+        earlier: words in front of the image, in its turn.
         ends: whether a turn ends behind the image.
     """
 
@@ -70,73 +78,79 @@ class Wording:
 
 
 def check_questions(
-    ids: torch.Tensor, visual: torch.Tensor, marks: Marks, rating: int | None
+    ids: torch.Tensor, visual: torch.Tensor, special_ids: SpecialIds, rating: int | None
 ) -> None:
     """Check that words follow the last image of every sample, so that they can rate it.
 
     Args:
-        ids: (B, L) int64 on the host; negative ones are no part of the prompt, as padding is not.
+        ids: (B, L) int64 on the host; negative ids, such as those of padding, are no part of the
+            prompt.
         visual: (B, L) bool on the host.
-        marks: ids that are no words.
+        special_ids: ids that are not words.
         rating: how many tokens at the end of a prompt may rate; None for all behind its images.
 
     Raises:
-        PromptError: nothing follows but what a template writes, such as the end of the turn and
-            "assistant".
+        PromptError: nothing follows the image but what a chat template writes, such as the end of
+            the turn and "assistant".
 
     Warns:
-        RaterWarning: so little follows that it may be the template's alone, and more words stand
-            before the image in the same turn.
+        RaterWarning: so few words follow the image that a chat template may have written them all,
+            and more words stand before the image in its turn.
     """
     for index, (row, flags) in enumerate(zip(ids.tolist(), visual.tolist(), strict=True)):
         if True not in flags:
             continue
         last = len(flags) - 1 - flags[::-1].index(True)
-        words = zip(row[:last], flags[:last], strict=True)
-        before = [token for token, is_visual in words if token >= 0 and not is_visual]
+        in_front = zip(row[:last], flags[:last], strict=True)
+        before = [token for token, is_visual in in_front if token >= 0 and not is_visual]
         text = [token for token in row[last + 1 :] if token >= 0]
-        _check(index, read_wording(before, text if rating is None else text[-rating:], marks))
+        if rating is not None:
+            text = text[-rating:]
+        _check_wording(index, read_wording(before, text, special_ids))
 
 
-def read_wording(before: Sequence[int], text: Sequence[int], marks: Marks) -> Wording:
-    """Return what a prompt says around its last image.
+def read_wording(before: Sequence[int], text: Sequence[int], special_ids: SpecialIds) -> Wording:
+    """Return the words around the last image of a prompt.
 
     Args:
         before: tokens in front of the image, visual ones left out.
-        text: tokens behind it that may rate.
-        marks: ids that are no words.
+        text: tokens behind the image that may rate.
+        special_ids: ids that are not words.
     """
-    ends = [place for place, token in enumerate(text) if token in marks.ends]
-    turn = max((place + 1 for place, token in enumerate(before) if token in marks.ends), default=0)
+    ends = [index for index, token in enumerate(text) if token in special_ids.ends]
     last_end = ends[-1] if ends else len(text)
+    ends_before = [index for index, token in enumerate(before) if token in special_ids.ends]
+    turn = ends_before[-1] + 1 if ends_before else 0  # where the turn of the image starts
     return Wording(
         text,
-        asked=_words(text[:last_end], marks),
-        behind=_words(text[last_end:], marks),
-        earlier=_words(before[turn:], marks),
+        asked=_select_words(text[:last_end], special_ids),
+        behind=_select_words(text[last_end:], special_ids),
+        earlier=_select_words(before[turn:], special_ids),
         ends=bool(ends),
     )
 
 
-def _words(tokens: Sequence[int], marks: Marks) -> list[int]:
-    return [token for token in tokens if token not in marks.special]
+def _select_words(tokens: Sequence[int], special_ids: SpecialIds) -> list[int]:
+    return [token for token in tokens if token not in special_ids.special]
 
 
-def _check(index: int, wording: Wording) -> None:
+def _check_wording(index: int, wording: Wording) -> None:
+    """Raise or warn if sample `index` has no words behind its last image, or few."""
     advice = (
         "put the image before its question, or use a method that reads no question, such as Uniform"
     )
-    if not wording.asked and len(wording.behind) <= TAIL:
+    if not wording.asked and len(wording.behind) <= BEHIND_QUESTION:
         what = "no text follows the last image"
         if wording.text:
             what = "no words follow the last image, only what ends the turn"
         raise PromptError(
             f"sample {index}: {what}, and words before an image cannot rate it: {advice}."
         )
-    # behind a plain template's words, or between an image and the end of a turn, there may be no
-    # question
-    few = len(wording.asked) <= (MARKS if wording.ends else TAIL)
-    if few and len(wording.earlier) > max(len(wording.asked), HEAD) and _is_tail(wording.behind):
+    # The words behind an image are those of a template and perhaps a question. If a turn ends
+    # there, the template writes few words before that end; else it may write "ASSISTANT:" there.
+    few = len(wording.asked) <= (BEHIND_IMAGE if wording.ends else BEHIND_QUESTION)
+    more_before = len(wording.earlier) > max(len(wording.asked), BEFORE_IMAGE)
+    if few and more_before and len(wording.behind) <= 2 * BEHIND_QUESTION:
         warnings.warn(
             f"sample {index}: {len(wording.asked)} tokens follow the last image and "
             f"{len(wording.earlier)} stand before it. Only those that follow can rate it: "
@@ -144,8 +158,3 @@ def _check(index: int, wording: Wording) -> None:
             RaterWarning,
             stacklevel=2,
         )
-
-
-def _is_tail(behind: Sequence[int]) -> bool:
-    """Return whether so few tokens stand behind a turn that a template may have written them."""
-    return len(behind) <= 2 * TAIL

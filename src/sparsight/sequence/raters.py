@@ -1,4 +1,7 @@
-"""Which tokens of each prompt rate its images. Knows prompts and methods; the attention that raters pay comes later."""
+"""Chooses the raters of each prompt: the text tokens whose attention rates its visual tokens.
+
+The choice is made before the first layer; the attention that raters pay is read later, at sites.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -17,13 +20,15 @@ def choose_raters(
     embeds: torch.Tensor,
     to_host: Callable[[torch.Tensor], torch.Tensor],
 ) -> list[torch.Tensor]:
-    """Choose every sample's raters and return their slots, (R,) int64 on the host; none where none are needed.
+    """Return the slots of each sample's raters, (B,) tensors (R,) int64 on the host.
+
+    A sample that is not pruned has no raters, and with a method that reads no attention none has.
 
     Args:
         method: that chooses.
         schedules: (B,) planned counts, None for samples without visual tokens.
-        prompts: (B,) of them.
-        embeds: (B, L, D), what the text decoder gets.
+        prompts: (B,) where the tokens of each sample are.
+        embeds: (B, L, D) input embeddings of the text decoder.
         to_host: reads a tensor on the host and counts the wait.
     Raises: PromptError: no text follows the last visual token of a sample.
     """
@@ -31,18 +36,23 @@ def choose_raters(
     if "attention" not in method.signals or not any(pruned):
         return [prompt.text[:0] for prompt in prompts]
     require_raters(prompts)
-    chosen = []
+    rows = [row for row, is_pruned in enumerate(pruned) if is_pruned]
     with torch.autocast(embeds.device.type, enabled=False):
-        for own, prompt, rates in zip(embeds, prompts, pruned, strict=True):
-            if rates:
-                visual, text = own[prompt.visual.to(own.device)], own[prompt.text.to(own.device)]
-                chosen.append(check_raters(method.raters(visual, text), method, text))
-    flags = iter(
-        check_any_rater(
-            torch.split(to_host(torch.cat(chosen)), [len(flag) for flag in chosen]), method
-        )
-    )
-    return [
-        prompt.text[next(flags) if rates else slice(0)]
-        for prompt, rates in zip(prompts, pruned, strict=True)
-    ]
+        flags = [_choose(method, prompts[row], embeds[row]) for row in rows]
+    # one wait for the device for the whole batch
+    on_host = torch.split(to_host(torch.cat(flags)), [len(flag) for flag in flags])
+    raters = [prompt.text[:0] for prompt in prompts]
+    for row, flag in zip(rows, check_any_rater(on_host, method), strict=True):
+        raters[row] = prompts[row].text[flag]
+    return raters
+
+
+def _choose(method: Method, prompt: Prompt, embeds: torch.Tensor) -> torch.Tensor:
+    """Return which of a sample's text tokens rate its visual tokens, (T,) bool on the device.
+
+    Args: embeds: (L, D) input embeddings of the sample.
+    """
+    # copies that do not wait for the device
+    visual = embeds[prompt.visual.to(embeds.device, non_blocking=True)]  # (V, D)
+    text = embeds[prompt.text.to(embeds.device, non_blocking=True)]  # (T, D)
+    return check_raters(method.raters(visual, text), method, text)

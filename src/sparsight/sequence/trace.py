@@ -1,4 +1,7 @@
-"""What a run recorded: counts and costs of the last prefill, and which visual tokens lived through each site."""
+"""Stats and trace of the last prefill: its counts and costs, and which visual tokens were kept.
+
+A site is the decoder layer on whose entry the sequence got shorter.
+"""
 
 from dataclasses import dataclass
 
@@ -11,15 +14,16 @@ from sparsight.counts.schedule import Accounting, Schedule
 
 @dataclass(frozen=True)
 class SiteTrace:
-    """One sample at one site; visual tokens are named by their index among the sample's original ones.
+    """What one site kept and dropped of one sample.
 
-    A recycled token goes by the name of its centre.
+    Visual tokens are given by their index among the visual tokens of the sample's prompt. A
+    recycled token, which is rebuilt from a cluster of dropped ones, has the index of its centre.
 
     Args:
         site: decoder layer on whose entry the sequence got shorter.
-        present: (V_i,) int64, tokens that came in.
-        keep: (K,) int64, tokens kept, recycled ones of earlier sites included.
-        centres: (C,) int64, centres of the tokens recycled here.
+        present: (V_i,) int64, visual tokens before the site.
+        keep: (K,) int64, tokens kept, those that earlier sites recycled included.
+        centres: (C,) int64, centres of the tokens that this site recycled.
         pool: (P,) int64, dropped tokens that were clustered.
         labels: (P,) int64 in 0..C-1, the cluster of each.
         score: (V_i,) float, higher is kept; None if the method scores nothing.
@@ -35,19 +39,20 @@ class SiteTrace:
 
     @property
     def survivors(self) -> torch.Tensor:
-        """Tokens that left the site, recycled ones by their centres: (K + C,) int64."""
+        """Visual tokens after the site, recycled ones by their centres: (K + C,) int64."""
         return torch.cat([self.keep, self.centres])
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Every site of every sample in the last prefill; `samples[b]` holds one SiteTrace per site that pruned.
+    """What each site kept and dropped of each sample in the last prefill.
 
     Args:
-        samples: per sample, its sites in order.
-        raters: per sample, (R,) int64 positions of the raters in the prompt, padding included.
-        layouts: per sample, where its visual tokens lie; None where the family does not know, or
-            there are none.
+        samples: (B,) of each sample, one SiteTrace for each site that pruned it, in order.
+        raters: (B,) of each sample, (R,) int64, slots of its raters: the text tokens whose
+            attention rated its visual tokens, by index in the prompt, padding included.
+        layouts: (B,) where in its images each visual token of a sample lies; None where the family
+            does not know, or the sample has no visual tokens.
     """
 
     samples: tuple[tuple[SiteTrace, ...], ...]
@@ -60,19 +65,19 @@ class Stats:
     """Counts and costs of the last prefill, known on the host.
 
     One FLOP is a multiplication or an addition; a multiply-accumulate (what the paper prints as
-    FLOPs) is two. Decoder layers only, padding not counted; the cost of choosing is included in
-    `prefill_flops`.
+    FLOPs) is two. FLOPs are those of the decoder layers, without padding; `prefill_flops` includes
+    the cost of choosing.
 
     Args:
-        shape: the decoder.
+        shape: sizes of the decoder.
         sites: every site that a sample may have.
         visual_tokens: (B,) visual tokens before pruning.
         text_tokens: (B,) real text tokens.
         raters: (B,) raters, 0 where none were chosen.
         schedules: (B,) what was kept and recycled at each site.
-        pools: (B,) how many dropped tokens each clustering took.
+        pools: (B,) how many dropped tokens were clustered at each site that pruned the sample.
         value_bytes: bytes of one number in the cache.
-        host_reads: times the engine waited for the device.
+        host_reads: how often the engine waited for the device.
         windows: (L,) sliding window of each layer's cache, 0 for none; () where no cache layer
             slides.
     """
@@ -97,21 +102,25 @@ class Stats:
     def tokens_per_layer(self) -> tuple[tuple[int, ...], ...]:
         """(B, L) text and visual tokens that each layer processed."""
         rows = zip(self.text_tokens, self.visual_tokens_per_layer, strict=True)
-        return tuple(tuple(text + visual for visual in row) for text, row in rows)
+        return tuple(_add(text, visual) for text, visual in rows)
 
     def mean_visual_tokens_of(self, accounting: Accounting) -> float:
-        """Layer mean of visual tokens, averaged over the samples that have any."""
+        """Return the layer mean of visual tokens, averaged over the samples that have any.
+
+        Args: accounting: "entering" counts the tokens that enter a layer; "authors" counts as the
+            code of SparseVLM's authors does.
+        """
         means = [schedule.mean(accounting) for schedule in self.schedules if schedule.visual_tokens]
         return sum(means) / len(means) if means else 0.0
 
     @property
     def mean_visual_tokens(self) -> float:
-        """Layer mean of visual tokens that entered a layer: what was paid for."""
+        """Layer mean of visual tokens that entered a layer, as they were computed."""
         return self.mean_visual_tokens_of("entering")
 
     @property
     def mean_visual_tokens_authors(self) -> float:
-        """The same under the convention of SparseVLM's authors, for comparison with their tables."""
+        """Layer mean of visual tokens as SparseVLM's authors count them in their tables."""
         return self.mean_visual_tokens_of("authors")
 
     @property
@@ -119,7 +128,8 @@ class Stats:
         """FLOPs of the decoder layers over the shortened sequences, and of choosing."""
         macs = sum(decoder_macs(self.shape, row) for row in self.tokens_per_layer)
         rows = zip(self.text_tokens, self.raters, self.schedules, self.pools, strict=True)
-        return 2 * (macs + sum(selection_macs(self.shape, *row) for row in rows if row[1]))
+        choosing = sum(selection_macs(self.shape, *row) for row in rows if row[1])
+        return 2 * (macs + choosing)
 
     @property
     def dense_prefill_flops(self) -> int:
@@ -143,5 +153,11 @@ class Stats:
 
     @property
     def _dense_rows(self) -> list[tuple[int, ...]]:
+        """(B, L) tokens that each layer would have processed had nothing been pruned."""
         pairs = zip(self.text_tokens, self.visual_tokens, strict=True)
         return [(text + visual,) * self.shape.layers for text, visual in pairs]
+
+
+def _add(text: int, visual: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the tokens of each layer, from those of the text and the visual ones by layer."""
+    return tuple(text + count for count in visual)
