@@ -19,7 +19,7 @@ from sparsight.cli.streams import print_json
 from sparsight.errors import InputError
 from sparsight.evaluate.asking import cast_weights
 from sparsight.families import family_of
-from sparsight.images import read_image, source_file, source_name
+from sparsight.images import find_source_file, name_source, read_image
 from sparsight.inputs import check_question, prompt_inputs, user_message
 from sparsight.methods.method import Method
 from sparsight.picture import check_drawable, panels
@@ -83,7 +83,7 @@ def ask(request: Request, as_json: bool) -> None:
         model=request.model or EMBEDDED,
         method=cli_name(type(method)),
         settings=repr(method),
-        images=tuple(map(source_name, sources)),
+        images=tuple(map(name_source, sources)),
         question=question,
         dense=dense,
         sparse=answer,
@@ -120,7 +120,9 @@ def check_target(path: Path, sources: Sequence[str] = ()) -> None:
             return
         if not target.is_file():
             raise InputError(f"--picture {path} is there and no regular file; give another name.")
-        if any(file is not None and target.samefile(file) for file in map(source_file, sources)):
+        if any(
+            file is not None and target.samefile(file) for file in map(find_source_file, sources)
+        ):
             raise InputError(
                 f"--picture {path} is one of the images, and would overwrite it; give another name."
             )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sparsight.errors import InputError
-from sparsight.images import is_one, listed, rgb_image
+from sparsight.images import is_one_image, list_images, rgb_image
 from sparsight.picture.panels import Shown
 from sparsight.picture.sheet import Words
 
@@ -18,11 +18,11 @@ def shown_images(images: Any) -> list[Shown]:
         list of such frames.
     Raises: InputError: one is none of these or cannot be read.
     """
-    return [_shown(image, number) for number, image in enumerate(listed(images), 1)]
+    return [_shown(image, number) for number, image in enumerate(list_images(images), 1)]
 
 
 def _shown(image: Any, number: int) -> Shown:
-    if is_one(image) or not isinstance(image, (list, tuple, Iterator)):
+    if is_one_image(image) or not isinstance(image, (list, tuple, Iterator)):
         return rgb_image(image, f"image {number}")
     return [
         rgb_image(frame, f"frame {index} of clip {number}") for index, frame in enumerate(image, 1)
