@@ -22,7 +22,7 @@ from sparsight.families import family_of
 from sparsight.images import find_source_file, name_source, read_image
 from sparsight.inputs import check_question, prompt_inputs, user_message
 from sparsight.methods.method import Method
-from sparsight.picture import check_drawable, panels
+from sparsight.picture import check_drawable, lay_out_panels
 from sparsight.sparsify import Run, sparsify
 
 MOST_STEPS = 16  # decode steps that are timed
@@ -75,7 +75,9 @@ def ask(request: Request, as_json: bool) -> None:
     check_question(question, processor)
     inputs = prompt_inputs(model, processor, [user_message(question, images)])
     if request.picture is not None:
-        panels(check_drawable(family_of(model).layout(model.config, inputs)), images, processor)
+        lay_out_panels(
+            check_drawable(family_of(model).layout(model.config, inputs)), images, processor
+        )
     with progress("answering"):
         answer, run = answer_sparse(model, processor, inputs, method, request.max_new_tokens)
         dense = answer_dense(model, processor, inputs, request.max_new_tokens)
