@@ -27,7 +27,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sparsight import SparseVLM, sparsify
-from sparsight.bench.timing import Timing, facts, interleave, time_generation
+from sparsight.bench.timing import Timing, collect_facts, interleave, time_generation
 from sparsight.counts.cost import decoder_macs
 from sparsight.engine.compat import output_cache
 from sparsight.sequence.trace import Stats
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "text_tokens": options.text,
         "decode_steps": options.decode,
         "rounds": options.runs,
-        "facts": facts(device, dtype),
+        "facts": collect_facts(device, dtype),
         "budgets": [summary(retain, methods[retain], stats[retain], timings) for retain in methods],
     }
     show(result)

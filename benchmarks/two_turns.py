@@ -26,7 +26,7 @@ from PIL.Image import Image
 from rich.progress import track
 
 from sparsight import Chat, SparseVLM, sparsify
-from sparsight.bench.timing import facts
+from sparsight.bench.timing import collect_facts
 from sparsight.evaluate import cast_weights
 from sparsight.evaluate.evidence import evidence_tokens, recalls
 from sparsight.evaluate.scenes import SPLIT, Question, load_images, load_suite
@@ -140,7 +140,11 @@ def main() -> None:
     cast_weights(model, torch.bfloat16)
     rows = measure(model, processor, args)
     command = shlex.join(["python", *sys.argv])
-    result = {"command": command, "facts": facts(torch.device("cpu"), torch.bfloat16), "rows": rows}
+    result = {
+        "command": command,
+        "facts": collect_facts(torch.device("cpu"), torch.bfloat16),
+        "rows": rows,
+    }
     text = json.dumps(result, indent=2) + "\n"
     if args.out is not None:
         args.out.write_text(text, encoding="utf-8")

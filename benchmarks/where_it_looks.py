@@ -19,7 +19,7 @@ import torch
 from rich.progress import track
 
 from sparsight import SparseVLM
-from sparsight.bench.timing import facts
+from sparsight.bench.timing import collect_facts
 from sparsight.evaluate.asking import Examiner, Prompt
 from sparsight.evaluate.scenes import SPLIT, load_images, load_suite
 from sparsight.evaluate.settings import Case
@@ -91,7 +91,7 @@ def main() -> None:
         for layer, (m, h) in enumerate(zip(mean, head, strict=True))
     ]
     command = shlex.join(["python", *sys.argv])
-    known = facts(torch.device("cpu"), torch.float32)
+    known = collect_facts(torch.device("cpu"), torch.float32)
     text = (
         json.dumps(
             {"command": command, "facts": known, "questions": len(means), "rows": rows}, indent=1

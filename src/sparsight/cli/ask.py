@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
-from sparsight.bench.timing import facts, interleave, time_generation
+from sparsight.bench.timing import collect_facts, interleave, time_generation
 from sparsight.cli.inputs import read_device, read_dtype, split_words
 from sparsight.cli.load import EMBEDDED, load_model
 from sparsight.cli.method import cli_name, read_method
@@ -91,7 +91,7 @@ def ask(request: Request, as_json: bool) -> None:
         sparse=answer,
         stats=run.stats,
         timings=measure(model, inputs, method, request),
-        facts=facts(model.device, model.dtype),
+        facts=collect_facts(model.device, model.dtype),
         picture=None if request.picture is None else str(request.picture),
     )
     if as_json:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from sparsight.bench.timing import facts
+from sparsight.bench.timing import collect_facts
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.evaluate.asking import Examiner
 from sparsight.evaluate.results import Refusals, results
@@ -57,7 +57,7 @@ def run(
             "seed": settings.seed,
             "max_new_tokens": settings.max_new_tokens,
             "suite": {"questions": len(cases), "sha256": suite_hash(suite, settings.suite)},
-            "facts": facts(model.device, model.dtype),
+            "facts": collect_facts(model.device, model.dtype),
         }
         found = heading | results(
             settings, [case.question for case in cases], store.records, refusals
