@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scenes_table import label, table
+from scenes_table import label, write_table
 
-from sparsight.evaluate.scoring import Marks, interval
+from sparsight.evaluate.scoring import Marks, bootstrap_interval
 from sparsight.models.embedded.adapter import read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -157,7 +157,7 @@ def _less(way: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     marks, other = (
         Marks(np.array(of["right"]), said=nobody, truth=nobody, binary=False) for of in (way, first)
     )
-    low, high = interval([(marks, other)])
+    low, high = bootstrap_interval([(marks, other)])
     return f"{100 * (marks.score - other.score):+.1f} ({low:+.1f} to {high:+.1f})"
 
 
@@ -189,8 +189,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/scenes.md": {
         "dense": splits,
         "controls": controls,
-        "all": lambda: table(read(SCENES)),
-        "sites": lambda: table(read("scenes-sites-embedded-cpu.json")),
+        "all": lambda: write_table(read(SCENES)),
+        "sites": lambda: write_table(read("scenes-sites-embedded-cpu.json")),
         "turns": turns,
         "attention": attention,
     },

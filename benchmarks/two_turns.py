@@ -28,9 +28,9 @@ from rich.progress import track
 from sparsight import Chat, SparseVLM, sparsify
 from sparsight.bench.timing import collect_facts
 from sparsight.evaluate import cast_weights
-from sparsight.evaluate.evidence import evidence_tokens, recalls
+from sparsight.evaluate.evidence import find_evidence_tokens, measure_recall
 from sparsight.evaluate.scenes import SPLIT, Question, load_images, load_suite
-from sparsight.evaluate.scoring import normalised
+from sparsight.evaluate.scoring import normalise
 from sparsight.models.embedded import load, prepare
 from sparsight.sparsify import Run
 
@@ -81,7 +81,7 @@ def ask(
         chat.ask(first.question, images)
     began = time.perf_counter()
     answer = chat.ask(second.question, images if way == "first" else ())
-    return normalised(answer) == normalised(second.answer), time.perf_counter() - began
+    return normalise(answer) == normalise(second.answer), time.perf_counter() - began
 
 
 def evidence_left(run: Run, question: Question, images: list[Image]) -> float:
@@ -89,8 +89,10 @@ def evidence_left(run: Run, question: Question, images: list[Image]) -> float:
     layout = run.trace.layouts[0]
     if layout is None:
         raise ValueError("this model's visual tokens lie nobody knows where")
-    evidence = evidence_tokens(question.turns[1].boxes, [image.size for image in images], layout)
-    recall, _ = recalls(run.trace.samples[0], evidence)
+    evidence = find_evidence_tokens(
+        question.turns[1].boxes, [image.size for image in images], layout
+    )
+    recall, _ = measure_recall(run.trace.samples[0], evidence)
     if recall is None:
         raise ValueError(f"question {question.id} rests on nothing")
     return recall[-1]

@@ -80,7 +80,9 @@ def main() -> None:
             : args.limit
         ]
     for question in track(asked, "look"):
-        prompt = examiner.prompt(Case(question, question), load_images(question), known=True)
+        prompt = examiner.build_prompt(
+            Case(question, question), load_images(question), find_evidence=True
+        )
         if prompt.evidence[0] is not None and bool(prompt.evidence[0].any()):
             mean, head = look(model, examiner, prompt, prompt.evidence[0])
             means.append(mean)

@@ -91,7 +91,7 @@ def test_every_way_builds_the_same_prompt(model, processor, monkeypatch, tmp_pat
     )
     with pytest.raises(IndexError):
         cli.ask(request, as_json=True)
-    seen.append(Examiner(model, processor, 1)._inputs([image], QUESTION, None))
+    seen.append(Examiner(model, processor, 1)._build_inputs([image], QUESTION, None))
     assert words(processor, seen[0])[: tiny.VISUAL + 1] == ["<image>"] * tiny.VISUAL + ["what"]
     for other in seen[1:]:
         assert torch.equal(other["input_ids"], seen[0]["input_ids"])
