@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 
 from sparsight.cli import app
-from sparsight.cli.models import models_page
+from sparsight.cli.models import write_models_page
 from sparsight.families import families
 from sparsight.models.embedded import is_prepared
 from tests.support import tiny
@@ -116,7 +116,7 @@ def test_tables_equal_the_result_files():
 
 def test_models_page_is_up_to_date():
     page = ROOT / "docs" / "models.md"
-    assert page.read_text(encoding="utf-8") == models_page(), (
+    assert page.read_text(encoding="utf-8") == write_models_page(), (
         "run: sparsight models --markdown > docs/models.md"
     )
 
