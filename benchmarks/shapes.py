@@ -1,4 +1,7 @@
-"""Random-weight models of known shapes, for benchmarks. Vocabularies and image encoders are cut to save memory."""
+"""Builds models of known shapes with random weights, for benchmarks.
+
+Vocabularies and image encoders are small, to save memory.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +21,14 @@ VOCABULARY = 512
 
 @dataclass(frozen=True)
 class Shape:
-    """One model's sizes.
+    """The sizes of one model.
 
     Args:
-        about: what it stands for, and how it differs.
+        about: the model that it stands for, and how it differs from that model.
         config: class of the text config.
-        sizes: its fields.
+        sizes: fields of the text config.
         visual_tokens: of one image.
-        retain: budgets that are measured unless others are given.
+        retain: budgets that are measured by default.
     """
 
     about: str
@@ -35,7 +38,7 @@ class Shape:
     retain: tuple[int, ...] = (192, 64)
 
 
-def _sizes(layers: int, width: int, ffn: int, heads: int, kv_heads: int) -> dict[str, int]:
+def _name_sizes(layers: int, width: int, ffn: int, heads: int, kv_heads: int) -> dict[str, int]:
     return {
         "num_hidden_layers": layers,
         "hidden_size": width,
@@ -47,29 +50,32 @@ def _sizes(layers: int, width: int, ffn: int, heads: int, kv_heads: int) -> dict
 
 SHAPES = {
     "embedded": Shape(
-        "the embedded model's text decoder (SmolLM2-135M)", LlamaConfig, _sizes(30, 576, 1536, 9, 3)
+        "the embedded model's text decoder (SmolLM2-135M)",
+        LlamaConfig,
+        _name_sizes(30, 576, 1536, 9, 3),
     ),
     "llava-1.5-7b": Shape(
-        "LLaVA-1.5-7B's text decoder", LlamaConfig, _sizes(32, 4096, 11008, 32, 32)
+        "LLaVA-1.5-7B's text decoder", LlamaConfig, _name_sizes(32, 4096, 11008, 32, 32)
     ),
     "qwen2.5-vl-7b": Shape(
-        "a Qwen2 decoder of Qwen2.5-VL-7B's sizes inside a LLaVA: its layers, but 1-D positions and no image encoder",
+        "a Qwen2 decoder of Qwen2.5-VL-7B's sizes inside a LLaVA: its layers, but 1-D positions "
+        "and no image encoder",
         Qwen2Config,
-        _sizes(28, 3584, 18944, 28, 4),
+        _name_sizes(28, 3584, 18944, 28, 4),
     ),
     "tiny": Shape(
-        "a toy for tests", LlamaConfig, _sizes(8, 64, 96, 4, 2), visual_tokens=36, retain=(12,)
+        "a toy for tests", LlamaConfig, _name_sizes(8, 64, 96, 4, 2), visual_tokens=36, retain=(12,)
     ),
 }
 
 
 def build(shape: Shape, text_tokens: int, device: torch.device, dtype: torch.dtype) -> Any:
-    """Build the model with random weights, in evaluation mode.
+    """Return a model with random weights, in evaluation mode.
 
     Args:
-        shape: its sizes.
-        text_tokens: of the prompt, so that positions suffice.
-        device: where it is built; weights never pass through the host.
+        shape: sizes of the model.
+        text_tokens: of the prompt, which needs as many positions.
+        device: that the weights are made on; they never pass through the host.
         dtype: of the weights.
     """
     side = round(shape.visual_tokens**0.5)

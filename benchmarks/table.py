@@ -1,7 +1,7 @@
 """Writes the tables of the README and of docs/scenes.md from the files in benchmarks/results.
 
 python benchmarks/table.py           write them
-python benchmarks/table.py --check   exit with 1 if they differ from what the files say
+python benchmarks/table.py --check   exit with 1 if the pages differ from the result files
 """
 
 import json
@@ -11,86 +11,95 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scenes_table import label, table
+from scenes_table import label, write_table
 
-from sparsight.evaluate.scoring import Marks, interval
+from sparsight.evaluate.scoring import Marks, bootstrap_interval
 from sparsight.models.embedded.adapter import read_manifest
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SCENES = "scenes-embedded-cpu.json"
 START, END = "<!-- table: {} -->", "<!-- end of table -->"
+SHOWN_LAYERS = (0, 1, 2, 4, 6, 8, 10, 12, 14, 17, 20, 23, 26, 29)
 
 
 def read(name: str) -> Mapping[str, Any]:
     """Return one result file."""
-    found: Mapping[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))
-    return found
+    document: Mapping[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    return document
 
 
-def first_table() -> str:
-    """Return the table of the first screen: what the embedded model keeps and saves at each budget."""
-    prefill, accuracy = read("prefill-embedded-cpu.json"), read("accuracy-embedded-cpu.json")
-    answers = {row["retain"]: row for row in accuracy["rows"]}
-    known = prefill["facts"]
+def write_first() -> str:
+    """Return the table of the first screen: what the embedded model keeps and saves."""
+    prefill = read("prefill-embedded-cpu.json")
+    answers = {row["retain"]: row for row in read("accuracy-embedded-cpu.json")["rows"]}
     dense = prefill["budgets"][0]["dense"]
-    rows = [
-        "| `retain` | open questions right | prefill | faster, of which possible | FLOPs less | KV cache |",
+    lines = [
+        "| `retain` | open questions right | prefill | faster, of which possible | FLOPs less "
+        "| KV cache |",
         "| --- | --- | --- | --- | --- | --- |",
-        f"| dense, {prefill['visual_tokens']} | {_percent(answers['dense'])} | {_ms(dense)} | | | {_mb(dense)} |",
+        f"| dense, {prefill['visual_tokens']} | {_format_open(answers['dense'])} "
+        f"| {_format_prefill(dense)} | | | {_format_cache(dense)} |",
     ]
     for budget in prefill["budgets"]:
-        ratios, sparse = budget["ratios"], budget["sparse"]
-        possible = ratios["prefill_dense_over_sparse"] * ratios["prefill_sparse_over_oracle"]
-        rows.append(
-            f"| {budget['retain']} | {_percent(answers[str(budget['retain'])])} | {_ms(sparse)} "
-            f"| {ratios['prefill_dense_over_sparse']:.2f} x of {possible:.2f} x "
-            f"| {ratios['flops_dense_over_sparse']:.2f} x | {_mb(sparse)} |"
+        ratios = budget["ratios"]
+        sparse = budget["sparse"]
+        faster = ratios["prefill_dense_over_sparse"]
+        possible = faster * ratios["prefill_sparse_over_oracle"]
+        lines.append(
+            f"| {budget['retain']} | {_format_open(answers[str(budget['retain'])])} "
+            f"| {_format_prefill(sparse)} | {faster:.2f} x of {possible:.2f} x "
+            f"| {ratios['flops_dense_over_sparse']:.2f} x | {_format_cache(sparse)} |"
         )
-    total, guess = answers["dense"]["n_open"], read_manifest().accuracy["open_swapped"]
-    rows += [
-        "",
-        f"The embedded model (157 M parameters, {prefill['sizes']['layers']} decoder layers) on {total} open test "
-        f"questions of easy-VQA (with images swapped: {100 * guess:.1f} %); text decoder's prefill of "
-        f"{prefill['visual_tokens']} visual and {prefill['text_tokens']} text tokens, "
-        f"median of {prefill['rounds']} interleaved runs, {known['dtype']}, "
-        f"{known['cpu']}, {known['threads']} threads, torch {known['torch']}, transformers {known['transformers']}. "
-        '"Possible" is an oracle that runs the same layers on sequences cut beforehand.',
-    ]
-    return "\n".join(rows)
+    return "\n".join([*lines, "", _describe_first(prefill, answers["dense"]["n_open"])])
 
 
-def compared() -> str:
+def _describe_first(prefill: Mapping[str, Any], questions: int) -> str:
+    guess = read_manifest().accuracy["open_swapped"]
+    facts = prefill["facts"]
+    return (
+        f"The embedded model (157 M parameters, {prefill['sizes']['layers']} decoder layers) on "
+        f"{questions} open test questions of easy-VQA (with images swapped: {100 * guess:.1f} %); "
+        f"text decoder's prefill of {prefill['visual_tokens']} visual and "
+        f"{prefill['text_tokens']} text tokens, median of {prefill['rounds']} interleaved runs, "
+        f"{facts['dtype']}, {facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, "
+        f'transformers {facts["transformers"]}. "Possible" is an oracle that runs the same layers '
+        "on sequences cut beforehand."
+    )
+
+
+def write_compared() -> str:
     """Return the overall score of every method at every budget, on scenes."""
-    found = read(SCENES)
-    dense = next(row for row in found["configurations"] if row["budget"] is None)
-    named: dict[str, dict[float, Mapping[str, Any]]] = {}
-    for row in found["configurations"]:
+    results = read(SCENES)
+    dense = next(row for row in results["configurations"] if row["budget"] is None)
+    methods: dict[str, dict[float, Mapping[str, Any]]] = {}
+    for row in results["configurations"]:
         if row["budget"] is not None:
-            named.setdefault(label(row), {})[row["budget"]] = row
-    budgets = sorted({budget for rows in named.values() for budget in rows}, reverse=True)
+            methods.setdefault(label(row), {})[row["budget"]] = row
+    budgets = sorted({budget for rows in methods.values() for budget in rows}, reverse=True)
     lines = [
         f"| `retain` | {' | '.join(f'{budget:g}' for budget in budgets)} |",
         "| --- |" + " ---: |" * len(budgets),
     ]
-    for name, rows in named.items():
-        lines.append(f"| {name} | {' | '.join(_overall(rows.get(budget)) for budget in budgets)} |")
+    for name, rows in methods.items():
+        cells = [_format_overall(rows.get(budget)) for budget in budgets]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"Mean score of nine families of questions, and its share of the dense model's "
-        f"{100 * dense['overall']['score']:.1f}; {found['suite']['questions']} questions, {found['facts']['dtype']}. "
-        "Families, intervals, costs and evidence: docs/scenes.md.",
+        "Mean score of nine families of questions, and its share of the dense model's "
+        f"{100 * dense['overall']['score']:.1f}; {results['suite']['questions']} questions, "
+        f"{results['facts']['dtype']}. Families, intervals, costs and evidence: docs/scenes.md.",
     ]
     return "\n".join(lines)
 
 
-def _overall(row: Mapping[str, Any] | None) -> str:
+def _format_overall(row: Mapping[str, Any] | None) -> str:
     if row is None or row["overall"] is None:
         return "-"
     return f"{100 * row['overall']['score']:.1f} ({100 * row['overall']['retention']:.0f} %)"
 
 
-def controls() -> str:
+def write_controls() -> str:
     """Return the dense model's scores beside those without an image and with another one."""
     files = {
         "as asked": SCENES,
@@ -107,7 +116,7 @@ def controls() -> str:
     return "\n".join(lines)
 
 
-def splits() -> str:
+def write_splits() -> str:
     """Return the dense model's accuracy in every part of every family."""
     dense = read(SCENES)["configurations"][0]
     lines = [
@@ -116,115 +125,130 @@ def splits() -> str:
     ]
     for family, scores in dense["families"].items():
         for part, marks in scores["splits"].items():
+            right = f"{100 * marks['accuracy']:.1f} %"
             yes = f"{100 * marks['yes_share']:.0f} %" if "yes_share" in marks else ""
-            lines.append(
-                f"| {family} | {part} | {marks['n']} | {100 * marks['accuracy']:.1f} % | {yes} |"
-            )
+            lines.append(f"| {family} | {part} | {marks['n']} | {right} | {yes} |")
     return "\n".join(lines)
 
 
-def turns() -> str:
+def write_all() -> str:
+    """Return scores and costs of every method at every budget."""
+    return write_table(read(SCENES))
+
+
+def write_sites() -> str:
+    """Return scores and costs of methods at other sites."""
+    return write_table(read("scenes-sites-embedded-cpu.json"))
+
+
+def write_turns() -> str:
     """Return how often the second of two questions is answered rightly, asked first or later."""
-    found = read("two-turns-embedded-cpu.json")
+    results = read("two-turns-embedded-cpu.json")
     lines = [
-        '| `retain` | asked first | later, `reuse="image"` | difference | later, `reuse="cache"` | difference |',
+        '| `retain` | asked first | later, `reuse="image"` | difference | later, `reuse="cache"` '
+        "| difference |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for row in found["rows"]:
-        first, *later = (row[way] for way in ("first", "image", "cache"))
-        cells = [
-            _right(first),
-            *(cell for way in later for cell in (_right(way), _less(way, first))),
-        ]
+    for row in results["rows"]:
+        cells = [_format_right(row["first"])]
+        for order in ("image", "cache"):
+            cells += [_format_right(row[order]), _format_difference(row[order], row["first"])]
         lines.append(f"| {row['retain']} | {' | '.join(cells)} |")
-    known, asked = found["facts"], len(found["rows"][0]["first"]["right"])
+    facts = results["facts"]
     lines += [
         "",
-        f"Right answers in % of {asked}; in brackets the median time of that turn, and how much of the second answer's "
-        "evidence is left behind the last site, in %; difference in points with a paired bootstrap of 95 %. "
-        f"{known['dtype']}, {known['cpu']}, {known['threads']} threads.",
+        f"Right answers in % of {len(results['rows'][0]['first']['right'])}; in brackets the "
+        "median time of that turn, and how much of the second answer's evidence is left behind "
+        "the last site, in %; difference in points with a paired bootstrap of 95 %. "
+        f"{facts['dtype']}, {facts['cpu']}, {facts['threads']} threads.",
     ]
     return "\n".join(lines)
 
 
-def _right(way: Mapping[str, Any]) -> str:
-    right, left = 100 * sum(way["right"]) / len(way["right"]), 100 * way["evidence_mean"]
-    return f"{right:.1f} ({1000 * way['seconds_median']:.0f} ms, {left:.0f})"
+def _format_right(answers: Mapping[str, Any]) -> str:
+    right = 100 * sum(answers["right"]) / len(answers["right"])
+    left = 100 * answers["evidence_mean"]
+    return f"{right:.1f} ({1000 * answers['seconds_median']:.0f} ms, {left:.0f})"
 
 
-def _less(way: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    nobody = np.zeros(len(way["right"]), dtype=np.bool_)
-    marks, other = (
-        Marks(np.array(of["right"]), said=nobody, truth=nobody, binary=False) for of in (way, first)
-    )
-    low, high = interval([(marks, other)])
-    return f"{100 * (marks.score - other.score):+.1f} ({low:+.1f} to {high:+.1f})"
+def _format_difference(answers: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    marks = _build_marks(answers)
+    first_marks = _build_marks(first)
+    low, high = bootstrap_interval([(marks, first_marks)])
+    return f"{100 * (marks.score - first_marks.score):+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def attention() -> str:
-    """Return how well each layer's attention tells evidence from the rest."""
-    found = read("attention-embedded-cpu.json")
-    rows = {row["layer"]: row for row in found["rows"]}
-    shown = [layer for layer in (0, 1, 2, 4, 6, 8, 10, 12, 14, 17, 20, 23, 26, 29) if layer in rows]
-    lines = [f"| layer | {' | '.join(map(str, shown))} |", "| --- |" + " ---: |" * len(shown)]
+def _build_marks(answers: Mapping[str, Any]) -> Marks:
+    none = np.zeros(len(answers["right"]), dtype=np.bool_)
+    return Marks(np.array(answers["right"]), said=none, truth=none, binary=False)
+
+
+def write_attention() -> str:
+    """Return how well each layer's attention tells evidence from other visual tokens."""
+    results = read("attention-embedded-cpu.json")
+    rows = {row["layer"]: row for row in results["rows"]}
+    layers = [layer for layer in SHOWN_LAYERS if layer in rows]
+    lines = [f"| layer | {' | '.join(map(str, layers))} |", "| --- |" + " ---: |" * len(layers)]
     for title, name in (("mean of heads", "mean_of_heads"), ("best head", "best_head")):
-        lines.append(f"| {title} | {' | '.join(f'{rows[layer][name]:.2f}' for layer in shown)} |")
-    return "\n".join([*lines, "", f"Mean of {found['questions']} questions; 0.5 is chance."])
+        lines.append(f"| {title} | {' | '.join(f'{rows[layer][name]:.2f}' for layer in layers)} |")
+    return "\n".join([*lines, "", f"Mean of {results['questions']} questions; 0.5 is chance."])
 
 
-def _percent(row: Mapping[str, Any]) -> str:
+def _format_open(row: Mapping[str, Any]) -> str:
     return f"{100 * row['open']:.1f} %"
 
 
-def _ms(way: Mapping[str, Any]) -> str:
-    return f"{way['prefill_ms']['median']:.0f} ms"
+def _format_prefill(run: Mapping[str, Any]) -> str:
+    return f"{run['prefill_ms']['median']:.0f} ms"
 
 
-def _mb(way: Mapping[str, Any]) -> str:
-    return f"{way['kv_cache_bytes'] / 1e6:.1f} MB"
+def _format_cache(run: Mapping[str, Any]) -> str:
+    return f"{run['kv_cache_bytes'] / 1e6:.1f} MB"
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"first": first_table, "compared": compared},
+    "README.md": {"first": write_first, "compared": write_compared},
     "docs/scenes.md": {
-        "dense": splits,
-        "controls": controls,
-        "all": lambda: table(read(SCENES)),
-        "sites": lambda: table(read("scenes-sites-embedded-cpu.json")),
-        "turns": turns,
-        "attention": attention,
+        "dense": write_splits,
+        "controls": write_controls,
+        "all": write_all,
+        "sites": write_sites,
+        "turns": write_turns,
+        "attention": write_attention,
     },
 }
 
 
-def filled(text: str, name: str, made: str) -> str:
-    """Return a page with one table replaced.
+def replace_table(page: str, name: str, table: str) -> str:
+    """Return a page with one of its tables replaced.
 
-    Raises: ValueError: the page has no place for it.
+    Raises:
+        ValueError: the page has no place for the table.
     """
     start = START.format(name)
-    before, found, rest = text.partition(start)
+    before, opened, rest = page.partition(start)
     _, closed, after = rest.partition(END)
-    if not found or not closed:
+    if not opened or not closed:
         raise ValueError(f"no place for table {name!r}: {start} ... {END}")
-    return f"{before}{start}\n{made}\n{END}{after}"
+    return f"{before}{start}\n{table}\n{END}{after}"
 
 
 def main() -> int:
     """Write or check the tables; return the exit code."""
-    differ = []
+    check = "--check" in sys.argv[1:]
+    different = []
     for page, tables in PAGES.items():
         path = ROOT / page
         old = new = path.read_text(encoding="utf-8")
-        for name, make in tables.items():
-            new = filled(new, name, make())
+        for name, write in tables.items():
+            new = replace_table(new, name, write())
         if old != new:
-            differ.append(page)
-            if "--check" not in sys.argv[1:]:
+            different.append(page)
+            if not check:
                 path.write_text(new, encoding="utf-8")
-    if "--check" not in sys.argv[1:] or not differ:
+    if not check or not different:
         return 0
-    print(f"tables of {', '.join(differ)} differ from benchmarks/results; run: make table")
+    print(f"tables of {', '.join(different)} differ from benchmarks/results; run: make table")
     return 1
 
 

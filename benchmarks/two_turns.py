@@ -1,14 +1,15 @@
-"""Asks the second question of every two-turn scene in three ways: first, after the first one, and on its cache.
+"""Asks the second question of every two-turn scene first, after the first one, and on its cache.
 
 python -c 'from pathlib import Path; from sparsight.evaluate.scenes import compose_suite as compose
 compose(1, "test", share=4).write(Path("runs/suite"))'
 python benchmarks/two_turns.py --suite runs/suite --retain dense 192 64 --out
 runs/two-turns-embedded-cpu.json
 
-"first" asks it alone; "image" and "cache" ask it as the later turn of a Chat, which prunes anew or
-goes on with the pruned cache. Seconds are of the last turn alone, in bfloat16; all budgets and ways
-take turns, question by question, after one round that does not count. Evidence is the share of the
-visual tokens that the second answer rests on which are there behind the last site.
+"first" asks it alone. "image" and "cache" ask it as the later turn of a Chat, which prunes the
+image again or continues on the pruned cache. Seconds are of the last turn alone, in bfloat16. All
+budgets and orders take turns, question by question, after one round that does not count. Evidence
+is the share of the visual tokens that the second answer rests on which are left behind the last
+site.
 """
 
 import argparse
@@ -19,22 +20,22 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from PIL.Image import Image
 from rich.progress import track
 
 from sparsight import Chat, SparseVLM, sparsify
-from sparsight.bench.timing import facts
-from sparsight.evaluate import cast_weights
-from sparsight.evaluate.evidence import evidence_tokens, recalls
+from sparsight.bench.timing import collect_facts
+from sparsight.evaluate import cast_weights, find_evidence_tokens, measure_recall
 from sparsight.evaluate.scenes import SPLIT, Question, load_images, load_suite
-from sparsight.evaluate.scoring import normalised
+from sparsight.evaluate.scoring import is_right
 from sparsight.models.embedded import load, prepare
 from sparsight.run import Run
 
-WAYS = ("first", "image", "cache")
+Order = Literal["first", "image", "cache"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 class Answer(NamedTuple):
@@ -45,7 +46,7 @@ class Answer(NamedTuple):
     left: float
 
 
-def arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
@@ -66,82 +67,91 @@ def arguments() -> argparse.Namespace:
 
 
 def ask(
-    model: Any, processor: Any, question: Question, images: list[Image], way: str
+    model: Any, processor: Any, question: Question, images: list[Image], order: Order
 ) -> tuple[bool, float]:
-    """Return whether the second question is answered rightly in one way, and the seconds that it took."""
-    chat = Chat(
-        model,
-        processor,
-        reuse="cache" if way == "cache" else "image",
-        max_new_tokens=10,
-        do_sample=False,
-    )
+    """Return whether the second question is answered rightly, and the seconds that it took."""
+    reuse: Literal["image", "cache"] = "cache" if order == "cache" else "image"
+    chat = Chat(model, processor, reuse=reuse, max_new_tokens=10, do_sample=False)
     first, second = question.turns
-    if way != "first":
+    if order != "first":
         chat.ask(first.question, images)
-    began = time.perf_counter()
-    answer = chat.ask(second.question, images if way == "first" else ())
-    return normalised(answer) == normalised(second.answer), time.perf_counter() - began
+    start = time.perf_counter()
+    answer = chat.ask(second.question, images if order == "first" else ())
+    return is_right(answer, second.answer), time.perf_counter() - start
 
 
-def evidence_left(run: Run, question: Question, images: list[Image]) -> float:
-    """Return the share of the second answer's evidence that is there behind the last site."""
+def measure_evidence(run: Run, question: Question, images: list[Image]) -> float:
+    """Return the share of the second answer's evidence that is left behind the last site."""
     layout = run.trace.layouts[0]
     if layout is None:
-        raise ValueError("this model's visual tokens lie nobody knows where")
-    evidence = evidence_tokens(question.turns[1].boxes, [image.size for image in images], layout)
-    recall, _ = recalls(run.trace.samples[0], evidence)
+        raise ValueError("it is not known where this model's visual tokens lie")
+    sizes = [image.size for image in images]
+    evidence = find_evidence_tokens(question.turns[1].boxes, sizes, layout)
+    recall, _ = measure_recall(run.trace.samples[0], evidence)
     if recall is None:
-        raise ValueError(f"question {question.id} rests on nothing")
+        raise ValueError(f"question {question.id} has no evidence")
     return recall[-1]
 
 
+def ask_at(
+    model: Any,
+    processor: Any,
+    question: Question,
+    images: list[Image],
+    *,
+    order: Order,
+    retain: str,
+) -> Answer:
+    """Return the answer to the second question at one budget."""
+    if retain == "dense":
+        context: Any = nullcontext()
+    else:
+        context = sparsify(model, SparseVLM(retain=int(retain)))
+    with context as run:
+        right, seconds = ask(model, processor, question, images, order)
+        left = 1.0 if run is None else measure_evidence(run, question, images)
+    return Answer(right, seconds, left)
+
+
 def measure(model: Any, processor: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return, for every budget and way, what was answered rightly and the median seconds."""
-    questions = [question for question in load_suite(args.suite) if question.family == "two-turn"][
-        : args.limit
-    ]
-    found: dict[tuple[str, str], list[Answer]] = {
-        (retain, way): [] for retain in args.retain for way in WAYS
-    }
+    """Return for every budget and order the marks, median seconds and mean evidence left."""
+    questions = [one for one in load_suite(args.suite) if one.family == "two-turn"][: args.limit]
+    answers: dict[tuple[str, Order], list[Answer]] = {}
     for number, question in enumerate(track([questions[0], *questions], "ask")):
         images = load_images(question, args.suite)
-        for (retain, way), answers in found.items():
-            with (
-                nullcontext()
-                if retain == "dense"
-                else sparsify(model, SparseVLM(retain=int(retain))) as run
-            ):
-                right, seconds = ask(model, processor, question, images, way)
-                left = 1.0 if run is None else evidence_left(run, question, images)
-            if number:
-                answers.append(Answer(right, seconds, left))
+        for retain in args.retain:
+            for order in ORDERS:
+                answer = ask_at(model, processor, question, images, order=order, retain=retain)
+                if number:  # the first round warms up
+                    answers.setdefault((retain, order), []).append(answer)
     rows = []
     for retain in args.retain:
         row: dict[str, Any] = {"retain": retain}
-        for way in WAYS:
-            answers = found[retain, way]
-            row[way] = {"right": [answer.right for answer in answers]}
-            row[way]["seconds_median"] = round(
-                statistics.median(answer.seconds for answer in answers), 4
-            )
-            row[way]["evidence_mean"] = round(
-                statistics.fmean(answer.left for answer in answers), 4
-            )
+        for order in ORDERS:
+            row[order] = summarise(answers[retain, order])
         rows.append(row)
     return rows
 
 
+def summarise(answers: list[Answer]) -> dict[str, Any]:
+    """Return marks, median seconds and mean evidence left of the answers at one budget."""
+    return {
+        "right": [answer.right for answer in answers],
+        "seconds_median": round(statistics.median(answer.seconds for answer in answers), 4),
+        "evidence_mean": round(statistics.fmean(answer.left for answer in answers), 4),
+    }
+
+
 def main() -> None:
     """Measure every budget."""
-    args = arguments()
+    args = parse()
     prepare()
     model, processor = load()
     cast_weights(model, torch.bfloat16)
     rows = measure(model, processor, args)
     command = shlex.join(["python", *sys.argv])
-    result = {"command": command, "facts": facts(torch.device("cpu"), torch.bfloat16), "rows": rows}
-    text = json.dumps(result, indent=2) + "\n"
+    facts = collect_facts(torch.device("cpu"), torch.bfloat16)
+    text = json.dumps({"command": command, "facts": facts, "rows": rows}, indent=2) + "\n"
     if args.out is not None:
         args.out.write_text(text, encoding="utf-8")
     print(text)

@@ -1,11 +1,11 @@
-"""Measures at which decoder layers attention tells evidence from the rest: could a method choose well there?
+"""Measures at which decoder layers attention tells evidence from other visual tokens.
 
 python benchmarks/where_it_looks.py --limit 12 --out benchmarks/results/attention-embedded-cpu.json
 
-For every layer: the chance that SparseVLM's raters pay a visual token of the evidence more
-attention than another one (area under the curve, 0.5 for no information), with the mean over heads
-that SparseVLM scores by, and for the best single head. Unpruned, eager attention, questions on one
-scene whose evidence is known.
+At such a layer a method could choose well. For every layer: the chance that SparseVLM's raters pay
+a visual token of the evidence more attention than another one (area under the curve; 0.5 is no
+information), for the mean over heads, by which SparseVLM scores, and for the best single head.
+Unpruned, with eager attention, on questions about one scene whose evidence is known.
 """
 
 import argparse
@@ -19,16 +19,16 @@ import torch
 from rich.progress import track
 
 from sparsight import SparseVLM
-from sparsight.bench.timing import facts
+from sparsight.bench.timing import collect_facts
 from sparsight.evaluate.asking import Examiner, Prompt
-from sparsight.evaluate.scenes import SPLIT, load_images, load_suite
+from sparsight.evaluate.scenes import SPLIT, Question, load_images, load_suite
 from sparsight.evaluate.settings import Case
 from sparsight.models.embedded import load, prepare
 
 FAMILIES = ("existence", "attribute", "relation", "place")
 
 
-def arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--limit", type=int, default=12, help="questions of each family")
@@ -36,68 +36,85 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def areas(scores: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
-    """Return the chance that a token of the evidence scores higher than another, (...,) from (..., V) and (V,) bool."""
+def measure_areas(scores: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
+    """Return the chance that an evidence token scores higher than another visual token.
+
+    Args:
+        scores: (..., V).
+        evidence: (V,) bool.
+
+    Returns:
+        (...,) float32.
+    """
     ranks = scores.argsort(dim=-1).argsort(dim=-1).float() + 1
-    inside, outside = int(evidence.sum()), int((~evidence).sum())
+    inside = int(evidence.sum())
+    outside = int((~evidence).sum())
     return (ranks[..., evidence].sum(-1) - inside * (inside + 1) / 2) / (inside * outside)
 
 
 @torch.inference_mode()
-def look(
+def measure_question(
     model: Any, examiner: Examiner, prompt: Prompt, evidence: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return one question's areas by layer, of the mean over heads, (layers,), and of each head, (layers, heads)."""
-    seen: dict[str, torch.Tensor] = {}
+    """Return one question's areas: of the mean over heads, (L,), and of each head, (L, H)."""
+    embeddings: list[torch.Tensor] = []
 
-    def note(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-        seen["embeds"] = kwargs["inputs_embeds"][0]
+    def keep_embeddings(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
+        embeddings.append(kwargs["inputs_embeds"][0])
 
-    handle = model.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
-    found = model(
-        **prompt.inputs, output_attentions=True, logits_to_keep=1
-    ).attentions  # each (1, H, L, L)
+    decoder = model.model.language_model
+    handle = decoder.register_forward_pre_hook(keep_embeddings, with_kwargs=True)
+    output = model(**prompt.inputs, output_attentions=True, logits_to_keep=1)
     handle.remove()
-    visual = torch.isin(prompt.inputs["input_ids"][0], examiner.ids).nonzero().flatten()
-    text = torch.arange(int(visual[-1]) + 1, prompt.inputs["input_ids"].shape[1])
-    raters = text[SparseVLM(retain=192).raters(seen["embeds"][visual], seen["embeds"][text])]
-    paid = torch.stack(
-        [layer[0][:, raters][:, :, visual].mean(1) for layer in found]
-    )  # (layers, H, V)
-    return areas(paid.mean(1), evidence), areas(paid, evidence)
+    ids = prompt.inputs["input_ids"][0]
+    visual = torch.isin(ids, examiner.ids).nonzero().flatten()
+    text = torch.arange(int(visual[-1]) + 1, len(ids))
+    raters = text[SparseVLM(retain=192).raters(embeddings[0][visual], embeddings[0][text])]
+    rows = [layer[0][:, raters][:, :, visual].mean(1) for layer in output.attentions]  # (H, V) each
+    paid = torch.stack(rows)  # (L, H, V)
+    return measure_areas(paid.mean(1), evidence), measure_areas(paid, evidence)
+
+
+def choose_questions(limit: int) -> list[Question]:
+    """Return the first questions of each family that have evidence."""
+    chosen = []
+    for family in FAMILIES:
+        questions = [one for one in load_suite(SPLIT) if one.family == family]
+        chosen += [one for one in questions if any(one.turns[0].boxes)][:limit]
+    return chosen
 
 
 def main() -> None:
-    """Measure all questions and write means."""
-    args = arguments()
+    """Measure all questions and write the means."""
+    args = parse()
     prepare()
     model, processor = load()
     model.set_attn_implementation("eager")
     examiner = Examiner(model, processor, max_new_tokens=1)
-    asked, means, heads = [], [], []
-    for family in FAMILIES:
-        asked += [q for q in load_suite(SPLIT) if q.family == family and any(q.turns[0].boxes)][
-            : args.limit
-        ]
-    for question in track(asked, "look"):
-        prompt = examiner.prompt(Case(question, question), load_images(question), known=True)
-        if prompt.evidence[0] is not None and bool(prompt.evidence[0].any()):
-            mean, head = look(model, examiner, prompt, prompt.evidence[0])
-            means.append(mean)
-            heads.append(head)
-    mean, head = torch.stack(means).mean(0), torch.stack(heads).mean(0)
-    rows = [
-        {"layer": layer, "mean_of_heads": round(float(m), 4), "best_head": round(float(h.max()), 4)}
-        for layer, (m, h) in enumerate(zip(mean, head, strict=True))
-    ]
-    command = shlex.join(["python", *sys.argv])
-    known = facts(torch.device("cpu"), torch.float32)
-    text = (
-        json.dumps(
-            {"command": command, "facts": known, "questions": len(means), "rows": rows}, indent=1
+    areas_of_mean = []
+    areas_of_heads = []
+    for question in track(choose_questions(args.limit), "look"):
+        case = Case(question, question)
+        prompt = examiner.build_prompt(case, load_images(question), find_evidence=True)
+        evidence = prompt.evidence[0]
+        if evidence is not None and bool(evidence.any()):
+            mean, heads = measure_question(model, examiner, prompt, evidence)
+            areas_of_mean.append(mean)
+            areas_of_heads.append(heads)
+    mean = torch.stack(areas_of_mean).mean(0)  # (L,)
+    best = torch.stack(areas_of_heads).mean(0).amax(1)  # (L,)
+    rows = []
+    for layer, (of_mean, of_best) in enumerate(zip(mean.tolist(), best.tolist(), strict=True)):
+        rows.append(
+            {"layer": layer, "mean_of_heads": round(of_mean, 4), "best_head": round(of_best, 4)}
         )
-        + "\n"
-    )
+    result = {
+        "command": shlex.join(["python", *sys.argv]),
+        "facts": collect_facts(torch.device("cpu"), torch.float32),
+        "questions": len(areas_of_mean),
+        "rows": rows,
+    }
+    text = json.dumps(result, indent=1) + "\n"
     if args.out is not None:
         args.out.write_text(text, encoding="utf-8")
     print(text)

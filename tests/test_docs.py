@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 
 from sparsight.cli import app
-from sparsight.cli.models import make_page
+from sparsight.cli.models import write_models_page
 from sparsight.families import families
 from sparsight.models.embedded import is_prepared
 from tests.support import tiny
@@ -114,9 +114,9 @@ def test_tables_equal_the_result_files():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_make_page_is_up_to_date():
+def test_models_page_is_up_to_date():
     page = ROOT / "docs" / "models.md"
-    assert page.read_text(encoding="utf-8") == make_page(), (
+    assert page.read_text(encoding="utf-8") == write_models_page(), (
         "run: sparsight models --markdown > docs/models.md"
     )
 

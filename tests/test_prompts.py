@@ -86,12 +86,20 @@ def test_every_way_builds_the_same_prompt(model, processor, monkeypatch, tmp_pat
     monkeypatch.setattr(
         cli, "answer_sparse", lambda _, __, inputs, *more: seen.append(inputs) or more[9]
     )
-    request = cli.Request(
-        (str(tmp_path / "red.png"), QUESTION), None, "sparsevlm", "12", False, 1, 1, None
-    )
     with pytest.raises(IndexError):
-        cli.ask(request, as_json=True)
-    seen.append(Examiner(model, processor, 1)._inputs([image], QUESTION, None))
+        cli.ask(
+            [str(tmp_path / "red.png")],
+            QUESTION,
+            SparseVLM(retain=12),
+            model=None,
+            device=torch.device("cpu"),
+            dtype=None,
+            max_new_tokens=1,
+            runs=1,
+            picture=None,
+            as_json=True,
+        )
+    seen.append(Examiner(model, processor, 1)._build_inputs([image], QUESTION, None))
     assert words(processor, seen[0])[: tiny.VISUAL + 1] == ["<image>"] * tiny.VISUAL + ["what"]
     for other in seen[1:]:
         assert torch.equal(other["input_ids"], seen[0]["input_ids"])

@@ -28,7 +28,7 @@ from easy_vqa import EasyVQA, Question
 from rich.progress import track
 
 from sparsight import SparseVLM, sparsify
-from sparsight.bench.timing import facts
+from sparsight.bench.timing import collect_facts
 from sparsight.inputs import prompt_inputs, user_message
 from sparsight.models.embedded import cache_dir, load, prepare
 from sparsight.models.embedded.adapter import apply_adapter, read_manifest
@@ -165,7 +165,7 @@ def main() -> None:
     found = {
         "benchmark": "easy-VQA test split, exact match of greedy answers",
         "command": shlex.join(["python", "training/evaluate_adapter.py", *sys.argv[1:]]),
-        "facts": facts(model.device, model.dtype),
+        "facts": collect_facts(model.device, model.dtype),
         "rows": rows,
     }
     text = json.dumps(found, indent=1)

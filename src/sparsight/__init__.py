@@ -40,13 +40,16 @@ _HOMES = {
 
 
 class _Package(ModuleType):
-    """Imports a name when it is asked for: torch and transformers take seconds, which `sparsight --help` need not."""
+    """The package as a module that imports each name when it is first read.
+
+    torch and transformers take seconds to import, and `sparsight --help` needs neither.
+    """
 
     def __getattr__(self, name: str) -> Any:
         if name in _HOMES:
-            found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-            self.__dict__[name] = found
-            return found
+            value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+            self.__dict__[name] = value
+            return value
         if not name.startswith("_"):
             try:
                 return import_module(f"{__name__}.{name}")
@@ -56,7 +59,11 @@ class _Package(ModuleType):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Keep the name of the function `sparsify` from the module that holds it, which Python would put here."""
+        """Set an attribute, but keep `sparsify` the function.
+
+        When the module `sparsight.sparsify` is imported, Python would set the module under the
+        name of the function.
+        """
         if name not in _HOMES or not isinstance(value, ModuleType):
             super().__setattr__(name, value)
 

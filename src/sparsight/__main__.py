@@ -1,4 +1,4 @@
-"""python -m sparsight."""
+"""Run the command line: `python -m sparsight`."""
 
 from sparsight.cli import main
 

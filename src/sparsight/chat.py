@@ -1,9 +1,8 @@
-"""Chat: several questions about the same images, and what is kept between them. Knows templates; prunes nothing itself.
+"""Chat: several questions about the same images, and what is kept between them.
 
-Text-guided pruning keeps what the first question needs, which is not what the second needs. There
-are two honest ways
-on: to live with that (`reuse="cache"`), or to keep the encoded images and prune them anew
-(`reuse="image"`).
+Text-guided pruning keeps what the first question needs, which is not what the second one needs. A
+later turn can either live with that (`reuse="cache"`), or prune the encoded images again
+(`reuse="image"`). Chat knows chat templates and prunes nothing itself.
 """
 
 from contextlib import ExitStack
@@ -27,22 +26,21 @@ class Chat:
 
     Args:
         model: of a supported family; sparsify it before.
-        processor: its processor, with a chat template.
+        processor: of the model, with a chat template.
         reuse: what a later turn starts from. "image": the encoded images; the whole conversation is
-            prefilled again and pruned for the new question alone, at the cost of a prefill.
-                "cache": the key/value cache; only the new
-            question is computed, and sees what the first one left.
+            prefilled again, and pruned for the new question alone. "cache": the key/value cache;
+            only the new question is computed, and it sees what the first question left.
         history: whether earlier questions and answers stand in the prompt of a later turn. Without
-            them, a question is answered as if it were the first one, at the price of what the
-            conversation was about.
-        processor_kwargs: given to the processor with every turn.
+            them, a question is answered as if it were the first one, and cannot refer to the
+            conversation.
+        processor_kwargs: passed to the processor in every turn.
         generate: arguments of every `generate()`, such as max_new_tokens.
 
     Raises:
         UnsupportedError: the model is of no supported family.
         InputError: the processor has no chat template.
-        SettingError: `reuse` is neither of the two, or `history` is to be left out of a cache that
-            holds it.
+        SettingError: `reuse` is neither of the two; or `history` is False with a cache, which holds
+            the history.
     """
 
     def __init__(
@@ -63,14 +61,19 @@ class Chat:
             )
         if not getattr(processor, "chat_template", None):
             raise InputError("the processor has no chat template; a chat needs one.")
-        self._model, self._processor, self._reuse = model, processor, reuse
+        self._model = model
         self._base = base_of(model)
-        self._settings, self._options = dict(processor_kwargs or {}), generate
+        self._processor = processor
+        self._processor_kwargs = dict(processor_kwargs or {})
+        self._options = generate
+        self._reuse = reuse
         self._history = history
         self._messages: Messages = []
+        # for reuse="cache": all token ids so far, (1, N), their cache, and the M-RoPE offset
         self._sequence: torch.Tensor | None = None
         self._cache: Any = None
         self._offset: Any = None
+        # for reuse="image": the encoded images
         self._memory: dict[str, Any] = {}
 
     @property
@@ -81,20 +84,23 @@ class Chat:
     def ask(
         self, question: str, images: Any = (), *, inputs: dict[str, torch.Tensor] | None = None
     ) -> str:
-        """Ask, and return the answer. After an error the conversation stands where it stood.
+        """Return the answer to a question, and add both to the conversation.
+
+        After an error the conversation is as it was before.
 
         Args:
-            question: what is asked.
-            images: shown with it, and always before it: one or several Pillow images, paths, or
-                NumPy arrays (`sparsight.pixels.to_rgb` says of which kinds). With `reuse="image"`
-                new images in a later turn have all of them encoded again.
-            inputs: what the processor made of the first turn, if that was called before.
+            question: text.
+            images: shown with the question, and placed before it: one or several Pillow images,
+                paths, or NumPy arrays (see `sparsight.pixels.to_rgb`). With `reuse="image"`, new
+                images in a later turn have all images encoded again.
+            inputs: the processor's outputs for the first turn, if they exist already.
 
         Raises:
-            InputError: the question is empty, no str, or holds the processor's image placeholder;
-                an image cannot be read; or the processor can make no prompt of them.
-            PromptError: new images in a later turn with `reuse="cache"`.
-            BudgetError: the budget cannot be met on this prompt.
+            InputError: the question is no str, is empty, or holds the processor's image
+                placeholder; an image cannot be read; or the processor can make no prompt of them.
+            PromptError: new images in a later turn with `reuse="cache"`; or a cache that could not
+                be restored after an error.
+            BudgetError: the method cannot meet its budget on this prompt.
             UnsupportedError: an option of `generate()` is not supported.
         """
         check_question(question, self._processor)
@@ -103,60 +109,64 @@ class Chat:
         if self._reuse == "cache" and self._messages:
             if shown:
                 raise PromptError(
-                    "reuse='cache' continues on the cache, which takes no new image; use reuse='image'."
+                    "reuse='cache' continues on the cache, which takes no new image; "
+                    "use reuse='image'."
                 )
-            sequence, cache, start = self._go_on(messages)
+            sequence, cache, start = self._continue_on_cache(messages)
         else:
-            sequence, cache, start = self._afresh(
-                messages if self._history else _as_first(messages), inputs
-            )
+            prompt = messages if self._history else _keep_last_question(messages)
+            sequence, cache, start = self._prefill(prompt, inputs)
         answer = str(self._processor.decode(sequence[0, start:], skip_special_tokens=True)).strip()
-        self._messages = [
-            *messages,
-            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
-        ]
+        reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+        self._messages = [*messages, reply]
         if self._reuse == "cache":
-            self._sequence, self._cache, self._offset = sequence, cache, position_offset(self._base)
+            self._sequence = sequence
+            self._cache = cache
+            self._offset = position_offset(self._base)
         return answer
 
-    def _afresh(
+    def _prefill(
         self, messages: Messages, inputs: dict[str, torch.Tensor] | None
     ) -> tuple[torch.Tensor, Any, int]:
-        """Prefill the whole conversation; of a later turn, only its own text rates the images."""
+        """Generate from the whole conversation; only the text of its last turn rates the images.
+
+        Returns:
+            All token ids, (1, N), the cache, and the index at which the answer starts.
+        """
         if inputs is None or self._messages:
-            inputs = prompt_inputs(self._model, self._processor, messages, self._settings)
+            inputs = prompt_inputs(self._model, self._processor, messages, self._processor_kwargs)
         run = run_of(self._base)
         with ExitStack() as stack:
             if run is not None and len(messages) > 1:
-                stack.enter_context(run.rating(self._count(self._rest(messages))))
+                last_turn = self._count_tokens(self._render_last_turn(messages))
+                stack.enter_context(run.rating(last_turn))
             if self._reuse == "image":
                 stack.enter_context(remembered_images(self._base, self._memory))
             sequence, cache = self._generate(inputs)
         return sequence, cache, inputs["input_ids"].shape[1]
 
-    def _go_on(self, messages: Messages) -> tuple[torch.Tensor, Any, int]:
-        """Prefill the new turn alone."""
+    def _continue_on_cache(self, messages: Messages) -> tuple[torch.Tensor, Any, int]:
+        """Generate from the last turn on the cache of the earlier ones; returns as `_prefill`."""
         if self._sequence is None or self._cache is None:
             raise PromptError(
-                "an error in an earlier turn left the cache of this conversation half written, and it could not be cut "
-                "back; start a new Chat, or use reuse='image', which starts each turn afresh."
+                "an error in an earlier turn left the cache of this conversation half written, and "
+                "it could not be cut back; start a new Chat, or use reuse='image', which starts "
+                "each turn afresh."
             )
-        ids = self._processor.tokenizer(
-            self._rest(messages), add_special_tokens=False, return_tensors="pt"
+        new = self._processor.tokenizer(
+            self._render_last_turn(messages), add_special_tokens=False, return_tensors="pt"
         )
-        before = self._without_end(self._sequence)
-        sequence = torch.cat([before, ids["input_ids"].to(before.device)], dim=1)
+        before = self._drop_end_token(self._sequence)
+        sequence = torch.cat([before, new["input_ids"].to(before.device)], dim=1)
         inputs = {"input_ids": sequence, "attention_mask": torch.ones_like(sequence)}
         restore_position_offset(self._base, self._offset)
         lengths = cache_lengths(self._cache)
         try:
-            return (
-                *self._generate(inputs, **generate_cache_argument(self._cache)),
-                sequence.shape[1],
-            )
-        except BaseException:  # an interrupt too
+            output, cache = self._generate(inputs, **generate_cache_argument(self._cache))
+        except BaseException:  # an interrupt leaves the cache half written as well
             self._cache = cut_back(self._cache, lengths)
             raise
+        return output, cache, sequence.shape[1]
 
     def _generate(self, inputs: dict[str, torch.Tensor], **more: Any) -> tuple[torch.Tensor, Any]:
         options = {**self._options, **more, "return_dict_in_generate": True}
@@ -164,44 +174,55 @@ class Chat:
             output = self._model.generate(**inputs, **options)
         return output.sequences, output_cache(output)
 
-    def _without_end(self, sequence: torch.Tensor) -> torch.Tensor:
-        """Leave out the end-of-turn token, which the chat template writes itself; the cache does not hold it yet."""
-        configs = (
-            self._options.get("generation_config"),
-            self._model.generation_config,
-        )  # the second fills the first
-        given = (getattr(config, "eos_token_id", None) for config in configs)
-        ends = self._options.get(
-            "eos_token_id", next((end for end in given if end is not None), None)
+    def _drop_end_token(self, sequence: torch.Tensor) -> torch.Tensor:
+        """Return the token ids without the end-of-turn token, if they end with one.
+
+        The chat template writes that token in front of the next turn, and the cache does not hold
+        it yet.
+        """
+        ends = self._find_end_tokens()
+        if int(sequence[0, -1]) in (ends if isinstance(ends, list) else [ends]):
+            return sequence[:, :-1]
+        return sequence
+
+    def _find_end_tokens(self) -> Any:
+        """Return the id, or the list of ids, that ends an answer; None if there is none."""
+        if "eos_token_id" in self._options:
+            return self._options["eos_token_id"]
+        # generate() fills what the config of this call leaves open from the model's own config
+        for config in (self._options.get("generation_config"), self._model.generation_config):
+            ends = getattr(config, "eos_token_id", None)
+            if ends is not None:
+                return ends
+        return None
+
+    def _render_last_turn(self, messages: Messages) -> str:
+        """Return the prompt text behind the last answer: end of turn, question, start of answer."""
+        answer = messages[-2]["content"][0]["text"]
+        before = self._render(messages[:-2])
+        whole = self._render(messages)
+        new = whole.removeprefix(before).lstrip()
+        if whole.startswith(before) and new.startswith(answer):
+            return new.removeprefix(answer)
+        # This template writes earlier turns differently once a later one follows. The last turn
+        # is rendered alone, without BOS, as the conversation has begun already.
+        alone = self._render(messages[-1:])
+        return alone.removeprefix(self._processor.tokenizer.bos_token or "")
+
+    def _render(self, messages: Messages) -> str:
+        text = self._processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
         )
-        ended = int(sequence[0, -1]) in (ends if isinstance(ends, list) else [ends])
-        return sequence[:, :-1] if ended else sequence
+        return str(text)
 
-    def _rest(self, messages: Messages) -> str:
-        """Return what stands between the last answer and the next."""
-        said = messages[-2]["content"][0]["text"]
-        before, after = self._text(messages[:-2]), self._text(messages)
-        rest = after.removeprefix(before).lstrip()
-        if after.startswith(before) and rest.startswith(said):
-            return rest.removeprefix(said)
-        alone = self._text(messages[-1:])  # a template that writes earlier turns in its own way
-        return alone.removeprefix(
-            self._processor.tokenizer.bos_token or ""
-        )  # the conversation has begun already
-
-    def _text(self, messages: Messages) -> str:
-        return str(
-            self._processor.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False
-            )
-        )
-
-    def _count(self, text: str) -> int:
+    def _count_tokens(self, text: str) -> int:
         return len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _as_first(messages: Messages) -> Messages:
-    """Return the last question alone, with all images that were shown."""
-    shown = [part for message in messages for part in message["content"] if part["type"] == "image"]
-    asked = [part for part in messages[-1]["content"] if part["type"] != "image"]
-    return [{"role": "user", "content": [*shown, *asked]}]
+def _keep_last_question(messages: Messages) -> Messages:
+    """Return a conversation of the last question alone, behind all images of the conversation."""
+    content = [
+        part for message in messages for part in message["content"] if part["type"] == "image"
+    ]
+    content += [part for part in messages[-1]["content"] if part["type"] != "image"]
+    return [{"role": "user", "content": content}]

@@ -1,10 +1,11 @@
-"""Every error that sparsight raises on purpose: each says what was given, what is allowed and what to do."""
+"""All errors of sparsight. Each message says what was given, what is allowed and what to do."""
 
-TESTED = (
-    5,
-    24,
-)  # the newest minor release that the tests pass on; pyproject.toml has the same bound
-TESTED_WITH = f"sparsight is tested with transformers up to {'.'.join(map(str, TESTED))}; install one of those"
+# The newest minor release that the tests pass on; pyproject.toml has the same bound.
+TESTED = (5, 24)
+TESTED_WITH = (
+    f"sparsight is tested with transformers up to {'.'.join(map(str, TESTED))}; "
+    "install one of those"
+)
 
 
 class SparsightError(Exception):
@@ -12,7 +13,7 @@ class SparsightError(Exception):
 
 
 class BudgetError(SparsightError, ValueError):
-    """A retention budget that cannot be met, or that says nothing."""
+    """A retention budget that is out of range, or that the method cannot meet on this prompt."""
 
 
 class SettingError(SparsightError, ValueError):
@@ -20,7 +21,7 @@ class SettingError(SparsightError, ValueError):
 
 
 class MethodError(SparsightError, ValueError):
-    """A method's answer that is none: wrong in kind, count or indices."""
+    """A method's answer that cannot be used: of a wrong type, count or index."""
 
 
 class UnsupportedError(SparsightError, NotImplementedError):
@@ -28,19 +29,19 @@ class UnsupportedError(SparsightError, NotImplementedError):
 
 
 class PromptError(SparsightError, ValueError):
-    """A prompt in which visual tokens cannot be rated or found."""
+    """A prompt in which visual tokens cannot be found, or that has no text that could rate them."""
 
 
 class RaterWarning(UserWarning):
-    """A prompt in which the words that could rate an image seem to stand before it."""
+    """A prompt whose question seems to stand in front of its image, where it cannot rate it."""
 
 
 class AttachError(SparsightError, RuntimeError):
-    """A second attach on one model, or use of a pruned cache outside its block."""
+    """A second run on one model, or a pruned cache used outside the block that pruned it."""
 
 
 class InputError(SparsightError, ValueError):
-    """An image, a question or a prompt that cannot be read, or that no prompt can be made of."""
+    """An image, a question or a prompt that cannot be read, or that makes no prompt."""
 
 
 class ModelError(SparsightError, RuntimeError):
@@ -52,4 +53,4 @@ class EmbeddedModelError(SparsightError, RuntimeError):
 
 
 class InputWarning(UserWarning):
-    """An image that is shown otherwise than its file might be meant: one frame of several, a profile left out."""
+    """An image of which a part is ignored: all frames but one, or its colour profile."""

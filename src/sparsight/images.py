@@ -1,4 +1,4 @@
-"""Reads images from paths, URLs of files and of data, and from what a caller hands over; fetches nothing."""
+"""Reads images from paths, file:// and data: URLs, and from objects in memory; fetches nothing."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ from sparsight.errors import InputError
 from sparsight.pixels import BROKEN_FILE, to_rgb
 
 MOST_PIXELS = 50_000_000
-SHOWN = 40  # characters of an embedded image that an error or a result names
+SHOWN = 40  # characters of a data: URL that an error or a result shows
 SCHEME = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9+.-]+):/")  # two letters or more: C:/ is a drive
 DATA = re.compile(r"data:(?P<kind>[^;,]*)(?P<rest>[^,]*),", re.IGNORECASE)
 
@@ -26,28 +26,30 @@ Source = str | os.PathLike[str]
 
 
 def read_image(source: Source) -> Image.Image:
-    """Read an image file, upright and in RGB; `sparsight.pixels` says how.
+    """Return the image of a file or URL, upright and in RGB (see `sparsight.pixels`).
 
-    Args: source: a path, `~` allowed; a file:// URL; or a data: URL with the image in base64.
-    Raises: InputError: another URL, missing, no image, broken, or of more than 50 million pixels.
+    Args:
+        source: a path, `~` allowed; a file:// URL; or a data: URL with the image in base64.
+
+    Raises:
+        InputError: another URL; or an image that is missing, broken, no image, or of more than 50
+            million pixels.
     """
-    text, name = os.fspath(source), source_name(source)
+    text = os.fspath(source)
+    name = name_source(source)
     if not text:
         raise InputError("the path of an image is empty; give an image file.")
-    path = source_file(source)
+    path = find_source_file(source)
     if path is None:
-        return _open(io.BytesIO(_decoded(text, name)), name)
+        return _open(io.BytesIO(_decode(text, name)), name)
     try:
         path.stat()
     except FileNotFoundError:
         raise InputError(f"{name}: no such file.") from None
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # a name that is too long or holds a null byte, or a closed folder
-        raise InputError(
-            f"{name[:SHOWN]}: cannot be looked up: {getattr(error, 'strerror', None) or error}."
-        ) from None
+    # ValueError: a null byte in the name. OSError: a name that is too long, or a closed folder.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name[:SHOWN]}: cannot be looked up: {reason}.") from None
     if path.is_dir():
         raise InputError(f"{name} is a folder; give an image file.")
     if not path.is_file():
@@ -55,20 +57,19 @@ def read_image(source: Source) -> Image.Image:
     return _open(path, name)
 
 
-def source_name(source: Source) -> str:
-    """Return how an image is named to people: its path, or the start of the URL that holds it."""
+def name_source(source: Source) -> str:
+    """Return how an image is named to people: its path or URL, or the start of a data: URL."""
     text = os.fspath(source)
-    return (
-        f"{text[:SHOWN]}... ({len(text)} characters)"
-        if DATA.match(text) and len(text) > SHOWN
-        else text
-    )
+    if DATA.match(text) and len(text) > SHOWN:
+        return f"{text[:SHOWN]}... ({len(text)} characters)"
+    return text
 
 
-def source_file(source: Source) -> Path | None:
-    """Return the file that an image is read from; None for a URL that holds the image itself.
+def find_source_file(source: Source) -> Path | None:
+    """Return the path of an image's file; None for a data: URL, which holds the image itself.
 
-    Raises: InputError: a URL that names no file here, or the folder of a user who does not exist.
+    Raises:
+        InputError: a URL that is no local file, or the home folder of an unknown user.
     """
     text = os.fspath(source)
     if DATA.match(text):
@@ -79,33 +80,29 @@ def source_file(source: Source) -> Path | None:
         if parts.netloc not in ("", "localhost"):
             raise InputError(f"{text} is on another machine; copy the file here and give its path.")
         return Path(url2pathname(unquote(parts.path)))
-    if scheme is not None and not os.path.exists(text):
+    if os.path.exists(text):
+        return Path(text)
+    if scheme is not None:
         raise InputError(
             f"{text} is a URL, and sparsight fetches nothing; download the image and give the file."
         )
     try:
-        return (
-            Path(text).expanduser()
-            if text.startswith("~") and not os.path.exists(text)
-            else Path(text)
-        )
+        return Path(text).expanduser() if text.startswith("~") else Path(text)
     except RuntimeError:
         raise InputError(
             f"{text}: there is no such user here; give the path of the image."
         ) from None
 
 
-def _decoded(text: str, name: str) -> bytes:
-    """Return the file in a data: URL.
+def _decode(text: str, name: str) -> bytes:
+    """Return the image file that a data: URL holds.
 
-    Raises: InputError: it is no image in base64.
+    Raises:
+        InputError: the URL holds no image in base64.
     """
     head = DATA.match(text)
-    if (
-        head is None
-        or not head["kind"].lower().startswith("image/")
-        or "base64" not in head["rest"].lower().split(";")
-    ):
+    is_image = head is not None and head["kind"].lower().startswith("image/")
+    if head is None or not is_image or "base64" not in head["rest"].lower().split(";"):
         raise InputError(
             f"{name} holds no image in base64; give data:image/png;base64,... or a file."
         )
@@ -131,10 +128,10 @@ def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
 
 
 def _check_opened(image: Image.Image, name: str) -> None:
-    pixels = image.width * image.height
-    if pixels > MOST_PIXELS:
+    if image.width * image.height > MOST_PIXELS:
         raise InputError(
-            f"{name} is too large: {image.width} x {image.height} pixels; {MOST_PIXELS // 10**6} million are allowed."
+            f"{name} is too large: {image.width} x {image.height} pixels; "
+            f"{MOST_PIXELS // 10**6} million are allowed."
         )
     if image.format == "EPS":
         raise InputError(
@@ -143,44 +140,52 @@ def _check_opened(image: Image.Image, name: str) -> None:
 
 
 def rgb_images(images: Any) -> list[Image.Image]:
-    """Return images as prompts take them.
+    """Return one image or several as a list of RGB images.
 
-    Args: images: one or several; each a Pillow image, a NumPy array (`sparsight.pixels.to_rgb`) or
-    a path.
-    Raises: InputError: one is none of these or cannot be read.
+    Args:
+        images: one or several, each a Pillow image, a NumPy array (see `sparsight.pixels.to_rgb`)
+            or a path.
+
+    Raises:
+        InputError: an image is none of these, or cannot be read.
     """
-    return [rgb_image(image, f"image {number}") for number, image in enumerate(listed(images), 1)]
+    return [
+        rgb_image(image, f"image {number}") for number, image in enumerate(list_images(images), 1)
+    ]
 
 
 def rgb_image(image: Any, name: str) -> Image.Image:
-    """Return one image as prompts take it.
+    """Return one image in RGB.
 
     Args:
         image: a Pillow image, a NumPy array or a path.
-        name: what an error calls it, if it is no path.
-    Raises: InputError: it is none of these or cannot be read.
+        name: what an error calls the image, unless it is a path.
+
+    Raises:
+        InputError: the image is none of these, or cannot be read.
     """
     return read_image(image) if isinstance(image, (str, os.PathLike)) else to_rgb(image, name)
 
 
-def is_one(image: Any) -> bool:
-    """Tell whether something is one image and not several."""
+def is_one_image(image: Any) -> bool:
+    """Return whether an object is one image, and not several."""
     return isinstance(image, (Image.Image, np.ndarray, str, os.PathLike))
 
 
-def listed(images: Any) -> list[Any]:
-    """Return one image or several as a list; none of them is looked at.
+def list_images(images: Any) -> list[Any]:
+    """Return one image or several as a list, without reading any of them.
 
-    Raises: InputError: it is neither.
+    Raises:
+        InputError: the object is neither an image nor an iterable.
     """
     if images is None:
         return []
-    if is_one(images):
+    if is_one_image(images):
         return [images]
     others = torch.Tensor, Mapping, Set, bytes, bytearray, memoryview, io.IOBase
     if isinstance(images, others) or not isinstance(images, Iterable):
         raise InputError(
-            f"images is of type {type(images).__name__}; give one image or a list of them: Pillow images, NumPy arrays "
-            "(H, W, channels) or paths."
+            f"images is of type {type(images).__name__}; give one image or a list of them: "
+            "Pillow images, NumPy arrays (H, W, channels) or paths."
         )
     return list(images)

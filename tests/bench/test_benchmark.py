@@ -110,7 +110,7 @@ def test_ratios_come_from_medians(prefill, built):
         name: {"prefill": Timing((ms, 0.0, 99.0)), "decode": Timing((1.0,))}
         for name, ms in times.items()
     }
-    found = prefill.summary(12, SparseVLM(retain=12), stats, timings)["ratios"]
+    found = prefill.summarise(12, SparseVLM(retain=12), stats, timings)["ratios"]
     assert found["prefill_dense_over_sparse"] == pytest.approx(9 / 4)
     assert found["prefill_sparse_over_oracle"] == pytest.approx(4 / 3)
     assert found["flops_dense_over_sparse"] == pytest.approx(

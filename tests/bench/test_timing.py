@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from sparsight import SparseVLM, sparsify
-from sparsight.bench.timing import Timing, commit, cpu_name, facts, interleave, time_generation
+from sparsight.bench.timing import (
+    Timing,
+    collect_facts,
+    interleave,
+    read_commit,
+    read_cpu_name,
+    time_generation,
+)
 from tests.support import tiny
 
 
@@ -59,7 +66,7 @@ def test_takes_its_hooks_off_after_an_error():
 
 
 def test_facts_are_json():
-    found = facts(torch.device("cpu"), torch.bfloat16)
+    found = collect_facts(torch.device("cpu"), torch.bfloat16)
     assert json.loads(json.dumps(found)) == found
     assert found["dtype"] == "bfloat16"
     assert found["cpu"]
@@ -69,16 +76,16 @@ def test_facts_are_json():
 def test_names_the_processor(tmp_path):
     info = tmp_path / "cpuinfo"
     info.write_text("processor : 0\nmodel name\t: Fast: 9000\n")
-    assert cpu_name(info) == "Fast: 9000"
-    assert cpu_name(tmp_path / "nothing") == cpu_name(tmp_path / "less")
+    assert read_cpu_name(info) == "Fast: 9000"
+    assert read_cpu_name(tmp_path / "nothing") == read_cpu_name(tmp_path / "less")
 
 
 def test_names_no_commit_of_somebody_elses_repository(tmp_path):
     package = tmp_path / "lib" / "sparsight"
     package.mkdir(parents=True)
-    assert commit(package) is None
+    assert read_commit(package) is None
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    assert commit(package) is None
+    assert read_commit(package) is None
 
 
 def test_module_runs_as_a_command():

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from sparsight import __version__
 from sparsight.cli import app
 from sparsight.cli.method import read_method
-from sparsight.cli.report import compact
+from sparsight.cli.report import join_equal_layers
 from sparsight.errors import EmbeddedModelError, SettingError
 from sparsight.inputs import MOST_PIXELS
 from sparsight.methods import Random, SparseVLM, SparseVLMPlus
@@ -300,7 +300,10 @@ def test_reads_methods():
 
 
 def test_writes_counts_by_layer_shortly():
-    assert compact((576, 576, 30, 7, 7)) == "0-1: 576 \N{MIDDLE DOT} 2: 30 \N{MIDDLE DOT} 3-4: 7"
+    assert (
+        join_equal_layers((576, 576, 30, 7, 7))
+        == "0-1: 576 \N{MIDDLE DOT} 2: 30 \N{MIDDLE DOT} 3-4: 7"
+    )
 
 
 def test_settings_follow_a_method():

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import sparsight
-from sparsight.cli import words
+from sparsight.cli import choices
 from sparsight.cli.method import cli_name
 from sparsight.evaluate import DENSE
 from sparsight.evaluate.settings import CONTROLS, DTYPES
@@ -14,12 +14,12 @@ from sparsight.methods import methods
 
 
 def test_help_names_what_there_is():
-    assert [name.strip() for name in words.METHOD_NAMES.split(",")] == [
+    assert [name.strip() for name in choices.METHOD_NAMES.split(",")] == [
         cli_name(method) for method in methods()
     ]
-    assert set(words.METHODS.split(",")) <= {DENSE.name, *words.METHOD_NAMES.split(", ")}
-    assert ", ".join(DTYPES) == words.DTYPES
-    assert ", ".join(CONTROLS) == words.CONTROLS
+    assert set(choices.METHODS.split(",")) <= {DENSE.name, *choices.METHOD_NAMES.split(", ")}
+    assert ", ".join(DTYPES) == choices.DTYPES
+    assert ", ".join(CONTROLS) == choices.CONTROLS
 
 
 @pytest.mark.parametrize("words", [["--help"], ["ask", "--help"], ["--version"]], ids=" ".join)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from sparsight.cli import app
-from sparsight.cli.modes import MODES, modes_page
+from sparsight.cli.modes import MODES, write_modes_page
 from sparsight.engine.generate_guard import DRAFTED, REFUSED
 
 ROOT = Path(__file__).parents[2]
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_page_is_up_to_date():
     page = (ROOT / "docs" / "modes.md").read_text(encoding="utf-8")
-    assert page == modes_page(), "run: sparsight modes --markdown > docs/modes.md"
+    assert page == write_modes_page(), "run: sparsight modes --markdown > docs/modes.md"
     assert CliRunner().invoke(app, ["modes", "--markdown"]).output == page
     assert "prompt_lookup_num_tokens" in CliRunner().invoke(app, ["modes"]).output.replace("\n", "")
 

@@ -16,7 +16,6 @@ from sparsight.evaluate import (
     Configuration,
     Settings,
     cast_weights,
-    mark_hard,
     open_store,
     read_records,
     run,
@@ -181,7 +180,9 @@ def test_a_second_turn_continues_on_the_cache(model, suite, template):
     processor = tiny_processor.processor(template)
     question = next(q for q in load_suite(suite) if q.family == "two-turn")
     examiner = Examiner(model, processor, 3)
-    prompt = examiner.prompt(Case(question, question), load_images(question, suite), known=True)
+    prompt = examiner.build_prompt(
+        Case(question, question), load_images(question, suite), find_evidence=True
+    )
     row = examiner.ask(prompt, DENSE, None)
     first = model.generate(**prompt.inputs, max_new_tokens=3, do_sample=False)
     more = processor.tokenizer(f"{question.turns[1].question} ASSISTANT :", return_tensors="pt")[
@@ -218,18 +219,6 @@ def test_weights_change_and_tables_stay():
     }
     with pytest.raises(SettingError, match="the model is in bfloat16"):
         run(cast, None, Settings())
-
-
-def test_the_mark_of_hard_questions_changes_no_evaluation(
-    finished, model, processor, suite, tmp_path
-):
-    marked = tmp_path / "suite"
-    shutil.copytree(suite, marked)
-    mark_hard(marked, {question.id: (14,) for question in load_suite(suite)})
-    shutil.copytree(finished[0], tmp_path / "out")
-    found = run(model, processor, make(marked, tmp_path / "out"))
-    assert found["configurations"][1]["hard_for_downscaling"]["n"] == 17
-    assert found["configurations"][2]["hard_for_downscaling"] is None
 
 
 def call(*words):

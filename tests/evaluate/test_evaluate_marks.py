@@ -1,6 +1,5 @@
 """Evaluation without a model: marks, F1, intervals, evidence, swapped images, budgets of several images."""
 
-import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,16 +14,13 @@ from sparsight.evaluate import (
     Configuration,
     Record,
     Settings,
-    evidence_tokens,
-    hard_for_downscaling,
-    mark_hard,
-    recalls,
+    find_evidence_tokens,
+    measure_recall,
 )
 from sparsight.evaluate.evidence import shows_whole_images
-from sparsight.evaluate.results import _evidence
-from sparsight.evaluate.scenes import SPLIT, Box, load_suite
-from sparsight.evaluate.scenes.suite import QUESTIONS
-from sparsight.evaluate.scoring import Marks, interval, marks_of, normalised
+from sparsight.evaluate.results import _summarise_evidence
+from sparsight.evaluate.scenes import Box, load_suite
+from sparsight.evaluate.scoring import Marks, bootstrap_interval, collect_marks, normalise
 from sparsight.evaluate.settings import choose_cases
 from sparsight.methods import Random
 from sparsight.sequence.trace import SiteTrace
@@ -52,8 +48,8 @@ def record(key, question, right, answer="yes", expected="yes"):
 
 
 def test_compares_answers_without_case_and_period():
-    assert normalised(" Top Left. ") == "top left"
-    assert normalised("3..") == "3."
+    assert normalise(" Top Left. ") == "top left"
+    assert normalise("3..") == "3."
 
 
 def test_f1_equals_its_definition():
@@ -65,10 +61,10 @@ def test_f1_equals_its_definition():
         record("dense", str(i), bool(a == b), "Yes." if a else "no", "yes" if b else "no")
         for i, (a, b) in enumerate(zip(said, truth, strict=True))
     ]
-    marks = marks_of(rows)
+    marks = collect_marks(rows)
     assert marks.score == pytest.approx(2 * precision * recall / (precision + recall))
     assert marks.as_dict()["yes_share"] == pytest.approx(said.mean())
-    assert marks_of([replace(row, family="place") for row in rows]).score == pytest.approx(
+    assert collect_marks([replace(row, family="place") for row in rows]).score == pytest.approx(
         (said == truth).mean()
     )
 
@@ -80,19 +76,19 @@ def marks(right):
 
 def test_equal_answers_differ_by_nothing():
     same = marks([1, 0, 1, 1])
-    assert interval([(same, same), (marks([0, 1]), marks([0, 1]))]) == (0.0, 0.0)
+    assert bootstrap_interval([(same, same), (marks([0, 1]), marks([0, 1]))]) == (0.0, 0.0)
 
 
 def test_the_interval_covers_the_difference():
     rng = np.random.default_rng(1)
     dense, sparse = marks(rng.random(300) < 0.8), marks(rng.random(300) < 0.6)
-    low, high = interval([(sparse, dense)])
+    low, high = bootstrap_interval([(sparse, dense)])
     difference = 100 * (sparse.score - dense.score)
     assert low < difference < high < 0
     spread = 100 * (sparse.right.astype(float) - dense.right.astype(float)).std() / 300**0.5
     assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.1)
-    assert interval([(sparse, dense)]) == (low, high)
-    assert interval([(sparse, dense)], seed=1) != (low, high)
+    assert bootstrap_interval([(sparse, dense)]) == (low, high)
+    assert bootstrap_interval([(sparse, dense)], seed=1) != (low, high)
 
 
 def evidence_by_loops(boxes, size, rows, columns):
@@ -125,24 +121,34 @@ def test_evidence_tokens_equal_a_loop(seed):
         for own, size in zip(boxes, sizes, strict=True)
         for mark in evidence_by_loops(own, size, 6, 8)
     ]
-    assert evidence_tokens(boxes, sizes, grids_layout([(6, 8)] * 3)).tolist() == want
+    assert find_evidence_tokens(boxes, sizes, grids_layout([(6, 8)] * 3)).tolist() == want
 
 
 def test_a_quarter_of_a_patch_is_enough():
     layout = grids_layout([(2, 2)])
-    assert evidence_tokens([[Box(0, 0, 7, 7)]], [(28, 28)], layout).tolist() == [
+    assert find_evidence_tokens([[Box(0, 0, 7, 7)]], [(28, 28)], layout).tolist() == [
         True,
         False,
         False,
         False,
     ]
-    assert not evidence_tokens([[Box(0, 0, 7, 6)]], [(28, 28)], layout).any()
+    assert not find_evidence_tokens([[Box(0, 0, 7, 6)]], [(28, 28)], layout).any()
 
 
 def test_evidence_of_an_overview_and_a_fine_grid_and_of_none():
     layout = layout_of((Block(2, 2), Block(1, 2, row_end=1, part=1), Block(1, 1, after=1, image=1)))
     boxes = [[Box(0, 0, 14, 28)], []]
-    assert evidence_tokens(boxes, [(28, 28)] * 2, layout).tolist() == [1, 0, 1, 0, 1, 0, 0, 0, 0]
+    assert find_evidence_tokens(boxes, [(28, 28)] * 2, layout).tolist() == [
+        1,
+        0,
+        1,
+        0,
+        1,
+        0,
+        0,
+        0,
+        0,
+    ]
     assert shows_whole_images(layout, 2)
     assert not shows_whole_images(layout, 1), "tiles"
     assert not shows_whole_images(layout_of((Block(1, 1), Block(1, 1, frame=1))), 1)
@@ -159,27 +165,9 @@ def test_recall_follows_tokens_through_sites():
     evidence = torch.tensor([1, 1, 1, 1, 0, 0], dtype=torch.bool)
     first = site(1, range(6), [0, 4], centres=[2, 5], pool=[1, 2, 5], labels=[0, 0, 1])
     second = site(2, [0, 4, 2, 5], [2])
-    assert recalls([first, second], evidence) == ((0.5, 0.25), (0.75, 0.5))
-    assert recalls([], evidence) == ((), ())
-    assert recalls([first], torch.zeros(6, dtype=torch.bool)) == (None, None)
-
-
-def test_hard_questions_need_the_pixels(tmp_path):
-    shutil.copy(SPLIT / QUESTIONS, tmp_path)
-    first, second, third = (question.id for question in load_suite()[:3])
-    own = load_suite()[2].hard_for_downscaling
-    rows = [
-        record("dense", first, True),
-        record("dense", second, False),
-        record("downscale@64", third, False),
-    ]
-    rows += [record(f"downscale@{b}", q, False) for b in (192, 64) for q in (first, second)]
-    rows += [record("downscale@128", first, True), record("downscale@0.5", first, False)]
-    assert hard_for_downscaling(rows) == {first: (64, 192), second: ()}
-    assert mark_hard(tmp_path, hard_for_downscaling(rows)) == 2
-    assert [q.hard_for_downscaling for q in load_suite(tmp_path)[:3]] == [(64, 192), (), own]
-    with pytest.raises(InputError, match="'nobody' is not in"):
-        mark_hard(tmp_path, {"nobody": ()})
+    assert measure_recall([first, second], evidence) == ((0.5, 0.25), (0.75, 0.5))
+    assert measure_recall([], evidence) == ((), ())
+    assert measure_recall([first], torch.zeros(6, dtype=torch.bool)) == (None, None)
 
 
 def test_swapped_images_are_others():
@@ -200,13 +188,17 @@ def test_budgets_of_several_images_are_fractions():
         next(q for q in load_suite() if q.family == f) for f in ("place", "multi-image", "clip")
     )
     sparse = Configuration("sparsevlm", SparseVLM(retain=192))
-    assert sparse.method_for(still, 576, 0).retain == 192
+    assert sparse.adapt_method(still, 576, 0).retain == 192
     assert (
-        sparse.method_for(several, 576, 0).retain == sparse.method_for(clip, 576, 0).retain == 1 / 3
+        sparse.adapt_method(several, 576, 0).retain
+        == sparse.adapt_method(clip, 576, 0).retain
+        == 1 / 3
     )
-    assert Configuration("sparsevlm", SparseVLM(retain=0.5)).method_for(clip, 576, 0).retain == 0.5
+    assert (
+        Configuration("sparsevlm", SparseVLM(retain=0.5)).adapt_method(clip, 576, 0).retain == 0.5
+    )
     seeds = {
-        Configuration("random", Random(retain=12)).method_for(question, 36, seed).seed
+        Configuration("random", Random(retain=12)).adapt_method(question, 36, seed).seed
         for question in (still, several, clip)
         for seed in (0, 1)
     }
@@ -219,7 +211,7 @@ def test_evidence_of_samples_with_unlike_sites():
         SimpleNamespace(sites=sites, recall=(recall,), recall_merged=(recall,))
         for sites, recall in (((3, 7), (0.5, 0.25)), ((7,), (0.75,)), ((3,), (0.1,)), ((), ()))
     ]
-    found = _evidence(rows, -1)
+    found = _summarise_evidence(rows, -1)
     assert [(site["layer"], site["recall"]) for site in found["sites"]] == [
         (3, pytest.approx((0.5 + 1 + 0.1 + 1) / 4)),
         (7, pytest.approx((0.25 + 0.75 + 0.1 + 1) / 4)),

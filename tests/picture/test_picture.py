@@ -48,7 +48,7 @@ IMAGES = {
 @pytest.mark.parametrize("name", IMAGES)
 def test_each_token_is_painted_as_the_trace_says(name):
     source = IMAGES[name]
-    places = painting.cells(panel(source), SIZE)
+    places = painting.place_tokens(panel(source), SIZE)
     painted = painting.paint(source, site(), places, None)
     for token in range(16):
         before, after = cell(source, token)[3:-3, 3:-3], cell(painted, token)
@@ -70,7 +70,7 @@ def test_each_token_is_painted_as_the_trace_says(name):
 @pytest.mark.parametrize("name", IMAGES)
 def test_kept_and_dropped_differ_on_any_image(name):
     """Two pictures that keep different tokens differ along a line around both, by a lot."""
-    places = painting.cells(panel(IMAGES[name]), SIZE)
+    places = painting.place_tokens(panel(IMAGES[name]), SIZE)
     one, other = (
         np.asarray(
             painting.paint(IMAGES[name], site(keep=keep, centres=(), pool=()), places, None)
@@ -82,7 +82,7 @@ def test_kept_and_dropped_differ_on_any_image(name):
 
 
 def test_the_outline_is_that_of_the_union():
-    places = painting.cells(panel(IMAGES["black"]), SIZE)
+    places = painting.place_tokens(panel(IMAGES["black"]), SIZE)
     painted = painting.paint(IMAGES["black"], site(keep=(5, 6), centres=(), pool=()), places, None)
     assert not cell(painted, 5)[2:-2, -1].any(), "no line between two that are kept"
 
@@ -111,7 +111,7 @@ def test_holds_a_row_for_each_panel_and_a_column_for_each_site():
 
 @pytest.mark.parametrize("size", [(40, 400), (400, 40), (3000, 2000), (7, 7)])
 def test_panels_keep_their_shape(size):
-    wide, high = sheet._size(panel(Image.new("RGB", size)), 1)
+    wide, high = sheet._choose_size(panel(Image.new("RGB", size)), 1)
     assert wide / high == pytest.approx(size[0] / size[1], rel=0.05)
     assert 2e4 < wide * high < 6e5
 
@@ -120,7 +120,7 @@ def test_clusters_are_parted_by_lines():
     names, labels = torch.tensor([4, 5, 6, 7]), torch.tensor([0, 0, 0, 1])
     trace = SiteTrace(0, torch.arange(16), names[:0], names[:1], names, labels, None)
     painted = painting.paint(
-        IMAGES["black"], trace, painting.cells(panel(IMAGES["black"]), SIZE), None
+        IMAGES["black"], trace, painting.place_tokens(panel(IMAGES["black"]), SIZE), None
     )
     tint = cell(painted, 5)[5, 5]
     assert (cell(painted, 5)[5, -1] == tint).all(), "no line within a cluster"

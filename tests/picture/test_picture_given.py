@@ -15,10 +15,11 @@ from sparsight import sparsify
 from sparsight.counts.layout import Block, grids_layout, layout_of
 from sparsight.errors import InputError
 from sparsight.methods import Downscale, Uniform
-from sparsight.picture import Panel, Words, draw, panels, sheet
+from sparsight.picture import Panel, Words, draw, lay_out_panels, sheet
 from sparsight.picture import paint as painting
-from sparsight.picture.panels import LONGEST, PATCH, seen_part
-from sparsight.picture.seen import WHOLE, seen_boxes
+from sparsight.picture.panels import crop_to_boxes
+from sparsight.picture.seen import WHOLE, find_seen_boxes
+from sparsight.picture.stills import LONGEST, PATCH
 from tests.picture.test_picture import site
 from tests.picture.test_picture_run import pixels_of
 from tests.support import tiny
@@ -139,14 +140,14 @@ def test_a_thin_image_that_is_seen_whole_is_drawn(method, size, monkeypatch):
 
 @pytest.mark.parametrize("size", THIN)
 def test_every_token_of_a_thin_image_has_room(size):
-    rows, _ = panels(grids_layout([(24, 24)]), [Image.new("RGB", size)])
-    drawn = sheet._size(rows[0], 1)
+    rows, _ = lay_out_panels(grids_layout([(24, 24)]), [Image.new("RGB", size)])
+    drawn = sheet._choose_size(rows[0], 1)
     assert min(drawn) >= 24 * PATCH
     assert max(drawn) <= LONGEST
     for grid in ((24, 24), (1, 3000), (3000, 1)):
-        (panel,), _ = panels(grids_layout([grid]), [Image.new("RGB", size)])
-        drawn = sheet._size(panel, 1)
-        for left, top, right, bottom in painting.cells(panel, drawn).spans.values():
+        (panel,), _ = lay_out_panels(grids_layout([grid]), [Image.new("RGB", size)])
+        drawn = sheet._choose_size(panel, 1)
+        for left, top, right, bottom in painting.place_tokens(panel, drawn).spans.values():
             assert 0 <= left < right <= drawn[0]
             assert 0 <= top < bottom <= drawn[1]
 
@@ -155,7 +156,7 @@ def test_every_token_of_a_thin_image_has_room(size):
 def test_an_image_that_next_to_nothing_is_seen_of_is_refused(size):
     wanted = f"the image cannot be drawn: of its {size[0]} x {size[1]} pixels.*less than 1.5 % of the length; crop"
     with pytest.raises(InputError, match=wanted):
-        panels(grids_layout([(4, 4)]), [Image.new("RGB", size)], cropping())
+        lay_out_panels(grids_layout([(4, 4)]), [Image.new("RGB", size)], cropping())
 
 
 @pytest.mark.parametrize("size", [(30, 1000), (1000, 20), (1, 41)])
@@ -163,14 +164,14 @@ def test_of_a_thin_image_what_lies_near_is_drawn(size):
     image = Image.new("RGB", size, "red")
     middle = tuple((side - min(size)) // 2 for side in size)
     image.paste("blue", (*middle, *(start + min(size) for start in middle)))
-    (panel,), notes = panels(grids_layout([(24, 24)]), [image], cropping())
+    (panel,), notes = lay_out_panels(grids_layout([(24, 24)]), [image], cropping())
     assert notes == [
         "the image is long and thin: only what is seen of it and what lies near is drawn."
     ]
     assert max(panel.image.size) < max(size)
     assert min(panel.image.size) == min(size)
-    drawn = sheet._size(panel, 1)
-    spans = painting.cells(panel, drawn).spans.values()
+    drawn = sheet._choose_size(panel, 1)
+    spans = painting.place_tokens(panel, drawn).spans.values()
     assert min(min(right - left, bottom - top) for left, top, right, bottom in spans) >= PATCH - 2
     left, top, right, bottom = (
         edge * side for edge, side in zip(panel.boxes[0], panel.image.size * 2, strict=True)
@@ -188,24 +189,24 @@ def test_an_image_of_few_pixels_is_taken_as_whole():
     )
     padding = SimpleNamespace(image_processor=DeepseekVLImageProcessorPil(size=SIDE))
     for size in ((1, 1), (1, 9), (3, 2), (4, 4)):
-        assert seen_boxes(stretching, size) == [WHOLE]
-    assert seen_boxes(cropping(), (2, 2)) == [WHOLE]
-    (box,) = seen_boxes(padding, (1, 4))
+        assert find_seen_boxes(stretching, size) == [WHOLE]
+    assert find_seen_boxes(cropping(), (2, 2)) == [WHOLE]
+    (box,) = find_seen_boxes(padding, (1, 4))
     assert box == pytest.approx((-1.5, 0, 2.5, 1), abs=0.1)
 
 
 def test_the_padding_of_a_thin_image_is_drawn_within_bounds():
     padding = SimpleNamespace(image_processor=DeepseekVLImageProcessorPil(size=SIDE))
-    (panel,), _ = panels(grids_layout([(4, 4)]), [Image.new("RGB", (40, 6000))], padding)
+    (panel,), _ = lay_out_panels(grids_layout([(4, 4)]), [Image.new("RGB", (40, 6000))], padding)
     assert max(panel.image.size) <= 2 * LONGEST + 1
 
 
 def test_a_thin_frame_is_drawn():
-    (panel,), _ = panels(layout_of((Block(4, 4),)), [[Image.new("RGB", (1, 2000))]])
-    assert min(sheet._size(panel, 1)) >= 4 * PATCH
+    (panel,), _ = lay_out_panels(layout_of((Block(4, 4),)), [[Image.new("RGB", (1, 2000))]])
+    assert min(sheet._choose_size(panel, 1)) >= 4 * PATCH
 
 
 @pytest.mark.parametrize("box", [(0.5, 0.4, 0.501, 0.401), (0.999, 0.999, 1, 1), (0, 0, 0.001, 1)])
 def test_what_is_seen_of_an_image_is_a_pixel_at_least(box):
     panel = Panel("an image", Image.new("RGB", (20, 20)), grids_layout([(2, 2)]).grids, (box,))
-    assert min(seen_part(panel).size) >= 1
+    assert min(crop_to_boxes(panel).size) >= 1

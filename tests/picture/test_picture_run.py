@@ -14,8 +14,8 @@ from sparsight.counts.layout import Block, layout_of
 from sparsight.errors import AttachError, InputError, UnsupportedError
 from sparsight.families import LLAVA
 from sparsight.methods import Downscale, Pool, SparseVLM, Uniform
-from sparsight.picture import panels, sheet
-from sparsight.picture.finished import settings
+from sparsight.picture import lay_out_panels, sheet
+from sparsight.picture.finished import describe_method
 from tests.support import tiny, tiny_processor, tiny_rotary
 from tests.support.tiny_families import family_batch, tiny_family
 
@@ -69,9 +69,9 @@ def test_a_picture_says_method_budget_model_question_and_answers(written):
 
 
 def test_settings_that_are_their_defaults_are_left_out():
-    assert settings(Uniform(retain=64)) == "Uniform(retain=64)"
-    assert settings(Pool()) == f"Pool(retain={1 / 3!r})"
-    paper = settings(SparseVLM.paper(64))
+    assert describe_method(Uniform(retain=64)) == "Uniform(retain=64)"
+    assert describe_method(Pool()) == f"Pool(retain={1 / 3!r})"
+    paper = describe_method(SparseVLM.paper(64))
     assert paper.startswith("SparseVLM(retain=64, sites=(3, 7, 16), positions='renumber'")
     assert "kept=(66, 30, 17)" in paper
     assert "tau" not in paper
@@ -184,7 +184,7 @@ def test_clips_are_drawn_as_frames(written):
 
 def test_long_clips_are_thinned_out_and_say_so():
     layout = layout_of(tuple(Block(2, 2, frame=frame) for frame in range(40)))
-    rows, notes = panels(layout, [[Image.new("RGB", (8, 8))] * 40])
+    rows, notes = lay_out_panels(layout, [[Image.new("RGB", (8, 8))] * 40])
     assert [row.grids[0].frame for row in rows] == [2, 7, 12, 17, 22, 27, 32, 37]
     assert "8 of 40 frames of the clip are drawn." in notes
 

@@ -18,10 +18,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from sparsight.counts.layout import grids_layout
 from sparsight.errors import InputError
+from sparsight.picture import lay_out_panels
 from sparsight.picture import paint as painting
-from sparsight.picture import panels
-from sparsight.picture.seen import WHOLE, seen_boxes
-from sparsight.picture.text import FONTS, font_of, spelled, width, wrap, write
+from sparsight.picture.seen import WHOLE, find_seen_boxes
+from sparsight.picture.text import FONTS, find_font, measure_width, split_by_font, wrap, write
 from tests.support import tiny_processor
 
 CROP = {"height": 96, "width": 96}
@@ -39,7 +39,7 @@ def close(boxes, wanted, tolerance=0.02):
 
 @pytest.mark.parametrize("size", [(300, 900), (900, 300), (400, 400), (97, 130), (40, 33)])
 def test_a_centre_crop_is_found(size):
-    boxes = seen_boxes(
+    boxes = find_seen_boxes(
         alone(CLIPImageProcessorPil(size={"shortest_edge": 96}, crop_size=CROP)), size
     )
     width_, height = size
@@ -48,21 +48,23 @@ def test_a_centre_crop_is_found(size):
 
 
 def test_a_processor_with_words_is_asked_as_a_whole():
-    close(seen_boxes(tiny_processor.processor(), (48, 24)), [(0.25, 0, 0.75, 1)], tolerance=0.05)
+    close(
+        find_seen_boxes(tiny_processor.processor(), (48, 24)), [(0.25, 0, 0.75, 1)], tolerance=0.05
+    )
 
 
 def test_nothing_but_stretching_shows_the_whole_image():
-    assert seen_boxes(None, (300, 900)) == [WHOLE]
-    assert seen_boxes(alone(Qwen2VLImageProcessorPil()), (300, 900)) == [WHOLE]
-    assert seen_boxes(alone(LlavaNextImageProcessorPil()), (300, 900)) == [WHOLE]
+    assert find_seen_boxes(None, (300, 900)) == [WHOLE]
+    assert find_seen_boxes(alone(Qwen2VLImageProcessorPil()), (300, 900)) == [WHOLE]
+    assert find_seen_boxes(alone(LlavaNextImageProcessorPil()), (300, 900)) == [WHOLE]
     stretched = CLIPImageProcessorPil(size=CROP, do_center_crop=False)
-    assert seen_boxes(alone(stretched), (300, 900)) == [WHOLE]
+    assert find_seen_boxes(alone(stretched), (300, 900)) == [WHOLE]
 
 
 def test_padding_reaches_outside_of_the_image():
-    boxes = seen_boxes(alone(DeepseekVLImageProcessorPil(size=CROP)), (200, 100))
+    boxes = find_seen_boxes(alone(DeepseekVLImageProcessorPil(size=CROP)), (200, 100))
     close(boxes, [(0, -0.5, 1, 1.5)])
-    rows, _ = panels(
+    rows, _ = lay_out_panels(
         grids_layout([(4, 4)]),
         [Image.new("RGB", (200, 100), "red")],
         alone(DeepseekVLImageProcessorPil()),
@@ -71,31 +73,33 @@ def test_padding_reaches_outside_of_the_image():
     assert panel.image.size == (200, 200)
     assert panel.image.getpixel((100, 10)) != (255, 0, 0)
     assert panel.image.getpixel((100, 100)) == (255, 0, 0)
-    assert painting.unseen(panel, (96, 96)) is None
+    assert painting.find_unseen(panel, (96, 96)) is None
 
 
 def test_tiles_are_found_in_their_order():
     process = GotOcr2ImageProcessorPil(crop_to_patches=True, max_patches=6, size=CROP)
-    boxes = seen_boxes(alone(process), (300, 200))
+    boxes = find_seen_boxes(alone(process), (300, 200))
     grid = [(x / 3, y / 2, (x + 1) / 3, (y + 1) / 2) for y in range(2) for x in range(3)]
     close(boxes, [*grid, WHOLE])
-    rows, notes = panels(grids_layout([(2, 2)] * 7), [Image.new("RGB", (300, 200))], alone(process))
+    rows, notes = lay_out_panels(
+        grids_layout([(2, 2)] * 7), [Image.new("RGB", (300, 200))], alone(process)
+    )
     assert [(row.title, len(row.grids)) for row in rows] == [
         ("the image, 6 tiles", 6),
         ("the image, in one tile", 1),
     ]
     assert notes == []
-    assert all(painting.unseen(row, (300, 200)) is None for row in rows)
+    assert all(painting.find_unseen(row, (300, 200)) is None for row in rows)
     with pytest.raises(
         InputError, match="the prompt holds 6 images or tiles, and the 1 given make 7"
     ):
-        panels(grids_layout([(2, 2)] * 6), [Image.new("RGB", (300, 200))], alone(process))
+        lay_out_panels(grids_layout([(2, 2)] * 6), [Image.new("RGB", (300, 200))], alone(process))
 
 
 def test_tiles_of_several_images_belong_to_their_own():
     process = alone(GotOcr2ImageProcessorPil(crop_to_patches=True, max_patches=2, size=CROP))
     images = [Image.new("RGB", (192, 96), "red"), Image.new("RGB", (96, 96), "blue")]
-    rows, _ = panels(grids_layout([(2, 2)] * 4), images, process)
+    rows, _ = lay_out_panels(grids_layout([(2, 2)] * 4), images, process)
     assert [(row.title, [grid.image for grid in row.grids]) for row in rows] == [
         ("image 1, 2 tiles", [0, 1]),
         ("image 1, in one tile", [2]),
@@ -108,14 +112,16 @@ def test_tiles_of_idefics():
     process = Idefics3ImageProcessorPil(
         size={"longest_edge": 192}, max_image_size={"longest_edge": 96}
     )
-    boxes = seen_boxes(alone(process), (192, 96))
+    boxes = find_seen_boxes(alone(process), (192, 96))
     close(boxes, [(0, 0, 0.5, 1), (0.5, 0, 1, 1), WHOLE])
 
 
 def test_what_is_cut_off_is_struck_out():
     process = alone(CLIPImageProcessorPil(size={"shortest_edge": 96}, crop_size=CROP))
-    (panel,), _ = panels(grids_layout([(4, 4)]), [Image.new("RGB", (100, 300), "green")], process)
-    hidden = painting.unseen(panel, (100, 300))
+    (panel,), _ = lay_out_panels(
+        grids_layout([(4, 4)]), [Image.new("RGB", (100, 300), "green")], process
+    )
+    hidden = painting.find_unseen(panel, (100, 300))
     painted = np.asarray(painting.paint_unseen(panel.image, hidden)).reshape(300, 100, 3)
     changed = (painted != np.asarray(panel.image)).any(axis=-1)
     assert changed[:98].all()
@@ -131,31 +137,36 @@ def test_what_is_cut_off_is_struck_out():
     "text", ["Où, ça, Ærø, Łódź, naïve", "Ποῦ", "Где замок?", "城堡在哪里", "ねこカナ", "성은 어디"]
 )
 def test_letters_that_the_fonts_have(text):
-    assert "".join(piece for _, piece in spelled(text)) == text
-    assert "[U+" not in "".join(piece for _, piece in spelled(text))
+    assert "".join(piece for _, piece in split_by_font(text)) == text
+    assert "[U+" not in "".join(piece for _, piece in split_by_font(text))
     canvas = Image.new("RGB", (400, 40), "white")
     write(ImageDraw.Draw(canvas), (4, 4), text, 18, (0, 0, 0))
     shown = np.asarray(canvas).min(axis=(0, 2)) < 128
-    assert np.flatnonzero(shown)[-1] == pytest.approx(4 + width(text, 18), abs=8)
+    assert np.flatnonzero(shown)[-1] == pytest.approx(4 + measure_width(text, 18), abs=8)
 
 
 def test_letters_that_no_font_has_are_spelled_out():
-    assert spelled("a \N{GRINNING FACE}!") == [(FONTS[0], "a [U+1F600]!")]
+    assert split_by_font("a \N{GRINNING FACE}!") == [(FONTS[0], "a [U+1F600]!")]
     family = "\N{MAN}\N{ZERO WIDTH JOINER}\N{WOMAN}\N{VARIATION SELECTOR-16}."
-    assert spelled(family) == [(FONTS[0], "[U+1F468][U+1F469].")]
-    assert font_of("\N{GRINNING FACE}") is None
-    assert spelled("e\N{COMBINING ACUTE ACCENT}") == [(FONTS[0], "é")]
+    assert split_by_font(family) == [(FONTS[0], "[U+1F468][U+1F469].")]
+    assert find_font("\N{GRINNING FACE}") is None
+    assert split_by_font("e\N{COMBINING ACUTE ACCENT}") == [(FONTS[0], "é")]
 
 
 def test_fonts_change_within_a_line():
-    assert [name for name, _ in spelled("cat 猫 ✔")] == [FONTS[0], FONTS[1], FONTS[0], FONTS[2]]
+    assert [name for name, _ in split_by_font("cat 猫 ✔")] == [
+        FONTS[0],
+        FONTS[1],
+        FONTS[0],
+        FONTS[2],
+    ]
 
 
 def test_lines_break_at_words_and_within_long_ones():
     lines = wrap("one two " + "x" * 200 + " 城" * 3, 14, 200, most=20)
     assert lines[0] == "one two"
     assert "".join(lines).replace(" ", "") == "onetwo" + "x" * 200 + "城" * 3
-    assert all(width(line, 14) <= 200 for line in lines)
+    assert all(measure_width(line, 14) <= 200 for line in lines)
     short = wrap("word " * 200, 14, 200)
     assert len(short) == 6
     assert short[-1].endswith("\N{HORIZONTAL ELLIPSIS}")

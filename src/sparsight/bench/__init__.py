@@ -1,1 +1,1 @@
-"""Times what is predicted elsewhere."""
+"""Measures how long a model takes."""

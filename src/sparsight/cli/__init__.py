@@ -1,4 +1,4 @@
-"""The command line: `sparsight ask`, `prepare`, `methods`, `families`."""
+"""The command line: `sparsight ask`, `eval`, `prepare`, `methods`, `models` and `modes`."""
 
 from sparsight.cli.app import app, main
 

@@ -1,7 +1,7 @@
 """The commands and their options.
 
-What a command runs is imported when it runs: torch and transformers take seconds, for which help
-and completion of the shell need not wait.
+A command imports what it needs only when it runs: importing torch and transformers takes seconds,
+and help and shell completion need neither.
 """
 # ruff: noqa: PLC0415
 
@@ -10,34 +10,40 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
 import sparsight
-from sparsight.cli.streams import any_encoding, check_output, put, quiet, told
-from sparsight.cli.words import BUDGETS, CONTROLS, DEVICES, DTYPES, METHOD_NAMES, METHODS, SCENES
+from sparsight.cli.choices import BUDGETS, CONTROLS, DEVICES, DTYPES, METHOD_NAMES, METHODS, SCENES
+from sparsight.cli.streams import (
+    check_output,
+    escape_unencodable,
+    exit_on_error,
+    put,
+    silence_libraries,
+)
 
 
 class Commands(TyperGroup):
-    """Runs a command quietly; every error becomes one line and an exit code."""
+    """The group of all commands; turns every error into one line and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line."""
         check_output()
-        with any_encoding():
+        with escape_unencodable():
             return super().main(*args, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        """Read the words in front of the command."""
-        with told():
+        """Parse the options in front of the command."""
+        with exit_on_error():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        with told():
+        """Run the command that was named."""
+        with exit_on_error():
             return super().invoke(ctx)
 
 
@@ -55,13 +61,16 @@ def main() -> None:
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Have a command keep other libraries quiet, and end as docs/command-line.md says, unless `verbose` is given."""
+    """Return a command that silences other libraries and turns errors into exit codes.
+
+    With --verbose it silences nothing. The exit codes are listed in docs/command-line.md.
+    """
 
     @functools.wraps(function)
-    def run(**given: Any) -> None:
-        verbose = bool(given["verbose"])
-        with told(verbose), nullcontext() if verbose else quiet():
-            function(**given)
+    def run(**options: Any) -> None:
+        verbose = bool(options["verbose"])
+        with exit_on_error(verbose), nullcontext() if verbose else silence_libraries():
+            function(**options)
 
     return run
 
@@ -76,40 +85,42 @@ Verbose = Annotated[
 Device = Annotated[
     str | None, typer.Option(help=f"Where to run: {DEVICES}; default: the GPU if there is one.")
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Folder or hub id of a LLaVA-type model; default: the embedded model."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
 def show_version(wanted: bool) -> None:
-    """Print the version and leave."""
+    """Print the version and exit, if it is wanted."""
     if wanted:
         put(f"sparsight {sparsight.__version__}\n")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help="Makes vision-language models look at fewer visual tokens.")
 def root(
     version: Annotated[
         bool,
         typer.Option("--version", callback=show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Makes vision-language models look at fewer visual tokens."""
+    """Accept the options that stand in front of a command."""
     del version
 
 
 @app.command(name="ask")
 @command
 def ask_command(
-    words: Annotated[
+    arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar='IMAGE... "QUESTION"', help="One or more images, then the question."
         ),
     ] = None,
     *,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Folder or hub id of a LLaVA-type model; default: the embedded model."),
-    ] = None,
+    model: Model = None,
     method: Annotated[str, typer.Option(help=f"What chooses: {METHOD_NAMES}.")] = "sparsevlm",
     retain: Annotated[
         str,
@@ -126,36 +137,39 @@ def ask_command(
     runs: Annotated[
         int, typer.Option(min=1, help="Timed runs of each kind; medians are shown.")
     ] = 3,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead.")
-    ] = False,
+    as_json: Json = False,
     picture: Annotated[
         Path | None, typer.Option(help="PNG to write: what was kept at each site.")
     ] = None,
     device: Device = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help=f"Number format of the weights: {DTYPES}; default: their own."),
+        typer.Option(help=f"dtype of the weights: {DTYPES}; default: their own."),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
     """Ask about images, dense and sparse: both answers, what they cost, what was kept."""
-    from sparsight.cli.ask import Request, ask
+    from sparsight.cli.ask import ask
+    from sparsight.cli.inputs import read_device, read_dtype, split_arguments
+    from sparsight.cli.method import read_method
 
     del verbose
-    request = Request(
-        tuple(words or ()),
-        model,
-        method,
-        retain,
-        paper,
-        max_new_tokens,
-        runs,
-        picture,
-        device=device,
-        dtype=dtype,
+    pruning = read_method(method, retain, paper)
+    place = read_device(device)
+    weights = read_dtype(dtype)
+    sources, question = split_arguments(arguments or [])
+    ask(
+        sources,
+        question,
+        pruning,
+        model=model,
+        device=place,
+        dtype=weights,
+        max_new_tokens=max_new_tokens,
+        runs=runs,
+        picture=picture,
+        as_json=as_json,
     )
-    ask(request, as_json)
 
 
 @app.command(name="eval")
@@ -169,36 +183,40 @@ def eval_command(
     retain: Annotated[
         str, typer.Option(help="Budgets, separated by commas: counts for one image, or fractions.")
     ] = BUDGETS,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Folder or hub id of a LLaVA-type model; default: the embedded model."),
-    ] = None,
+    model: Model = None,
     families: Annotated[
         str | None, typer.Option(help="Of questions, separated by commas; default: all.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Questions of each part; default: all.")] = None,
     control: Annotated[str, typer.Option(help=f"What is shown: {CONTROLS}.")] = "none",
-    dtype: Annotated[
-        str, typer.Option(help=f"Number format of the weights: {DTYPES}.")
-    ] = "float32",
+    dtype: Annotated[str, typer.Option(help=f"dtype of the weights: {DTYPES}.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of random dropping and of resampling.")] = 0,
     out: Annotated[
         Path, typer.Option(help="Folder of answers and results; the same folder continues.")
     ] = Path("sparsight-eval"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead.")
-    ] = False,
+    as_json: Json = False,
     device: Device = None,
     verbose: Verbose = False,
 ) -> None:
     """Score a suite's questions, dense and at each budget, side by side."""
-    from sparsight.cli.evaluate import Request, evaluate
+    from sparsight.cli.evaluate import evaluate, read_configurations, read_families, read_suite
+    from sparsight.cli.inputs import read_device
+    from sparsight.cli.load import EMBEDDED
+    from sparsight.evaluate.settings import Control, Settings
 
     del verbose
-    evaluate(
-        Request(suite, methods, retain, model, families, limit, control, dtype, seed, out, device),
-        as_json,
+    settings = Settings(
+        suite=read_suite(suite),
+        configurations=read_configurations(methods, retain, control),
+        families=read_families(families),
+        limit=limit,
+        control=cast("Control", control),
+        seed=seed,
+        model=model or EMBEDDED,
+        dtype=dtype,
+        out=out,
     )
+    evaluate(settings, model, read_device(device), as_json)
 
 
 @app.command()
@@ -216,10 +234,10 @@ def prepare(verbose: Verbose = False) -> None:
 @command
 def methods_command(verbose: Verbose = False) -> None:
     """Show the methods that ship."""
-    from sparsight.cli.method import methods_table
+    from sparsight.cli.method import build_methods_table
 
     del verbose
-    Console().print(methods_table())
+    Console().print(build_methods_table())
 
 
 @app.command(name="models")
@@ -231,13 +249,13 @@ def models_command(
     verbose: Verbose = False,
 ) -> None:
     """Show the model families that are supported, and what is refused for each."""
-    from sparsight.cli.models import list_refusals, make_page, make_table
+    from sparsight.cli.models import build_models_table, list_refusals, write_models_page
 
     del verbose
     if markdown:
-        put(make_page())
+        put(write_models_page())
         return
-    Console().print(make_table())
+    Console().print(build_models_table())
     put("\n".join(["refused:", *list_refusals(), ""]))
 
 
@@ -249,11 +267,11 @@ def modes_command(
     ] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show every way to generate: what works, what is refused, and why."""
-    from sparsight.cli.modes import modes_page, modes_table
+    """Show every generation mode: whether it works, and what is refused and why."""
+    from sparsight.cli.modes import build_modes_table, write_modes_page
 
     del verbose
     if markdown:
-        put(modes_page())
+        put(write_modes_page())
         return
-    Console().print(modes_table())
+    Console().print(build_modes_table())

@@ -1,117 +1,137 @@
-"""`sparsight ask`: one question, answered dense and sparse on the same inputs, and what that cost."""
+"""`sparsight ask`: one question, answered and measured dense and sparse on the same inputs."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from rich.console import Console
 
-from sparsight.bench.timing import facts, interleave, time_generation
-from sparsight.cli.inputs import read_device, read_dtype, split_words
+from sparsight.bench.timing import Timing, collect_facts, interleave, time_generation
 from sparsight.cli.load import EMBEDDED, load_model
-from sparsight.cli.method import cli_name, read_method
+from sparsight.cli.method import cli_name
 from sparsight.cli.report import Outcome, as_document, show
 from sparsight.cli.streams import print_json
 from sparsight.errors import InputError
 from sparsight.evaluate.asking import cast_weights
 from sparsight.families import family_of
-from sparsight.images import read_image, source_file, source_name
+from sparsight.images import find_source_file, name_source, read_image
 from sparsight.inputs import check_question, prompt_inputs, user_message
 from sparsight.methods.method import Method
-from sparsight.picture import check_drawable, panels
+from sparsight.picture import check_drawable, lay_out_panels
 from sparsight.run import Run
 from sparsight.sparsify import sparsify
 
 MOST_STEPS = 16  # decode steps that are timed
 
 
-@dataclass(frozen=True)
-class Request:
-    """What was asked for on the command line.
+def ask(
+    sources: Sequence[str],
+    question: str,
+    method: Method,
+    *,
+    model: str | None,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    max_new_tokens: int,
+    runs: int,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """Answer a question dense and sparse, measure both, print the outcome and write the picture.
 
     Args:
-        words: images, then the question.
-        model: folder or hub id, None for the embedded model.
-        method: name.
-        retain: budget, as typed.
-        paper: whether the published settings are wanted.
-        max_new_tokens: length of the answers, at most.
-        runs: timed runs of each kind.
+        sources: paths or URLs of the images.
+        question: about them.
+        method: that prunes.
+        model: folder or hub id; None for the embedded model.
+        device: to run on.
+        dtype: of the weights; None leaves them as they are.
+        max_new_tokens: length of each answer, at most.
+        runs: timed runs, dense and sparse each.
         picture: PNG to write, or None.
-        device: to run on, None for the GPU if there is one.
-        dtype: number format of the weights, None for the one they have.
+        as_json: whether one JSON document is printed instead of the page for people.
+
+    Raises:
+        SparsightError: something is missing or does not fit. Whatever can be checked before the
+            model runs is checked before.
     """
-
-    words: tuple[str, ...]
-    model: str | None
-    method: str
-    retain: str
-    paper: bool
-    max_new_tokens: int
-    runs: int
-    picture: Path | None
-    device: str | None = None
-    dtype: str | None = None
-
-
-def ask(request: Request, as_json: bool) -> None:
-    """Answer, measure, report and draw.
-
-    Raises: SparsightError: anything that is missing or does not fit, before the model runs where it
-    can be known.
-    """
-    method = read_method(request.method, request.retain, request.paper)
-    device, dtype = read_device(request.device), read_dtype(request.dtype)
-    sources, question = split_words(request.words)
     images = [read_image(source) for source in sources]
-    if request.picture is not None:
-        check_target(request.picture, sources)
-    with progress("loading the model"):
-        model, processor = load_model(request.model, device)
-        model = model if dtype is None else cast_weights(model, dtype)
+    if picture is not None:
+        check_target(picture, sources)
+    vlm, processor = _load(model, device, dtype)
     check_question(question, processor)
-    inputs = prompt_inputs(model, processor, [user_message(question, images)])
-    if request.picture is not None:
-        panels(check_drawable(family_of(model).layout(model.config, inputs)), images, processor)
-    with progress("answering"):
-        answer, run = answer_sparse(model, processor, inputs, method, request.max_new_tokens)
-        dense = answer_dense(model, processor, inputs, request.max_new_tokens)
+    inputs = prompt_inputs(vlm, processor, [user_message(question, images)])
+    if picture is not None:
+        _check_drawable(vlm, processor, inputs, images)
+    dense, sparse, run = _answer_both(vlm, processor, inputs, method, max_new_tokens)
     outcome = Outcome(
-        model=request.model or EMBEDDED,
+        model=model or EMBEDDED,
         method=cli_name(type(method)),
         settings=repr(method),
-        images=tuple(map(source_name, sources)),
+        images=tuple(map(name_source, sources)),
         question=question,
         dense=dense,
-        sparse=answer,
+        sparse=sparse,
         stats=run.stats,
-        timings=measure(model, inputs, method, request),
-        facts=facts(model.device, model.dtype),
-        picture=None if request.picture is None else str(request.picture),
+        timings=measure(vlm, inputs, method, min(max_new_tokens, MOST_STEPS), runs),
+        facts=collect_facts(vlm.device, vlm.dtype),
+        picture=None if picture is None else str(picture),
     )
+    _print(outcome, as_json)
+    if picture is not None:  # last, so that a full disk loses no answer
+        write_picture(picture, outcome, run, images, processor)
+
+
+def _load(name: str | None, device: torch.device, dtype: torch.dtype | None) -> tuple[Any, Any]:
+    with show_progress("loading the model"):
+        model, processor = load_model(name, device)
+        return model if dtype is None else cast_weights(model, dtype), processor
+
+
+def _check_drawable(
+    model: Any, processor: Any, inputs: Mapping[str, Any], images: Sequence[Image.Image]
+) -> None:
+    """Raise, before the model runs, the error that drawing the picture would raise after it."""
+    layout = family_of(model).layout(model.config, inputs)
+    lay_out_panels(check_drawable(layout), images, processor)
+
+
+def _answer_both(
+    model: Any, processor: Any, inputs: Mapping[str, Any], method: Method, length: int
+) -> tuple[str, str, Run]:
+    """Return the dense answer, the sparse answer, and the run that holds the counts."""
+    with show_progress("answering"):
+        # sparse first: it is the run that may be refused
+        sparse, run = answer_sparse(model, processor, inputs, method, length)
+        return answer_dense(model, processor, inputs, length), sparse, run
+
+
+def _print(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         print_json(as_document(outcome))
     else:
         show(outcome, Console())
-    if request.picture is not None:  # last: a full disk loses no answer
-        draw(outcome, run, images, processor)
 
 
 def check_target(path: Path, sources: Sequence[str] = ()) -> None:
-    """Check that a picture can be written, by opening its file or making one; nothing is left or changed.
+    """Check that a picture can be written, and leave the disk as it was.
+
+    The check opens the file that is there, or creates one and removes it.
 
     Args:
         path: of the picture.
-        sources: images as given, none of which may be overwritten.
-    Raises: InputError: it cannot, or lies where an image is.
+        sources: the images as given on the command line; none of them may be overwritten.
+
+    Raises:
+        InputError: the picture cannot be written, or its path is that of an image.
     """
     if path.suffix.lower() != ".png":
         raise InputError(f"--picture {path} must end in .png.")
-    target = Path(os.path.realpath(path))  # a link is followed, also one to what is not there yet
+    target = Path(os.path.realpath(path))  # follows a link, even to a file that is not there yet
     try:
         if not target.parent.is_dir():
             raise InputError(f"--picture {path}: its folder does not exist.")
@@ -121,7 +141,8 @@ def check_target(path: Path, sources: Sequence[str] = ()) -> None:
             return
         if not target.is_file():
             raise InputError(f"--picture {path} is there and no regular file; give another name.")
-        if any(file is not None and target.samefile(file) for file in map(source_file, sources)):
+        files = map(find_source_file, sources)
+        if any(file is not None and target.samefile(file) for file in files):
             raise InputError(
                 f"--picture {path} is one of the images, and would overwrite it; give another name."
             )
@@ -135,54 +156,60 @@ def check_target(path: Path, sources: Sequence[str] = ()) -> None:
 def answer_sparse(
     model: Any, processor: Any, inputs: Mapping[str, Any], method: Method, length: int
 ) -> tuple[str, Run]:
-    """Answer while pruning; comes before the dense answer, as it is what can be refused."""
+    """Return the greedy answer of the pruned model, and the run that holds its counts."""
     with sparsify(model, method) as run:
         answer = answer_dense(model, processor, inputs, length)
         return answer, run
 
 
 def answer_dense(model: Any, processor: Any, inputs: Mapping[str, Any], length: int) -> str:
-    """Answer greedily with the model as it is."""
+    """Return the model's greedy answer of at most `length` tokens."""
     tokens = model.generate(**inputs, max_new_tokens=length, do_sample=False)
     new = tokens[0, inputs["input_ids"].shape[1] :]
     return str(processor.decode(new, skip_special_tokens=True)).strip()
 
 
-def measure(model: Any, inputs: Mapping[str, Any], method: Method, request: Request) -> Any:
-    """Time dense and sparse in turns."""
-    steps = min(request.max_new_tokens, MOST_STEPS)
+def measure(
+    model: Any, inputs: Mapping[str, Any], method: Method, steps: int, runs: int
+) -> Mapping[str, Mapping[str, Timing]]:
+    """Return the timings of the dense and the sparse model, which ran in turns."""
 
-    def sparse() -> Mapping[str, float]:
+    def time_dense() -> Mapping[str, float]:
+        return time_generation(model, inputs, steps)
+
+    def time_sparse() -> Mapping[str, float]:
         with sparsify(model, method):
             return time_generation(model, inputs, steps)
 
-    with progress("measuring"):
-        return interleave(
-            {"dense": lambda: time_generation(model, inputs, steps), "sparse": sparse},
-            runs=request.runs,
-        )
+    with show_progress("measuring"):
+        return interleave({"dense": time_dense, "sparse": time_sparse}, runs=runs)
 
 
-def draw(outcome: Outcome, run: Run, images: Sequence[Image.Image], processor: Any) -> None:
-    """Write the picture."""
+def write_picture(
+    path: Path, outcome: Outcome, run: Run, images: Sequence[Image.Image], processor: Any
+) -> None:
+    """Write the picture of what was kept.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     stats = outcome.stats
     answers = {
         f"dense, {stats.visual_tokens[0]} visual tokens": outcome.dense,
         f"sparse, {stats.mean_visual_tokens:.4g} on average": outcome.sparse,
     }
+    drawing = run.picture(images, outcome.question, answers, processor)
     try:
-        run.picture(images, outcome.question, answers, processor).save(
-            outcome.picture or "", format="PNG"
-        )
+        drawing.save(path, format="PNG")
     except OSError as error:
         raise InputError(
-            f"--picture {outcome.picture} cannot be written: {error.strerror or error}."
+            f"--picture {path} cannot be written: {error.strerror or error}."
         ) from error
 
 
 @contextmanager
-def progress(what: str) -> Iterator[None]:
-    """Show on standard error what is going on, if somebody watches."""
+def show_progress(what: str) -> Iterator[None]:
+    """Show on a terminal's standard error what is being done."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield

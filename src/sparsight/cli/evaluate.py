@@ -4,9 +4,8 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import typer
@@ -22,146 +21,119 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from sparsight.cli.ask import progress
-from sparsight.cli.inputs import read_device
-from sparsight.cli.load import EMBEDDED, load_model
+from sparsight.cli.ask import show_progress
+from sparsight.cli.choices import METHODS, SCENES
+from sparsight.cli.load import load_model
 from sparsight.cli.method import cli_name, read_method, read_retain
 from sparsight.cli.streams import INTERRUPTED, print_json, say
-from sparsight.cli.words import METHODS, SCENES
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, open_store, run
 from sparsight.evaluate.runner import Report
 from sparsight.evaluate.scenes import FAMILIES, SPLIT
-from sparsight.evaluate.settings import Control, check_once
+from sparsight.evaluate.settings import check_once
 from sparsight.evaluate.store import ANSWERS
 
-_PLAIN_WIDTH = 120  # columns where no terminal says how many there are
+_PLAIN_WIDTH = 120  # columns where the output is no terminal and has no width
 
 
-@dataclass(frozen=True)
-class Request:
-    """What was asked for on the command line, as typed.
+def evaluate(settings: Settings, model: str | None, device: torch.device, as_json: bool) -> None:
+    """Run an evaluation, or continue one that was stopped, and print its results.
 
     Args:
-        suite: "scenes" or a folder.
-        methods: names, separated by commas; None for all but one when a control shows no image.
-        retain: budgets, separated by commas.
-        model: folder or hub id, None for the embedded model.
-        families: names, separated by commas; None for all.
-        limit: questions of each part, None for all.
-        control: what is shown.
-        dtype: number format of the weights.
-        seed: of everything drawn.
-        out: folder.
-        device: to run on, None for the GPU if there is one.
+        settings: of the evaluation.
+        model: folder or hub id; None for the embedded model.
+        device: to run on.
+        as_json: whether one JSON document is printed instead of the tables for people.
+
+    Raises:
+        SparsightError: something is missing or does not fit. Whatever can be checked before the
+            model is loaded is checked before.
     """
-
-    suite: str
-    methods: str | None
-    retain: str
-    model: str | None
-    families: str | None
-    limit: int | None
-    control: str
-    dtype: str
-    seed: int
-    out: Path
-    device: str | None = None
-
-
-def evaluate(request: Request, as_json: bool) -> None:
-    """Evaluate, or continue to.
-
-    Raises: SparsightError: anything that is missing or does not fit, before the model is loaded
-    where it can be known.
-    """
-    settings, device = read_settings(request), read_device(request.device)
     with open_store(settings) as store:
         for note in store.notes:
             say(f"note: {note}")
     try:
-        with progress("loading the model"):
-            model, processor = load_model(request.model, device)
-            cast_weights(model, getattr(torch, settings.dtype))
-        with answering() as report:
-            found = run(model, processor, settings, command=command(), report=report)
+        with show_progress("loading the model"):
+            vlm, processor = load_model(model, device)
+            cast_weights(vlm, getattr(torch, settings.dtype))
+        with show_answer_count() as report:
+            command = shlex.join(["sparsight", *sys.argv[1:]])
+            results = run(vlm, processor, settings, command=command, report=report)
     except KeyboardInterrupt:
         count = (settings.out / ANSWERS).read_bytes().count(b"\n")
         say(
-            f"stopped; {count} answers are kept in {settings.out}. Run the same command again to continue."
+            f"stopped; {count} answers are kept in {settings.out}. "
+            "Run the same command again to continue."
         )
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        print_json(found)
-    else:
-        console = Console()
-        show(found, console if console.is_terminal else Console(width=_PLAIN_WIDTH), settings)
+        print_json(results)
+        return
+    console = Console()
+    show(results, console if console.is_terminal else Console(width=_PLAIN_WIDTH), settings.out)
 
 
-def command() -> str:
-    """Return the command line, for the record."""
-    return shlex.join(["sparsight", *sys.argv[1:]])
-
-
-def read_settings(request: Request) -> Settings:
-    """Turn words into settings.
+def read_suite(text: str) -> Path:
+    """Return the folder of the suite that was named.
 
     Raises:
-        SettingError: an unknown name, a value out of range, or something given twice.
-        BudgetError: a budget that says nothing.
-        InputError: the suite is neither known nor a folder.
+        InputError: the suite is neither "scenes" nor a folder.
     """
-    methods = request.methods
+    folder = SPLIT if text == SCENES else Path(text)
+    if not folder.is_dir():
+        raise InputError(f"suite {text!r} is not known; give {SCENES} or the folder of a suite.")
+    return folder
+
+
+def read_families(text: str | None) -> tuple[str, ...]:
+    """Return the families of questions that were named; all of them for None."""
+    return FAMILIES if text is None else tuple(split_at_commas(text))
+
+
+def read_configurations(
+    methods: str | None, budgets: str, control: str
+) -> tuple[Configuration, ...]:
+    """Return every method at every budget; the dense model, which has no budget, once.
+
+    Args:
+        methods: names, with their settings, separated by commas. None stands for the default:
+            METHODS, or dense alone where the control shows no image that could be pruned.
+        budgets: separated by commas.
+        control: what is shown.
+
+    Raises:
+        SettingError: an unknown method, or a method or budget given twice.
+        BudgetError: a budget that is no number, even where no method uses it.
+    """
     if methods is None:
-        methods = DENSE.name if request.control == "question-only" else METHODS
-    families = FAMILIES if request.families is None else tuple(words(request.families))
-    suite = SPLIT if request.suite == SCENES else Path(request.suite)
-    if not suite.is_dir():
-        raise InputError(
-            f"suite {request.suite!r} is not known; give {SCENES} or the folder of a suite."
-        )
-    return Settings(
-        configurations=tuple(configurations(words(methods), words(request.retain))),
-        suite=suite,
-        families=families,
-        limit=request.limit,
-        control=cast("Control", request.control),
-        seed=request.seed,
-        model=request.model or EMBEDDED,
-        dtype=request.dtype,
-        out=request.out,
-    )
-
-
-def words(text: str) -> list[str]:
-    """Split at commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def configurations(names: list[str], budgets: list[str]) -> Iterator[Configuration]:
-    """Combine methods, settings behind them, with budgets; the model as it is has none.
-
-    Raises:
-        SettingError: an unknown method, or something given twice.
-        BudgetError: a budget that is no number, also where no method asks for one.
-    """
+        methods = DENSE.name if control == "question-only" else METHODS
+    names = split_at_commas(methods)
+    values = split_at_commas(budgets)
     check_once("--methods", [name.lower() for name in names])
-    check_once("--retain", budgets)
-    for text in budgets:
+    check_once("--retain", values)
+    for text in values:
         read_retain(text)
+    configurations = []
     for name in names:
         if name.lower() == DENSE.name:
-            yield DENSE
+            configurations.append(DENSE)
             continue
-        for text in budgets:
+        for text in values:
             method = read_method(name, text, paper=False)
             settings = [part.strip() for part in name.split(":")[1:]]
-            yield Configuration(":".join([cli_name(type(method)), *settings]), method)
+            label = ":".join([cli_name(type(method)), *settings])
+            configurations.append(Configuration(label, method))
+    return tuple(configurations)
+
+
+def split_at_commas(text: str) -> list[str]:
+    """Return the parts of a list that is written with commas, without spaces around them."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 @contextmanager
-def answering() -> Iterator[Report]:
-    """Show on standard error how far the answers are, if somebody watches."""
+def show_answer_count() -> Iterator[Report]:
+    """Show a progress bar on a terminal's standard error; yield the function that moves it."""
     console = Console(stderr=True)
     columns = (
         TextColumn("answering"),
@@ -174,15 +146,19 @@ def answering() -> Iterator[Report]:
         *columns, console=console, disable=not console.is_terminal, speed_estimate_period=300
     ) as bars:
         task = bars.add_task("", total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+        def report(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield report
 
 
-def show(found: dict[str, Any], console: Console, settings: Settings) -> None:
-    """Print scores, costs and what was refused."""
-    rows = found["configurations"]
+def show(results: dict[str, Any], console: Console, out: Path) -> None:
+    """Print scores, costs and refusals; `out` is the folder that holds the results."""
+    rows = results["configurations"]
     console.print()
-    console.print(_scores(rows))
-    console.print(_costs(rows))
+    console.print(_build_scores(rows))
+    console.print(_build_costs(rows))
     for row in rows:
         refused = [family for family in FAMILIES if family in row["refused"]]
         if refused:
@@ -193,63 +169,60 @@ def show(found: dict[str, Any], console: Console, settings: Settings) -> None:
                 highlight=False,
                 markup=False,
             )
-    known = found["facts"]
+    facts = results["facts"]
     console.print(
-        f"{found['suite']['questions']} questions, control {found['control']}, {found['model']} in {known['dtype']}; "
-        "scores in %, for existence F1; evidence: share of evidence tokens after the last site; "
+        f"{results['suite']['questions']} questions, control {results['control']}, "
+        f"{results['model']} in {facts['dtype']}; scores in %, for existence F1; "
+        "evidence: share of evidence tokens after the last site; "
         "95 % intervals of the difference to dense in points, paired bootstrap.\n"
-        f"{known['gpu'] or known['cpu']}, threads: {known['threads']}; results in {settings.out}",
+        f"{facts['gpu'] or facts['cpu']}, threads: {facts['threads']}; results in {out}",
         style="dim",
         highlight=False,
     )
 
 
-def _scores(rows: list[dict[str, Any]]) -> Table:
-    families = [family for family in FAMILIES if any(family in row["families"] for row in rows)]
-    table = _table("", *families, "overall")
+def _build_scores(rows: list[dict[str, Any]]) -> Table:
+    answered = set().union(*(row["families"] for row in rows))
+    families = [family for family in FAMILIES if family in answered]
+    table = _start_table("", *families, "overall")
     for row in rows:
-        cells = [row["families"].get(family) for family in families]
-        table.add_row(
-            row["key"],
-            *(_percent(cell and cell["score"]) for cell in cells),
-            _percent(_of(row, "overall", "score")),
-        )
+        scores = [row["families"].get(family, {}).get("score") for family in families]
+        scores.append(_read_cell(row, "overall", "score"))
+        table.add_row(row["key"], *map(_format_percent, scores))
     return table
 
 
-def _costs(rows: list[dict[str, Any]]) -> Table:
-    table = _table(
+def _build_costs(rows: list[dict[str, Any]]) -> Table:
+    table = _start_table(
         "", "overall", "retention", "95 % interval", "visual tokens", "FLOPs", "seconds", "evidence"
     )
     for row in rows:
-        bounds = _of(row, "overall", "interval_points")
-        tokens, seconds = (
-            _of(row, "cost", "mean_visual_tokens_one_image"),
-            _of(row, "cost", "seconds_median"),
-        )
+        bounds = _read_cell(row, "overall", "interval_points")
+        tokens = _read_cell(row, "cost", "mean_visual_tokens_one_image")
+        seconds = _read_cell(row, "cost", "seconds_median")
         table.add_row(
             row["key"],
-            _percent(_of(row, "overall", "score")),
-            _percent(_of(row, "overall", "retention")),
+            _format_percent(_read_cell(row, "overall", "score")),
+            _format_percent(_read_cell(row, "overall", "retention")),
             "-" if bounds is None else f"{bounds[0]:+.1f} to {bounds[1]:+.1f}",
             "-" if tokens is None else f"{tokens:.0f}",
-            _percent(_of(row, "cost", "flops_share")),
+            _format_percent(_read_cell(row, "cost", "flops_share")),
             "-" if seconds is None else f"{seconds:.2f}",
-            _percent(_of(row, "evidence", "recall")),
+            _format_percent(_read_cell(row, "evidence", "recall")),
         )
     return table
 
 
-def _table(*columns: str) -> Table:
+def _start_table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
     return table
 
 
-def _of(row: dict[str, Any], part: str, name: str) -> Any:
+def _read_cell(row: dict[str, Any], part: str, name: str) -> Any:
     return None if row[part] is None else row[part][name]
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
+def _format_percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f}"

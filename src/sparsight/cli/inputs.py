@@ -1,4 +1,4 @@
-"""From words on the command line to images, a question, a device and a number format."""
+"""Reads what was typed on the command line: images, a question, a device, a dtype."""
 
 import os
 from collections.abc import Sequence
@@ -6,61 +6,63 @@ from pathlib import Path
 
 import torch
 
-from sparsight.cli.words import DEVICES
+from sparsight.cli.choices import DEVICES
 from sparsight.errors import InputError, SettingError
 from sparsight.evaluate.settings import DTYPES
 
 
-def split_words(words: Sequence[str]) -> tuple[list[str], str]:
-    """Return the images and the question behind them.
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], str]:
+    """Return the images, and the question that stands behind them.
 
-    Raises: InputError: one of them is missing, empty or no text.
+    Raises:
+        InputError: an image or the question is missing or empty, or the question is no text.
     """
-    if len(words) < 2:
+    if len(arguments) < 2:
         raise InputError(
             'give at least one image and then the question: sparsight ask photo.jpg "What is this?"'
         )
-    *names, question = words
-    question = as_text(question).strip()
+    *images, last = arguments
+    question = as_text(last).strip()
     if not question:
         raise InputError("the question is empty; its words decide what is kept.")
     if Path(question).suffix and _is_file(question):
         raise InputError(
             f"the last argument {question!r} is a file; put the question behind the images."
         )
-    if not all(names):
+    if not all(images):
         raise InputError("the name of an image is empty; give an image file.")
-    return names, question
+    return images, question
 
 
-def as_text(word: str) -> str:
-    """Return a word as text; where the locale does not know its bytes, they are read as UTF-8.
+def as_text(argument: str) -> str:
+    """Return an argument as text; bytes that the locale cannot decode are read as UTF-8.
 
-    Raises: InputError: they are no text.
+    Raises:
+        InputError: the bytes are no text in UTF-8 either.
     """
+    undecoded = any("\ud800" <= letter <= "\udfff" for letter in argument)
+    if not undecoded:
+        return argument
     try:
-        return (
-            os.fsencode(word).decode("utf-8")
-            if any("\ud800" <= letter <= "\udfff" for letter in word)
-            else word
-        )
+        return os.fsencode(argument).decode("utf-8")
     except UnicodeError:
         raise InputError(
-            f"the question {word!r} is no text in UTF-8; type it in that encoding."
+            f"the question {argument!r} is no text in UTF-8; type it in that encoding."
         ) from None
 
 
 def _is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
-    except (OSError, ValueError):  # longer than any name
+    except (OSError, ValueError):  # longer than any file name
         return False
 
 
 def read_device(text: str | None) -> torch.device:
-    """Return the device to run on: the one asked for, else the GPU if there is one.
+    """Return the device that was named; without a name the GPU, or the CPU if there is none.
 
-    Raises: SettingError: no such device, or it is not here.
+    Raises:
+        SettingError: there is no such device, or this machine has none.
     """
     if text is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -68,28 +70,37 @@ def read_device(text: str | None) -> torch.device:
         device = torch.device(text)
     except RuntimeError:
         raise SettingError(f"--device {text!r} is not known; give {DEVICES}.") from None
-    count = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
-        "mps": int(torch.backends.mps.is_available()),
-    }.get(device.type)
+    count = _count_devices(device.type)
     if count is None:
         raise SettingError(f"--device {text!r} is not supported; give {DEVICES}.")
     if (device.index or 0) >= count:
         raise SettingError(
-            f"--device {text!r} is not here: torch finds {count} of type {device.type}; leave it out."
+            f"--device {text!r} is not here: torch finds {count} of type {device.type}; "
+            "leave it out."
         )
     return device
 
 
-def read_dtype(text: str | None) -> torch.dtype | None:
-    """Return the number format asked for; None for the one that the weights have.
+def _count_devices(kind: str) -> int | None:
+    """Return how many devices of a type this machine has; None for a type that is refused."""
+    if kind == "cpu":
+        return 1
+    if kind == "cuda":
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    return None
 
-    Raises: SettingError: no such format.
+
+def read_dtype(text: str | None) -> torch.dtype | None:
+    """Return the dtype that was named; None where none was.
+
+    Raises:
+        SettingError: there is no such dtype.
     """
     if text is None:
         return None
     if text not in DTYPES:
         raise SettingError(f"--dtype {text!r} is not known; give one of {', '.join(DTYPES)}.")
-    found: torch.dtype = getattr(torch, text)
-    return found
+    dtype: torch.dtype = getattr(torch, text)
+    return dtype

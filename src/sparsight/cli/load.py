@@ -1,4 +1,4 @@
-"""Loads the model that a command is about: the embedded one, a folder, or one from the model hub."""
+"""Loads the model that a command runs: the embedded one, a folder, or one from the model hub."""
 
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,16 @@ EMBEDDED = "embedded"
 
 
 def load_model(name: str | None, device: torch.device) -> tuple[Any, Any]:
-    """Load a model and its processor, in evaluation mode.
+    """Return a model in evaluation mode on a device, and its processor.
 
     Args:
         name: folder or hub id; None for the embedded model.
-        device: that it is put on.
+        device: that the model is put on.
 
     Raises:
         EmbeddedModelError: the embedded model is not prepared, or damaged.
         ModelError: the model cannot be found, reached or read.
-        UnsupportedError: no family knows its class.
+        UnsupportedError: no family knows the model's class.
     """
     model: Any
     model, processor = embedded.load() if name is None else _load_named(name)
@@ -35,7 +35,7 @@ def _load_named(name: str) -> tuple[Any, Any]:
         raise ModelError(f"{name} is a file; give the model's folder or its hub id.")
     safe = {"trust_remote_code": False}
     try:
-        # the config is a few kB: what is not supported is refused before its weights are fetched
+        # The config is a few kB. An unsupported model is refused before its weights are fetched.
         check_architecture(AutoConfig.from_pretrained(name, **safe))
         processor = AutoProcessor.from_pretrained(name, **safe)  # type: ignore[no-untyped-call]
         model = AutoModelForImageTextToText.from_pretrained(
@@ -43,43 +43,41 @@ def _load_named(name: str) -> tuple[Any, Any]:
         )
     except SparsightError:
         raise
-    except (
-        Exception
-    ) as error:  # whatever a broken folder or a missing network makes transformers raise
-        raise ModelError(explain(name, error)) from error
+    except Exception as error:  # transformers raises anything on a broken folder or network
+        raise ModelError(explain_failure(name, error)) from error
     return model, processor
 
 
 def check_architecture(config: Any) -> None:
-    """Check by its config that a model is of a supported class, or follows the pattern of one.
+    """Check by its config that a model's class is supported, or follows the pattern of LLaVA.
 
-    Raises: UnsupportedError: it does not.
+    Raises:
+        UnsupportedError: neither is so.
     """
-    known = [name for family in families() for name in family.classes]
-    given = list(getattr(config, "architectures", None) or [type(config).__name__])
-    if set(given) & set(known):
+    supported = [name for family in families() for name in family.classes]
+    classes = list(getattr(config, "architectures", None) or [type(config).__name__])
+    if set(classes) & set(supported):
         return
     try:
-        with torch.device("meta"):  # its parts without their weights
+        with torch.device("meta"):  # builds the modules without their weights
             model = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
-    except (
-        Exception
-    ) as error:  # a class that is no such model, or a part of it that is not installed
-        names = ", ".join(known)
+    except Exception as error:  # no vision-language class, or one of its packages is missing
         raise UnsupportedError(
-            f"{', '.join(given)} is not supported; supported model classes: {names}."
+            f"{', '.join(classes)} is not supported; "
+            f"supported model classes: {', '.join(supported)}."
         ) from error
     family_of(model)
 
 
-def explain(name: str, error: Exception) -> str:
-    """Say in one sentence why a model could not be loaded, and what to do."""
-    reason = next(
-        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-    )
+def explain_failure(name: str, error: Exception) -> str:
+    """Return a sentence that says why a model could not be loaded, and what to do."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
+    reason = reason.rstrip(".:")
     if Path(name).is_dir():
-        return f"the folder {name} cannot be loaded as a model: {reason.rstrip('.:')}."
+        return f"the folder {name} cannot be loaded as a model: {reason}."
     return (
-        f"the model {name!r} is no folder here and cannot be fetched from the model hub: {reason.rstrip('.:')}. "
-        "Check its name and the network, give --model a folder, or leave --model out to use the embedded model."
+        f"the model {name!r} is no folder here and cannot be fetched from the model hub: {reason}. "
+        "Check its name and the network, give --model a folder, or leave --model out to use the "
+        "embedded model."
     )

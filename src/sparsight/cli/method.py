@@ -1,7 +1,7 @@
-"""From words on the command line to a method."""
+"""Reads a method, its settings and its budget from the command line."""
 
 import re
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any
 
 from rich.table import Table
@@ -13,17 +13,19 @@ from sparsight.methods.method import Method
 
 
 def cli_name(method: type[Method]) -> str:
-    """Return a method's name on the command line; one that has none is called by its class: NormTopK is norm-top-k."""
-    return (
-        vars(method).get("name")
-        or re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])", "-", method.__name__).lower()
-    )
+    """Return a method's name on the command line.
+
+    A method without a name is called by its class: NormTopK is norm-top-k.
+    """
+    name = vars(method).get("name")
+    return name or re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])", "-", method.__name__).lower()
 
 
 def read_retain(text: str) -> float:
-    """Read a budget: a whole number is a count, any other number the fraction kept.
+    """Return a budget: an int for a whole number (a count), else a float (the fraction kept).
 
-    Raises: BudgetError: neither.
+    Raises:
+        BudgetError: the text is no number, or the budget is out of range.
     """
     try:
         retain = read_number(text)
@@ -36,64 +38,87 @@ def read_retain(text: str) -> float:
 
 
 def read_setting(method: type[Method], text: str) -> tuple[str, Any]:
-    """Read one setting of a method, such as sites=3/7/15, recycle=false or seed=1.
+    """Return name and value of one setting, such as sites=3/7/15, recycle=false or seed=1.
 
-    Raises: SettingError: no such setting, or not a number or word of its kind.
+    Raises:
+        SettingError: the method has no such setting, or the value is of another kind.
     """
-    field, equals, value = (part.strip() for part in text.partition("="))
-    known = {f.name: f for f in fields(method) if f.name != "retain"}
-    if field not in known or not equals:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    settings = {field.name: field for field in fields(method) if field.name != "retain"}
+    if name not in settings or not equals:
         raise SettingError(
-            f"setting {text!r} is not known; {cli_name(method)} has {', '.join(known)}, as name=value."
+            f"setting {text!r} is not known; {cli_name(method)} has {', '.join(settings)}, "
+            "as name=value."
         )
-    if value in ("true", "false"):
-        return field, value == "true"
     try:
-        if isinstance(known[field].default, bool):
-            raise ValueError
-        if "tuple" in str(known[field].type):
-            return field, tuple(int(number) for number in value.split("/"))
-        if isinstance(known[field].default, str):
-            return field, value
-        return field, read_number(value)
+        return name, _read_value(settings[name], value)
     except ValueError:
         raise SettingError(
             f"{text!r} cannot be read; give a number, true, false, or layers as 3/7/15."
         ) from None
 
 
-def read_number(text: str) -> float:
-    """Read a whole or broken number.
+def _read_value(setting: Field[Any], text: str) -> Any:
+    """Return the value of a setting; ValueError where the text is of another kind."""
+    if text in ("true", "false"):
+        return text == "true"
+    if isinstance(setting.default, bool):
+        raise ValueError
+    if "tuple" in str(setting.type):
+        return tuple(int(number) for number in text.split("/"))
+    if isinstance(setting.default, str):
+        return text
+    return read_number(text)
 
-    Raises: ValueError: it is neither.
+
+def read_number(text: str) -> float:
+    """Return an int for a whole number, else a float.
+
+    Raises:
+        ValueError: the text is no number.
     """
     return int(text) if re.fullmatch(r"[+-]?\d+", text.strip()) else float(text)
 
 
 def read_method(name: str, retain: str, paper: bool) -> Method:
-    """Return the method of a name at a budget; settings may follow the name, as in sparsevlm:sites=3/7/15.
+    """Return a method at a budget.
+
+    Args:
+        name: of the method; settings may follow it, as in sparsevlm:sites=3/7/15.
+        retain: the budget.
+        paper: whether the published settings are wanted.
 
     Raises:
         SettingError: no such method or setting, or a setting given twice.
-        BudgetError: a budget that says nothing, or was not published although `paper` asks for it.
+        BudgetError: no such budget, or `paper` asks for one that was not published.
         UnsupportedError: the method has no published settings.
     """
     name, *settings = name.split(":")
-    known = {cli_name(method): method for method in methods()}
-    plain = {key.replace("-", ""): method for key, method in known.items()}
-    method = plain.get(name.lower().replace("-", "").replace("_", ""))
-    if method is None:
-        raise SettingError(f"method {name!r} is not known; choose one of {', '.join(known)}.")
+    method = _find_method(name)
     budget = read_retain(retain)
-    if not paper:
-        given = [read_setting(method, text) for text in settings]
-        names = [field for field, _ in given]
-        twice = next((field for field in names if names.count(field) > 1), None)
-        if twice is not None:
+    if paper:
+        return _build_published(method, budget, settings)
+    pairs = [read_setting(method, text) for text in settings]
+    names = [field for field, _ in pairs]
+    for field in names:
+        if names.count(field) > 1:
             raise SettingError(
-                f"setting {twice!r} is given twice in {':'.join(settings)}; give it once."
+                f"setting {field!r} is given twice in {':'.join(settings)}; give it once."
             )
-        return method(retain=budget, **dict(given))
+    return method(retain=budget, **dict(pairs))
+
+
+def _find_method(name: str) -> type[Method]:
+    """Return the method of a name, in which letter case, - and _ do not count."""
+    by_name = {cli_name(method): method for method in methods()}
+    wanted = name.lower().replace("-", "").replace("_", "")
+    for candidate, method in by_name.items():
+        if candidate.replace("-", "") == wanted:
+            return method
+    raise SettingError(f"method {name!r} is not known; choose one of {', '.join(by_name)}.")
+
+
+def _build_published(method: type[Method], budget: float, settings: list[str]) -> Method:
     if settings:
         raise SettingError(
             f"the published settings leave nothing to choose; leave {':'.join(settings)} out."
@@ -101,11 +126,11 @@ def read_method(name: str, retain: str, paper: bool) -> Method:
     preset = getattr(method, "paper", None)
     if preset is None:
         raise UnsupportedError(f"{cli_name(method)} has no published settings; leave --paper out.")
-    found: Method = preset(budget)
-    return found
+    published: Method = preset(budget)
+    return published
 
 
-def methods_table() -> Table:
+def build_methods_table() -> Table:
     """Return the table of the methods that ship, for people."""
     table = Table("name", "class", "what it does", "published budgets")
     for method in methods():

@@ -30,11 +30,12 @@ PAGE = """# Model families
 
 Written by `sparsight models --markdown`; a test keeps this page up to date.
 
-A method's *sites* are the decoder layers on whose entry the sequence gets shorter; 0 is the input. Any
-layer of any family may be a site. For every family it is known where in its image a visual token
-lies. A tile counts as an image of its own. LLaVA-NeXT and LLaVA-OneVision have two grids of an
-image, an overview and a fine one whose rows end with tokens that are no patches; such tokens, and
-class tokens, belong to no cell of `Uniform` and `Pool`.
+A [site](glossary.md) is a decoder layer at whose input the sequence gets shorter. Any layer of any
+family may be a site; site 0, the input of the first layer, is for methods that read no attention.
+For every family it is known where in its image a visual token lies. A tile counts as an image of
+its own. LLaVA-NeXT and LLaVA-OneVision have two grids of an image: an overview, and a fine grid
+whose rows end with a token that is no patch. Such tokens, and class tokens, belong to no cell of
+`Uniform` and `Pool`.
 
 {table}
 
@@ -47,12 +48,12 @@ own may add to it.
 
 ## Classes that are not listed
 
-A class that nobody registered is hosted if its parts follow LLaVA's pattern: a text decoder at
+A class that is not listed works if its parts follow LLaVA's pattern: a text decoder at
 `language_model` or `text_model` with layers of `self_attn` and `mlp`, a `rotary_emb`, and a
-placeholder id in the config. A few words are sent through it first, to see that its masks are
-causal, that its rotary tables are those of one position a token, that nothing unknown runs beside
-the hidden states, and that every layer stores its keys. Else it is refused with all reasons that
-apply. Known patterns that are refused by name:
+placeholder id in the config. A short text prompt is run through the model first. It checks that the
+masks are causal, that the rotary tables are those of one position per token, that every argument of
+a layer is one that the engine knows how to shorten, and that every layer stores its keys. A model
+that fails is refused, with all reasons. These features are refused by name:
 
 {dangers}
 
@@ -98,7 +99,7 @@ def list_refusals() -> list[str]:
     return [f"{line} ({', '.join(where)})" for line, where in places.items()]
 
 
-def make_table() -> Table:
+def build_models_table() -> Table:
     """Return the table for people, all but what is refused."""
     table = Table(*HEADS[:-1], box=None, pad_edge=False, padding=(0, 1, 0, 0))  # for 80 columns
     table.columns[0].min_width = max(len(family.name) for family in families())
@@ -108,7 +109,7 @@ def make_table() -> Table:
     return table
 
 
-def make_page() -> str:
+def write_models_page() -> str:
     """Return the page in Markdown."""
     lines = ["| " + " | ".join(HEADS) + " |", "| " + " | ".join(["---"] * len(HEADS)) + " |"]
     for row in list_rows():

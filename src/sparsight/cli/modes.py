@@ -1,4 +1,4 @@
-"""What `sparsight modes` shows: every generation mode, whether it works, and what holds."""
+"""`sparsight modes`: every generation mode, whether it works, and what holds for it."""
 
 from typing import Literal, NamedTuple
 
@@ -7,12 +7,13 @@ from rich.table import Table
 HEADS = ("mode", "verdict", "what holds")
 PAGE = """# Generation modes
 
-Written by `sparsight modes --markdown`. Every row has a test, marked with the name of its mode: `pytest -m mode` runs
-them all.
+Written by `sparsight modes --markdown`. Every row has a test that is marked with the name of its
+mode: `pytest -m mode` runs them all.
 
-"works" means: with everything kept, outputs equal those of the dense model bit for bit; when pruned, they equal those
-of a slow reference run in which dropped tokens are masked, or plain greedy decoding of the pruned model. "refused"
-means: an error that names what was given and what to do, before any image is encoded unless the row says otherwise.
+"works" means: when everything is kept, outputs equal those of the dense model bit for bit. When
+tokens are pruned, outputs equal those of a slow reference run in which the dropped tokens are
+masked, or those of plain greedy decoding of the pruned model. "refused" means: an error that says
+what was given and what to do, raised before any image is encoded unless the row says otherwise.
 Tests run on the CPU, on tiny random models.
 
 {table}
@@ -25,7 +26,7 @@ class Mode(NamedTuple):
     Args:
         name: what the user does.
         verdict: whether it works.
-        note: what holds, the families that differ, and the reason.
+        note: what holds, the families that differ, and the reason of a refusal.
     """
 
     name: str
@@ -34,19 +35,24 @@ class Mode(NamedTuple):
 
 
 MODES = (
-    Mode("greedy", "works", "every family, alone and in ragged batches"),
-    Mode("greedy", "works", "M-RoPE, DeepStack, windows, two-way blocks"),
-    Mode("sampling", "works", "repeats with its seed"),
+    Mode("greedy", "works", "every family, alone and in batches of unequal prompts"),
+    Mode("greedy", "works", "M-RoPE, DeepStack, sliding windows, bidirectional image blocks"),
+    Mode("sampling", "works", "a seed gives its answer again"),
     Mode("sampling, several answers", "works", "every family"),
     Mode("beam search, several answers", "works", "every family"),
-    Mode("beam search", "works", "M-RoPE, windows, two-way blocks"),
+    Mode("beam search", "works", "M-RoPE, sliding windows, bidirectional image blocks"),
     Mode("`guidance_scale`, `streamer`", "works", ""),
     Mode(
         "`assistant_model`",
         "works",
-        "equals greedy decoding; candidates never rate the image; a pruned model may draft as well",
+        "equals greedy decoding; candidate tokens never rate the image; the assistant may be "
+        "pruned too",
     ),
-    Mode("`prompt_lookup_num_tokens`", "works", "the same"),
+    Mode(
+        "`prompt_lookup_num_tokens`",
+        "works",
+        "equals greedy decoding; candidate tokens never rate the image",
+    ),
     Mode(
         "`prompt_lookup_num_tokens` with M-RoPE",
         "works",
@@ -55,124 +61,141 @@ MODES = (
     Mode(
         "`assistant_model`, `prompt_lookup_num_tokens` with sliding windows; PaliGemma",
         "refused",
-        "candidates cannot be taken back from a window, nor from a block that sees itself",
+        "rejected candidates cannot be removed from a sliding window, nor from a "
+        "bidirectional block",
     ),
     Mode(
         "`assistant_model`, `prompt_lookup_num_tokens` on a cache that holds tokens",
         "refused",
-        "transformers answers otherwise than greedy decoding there, pruned or not",
+        "transformers itself does not answer as greedy decoding does there, pruned or not",
     ),
     Mode(
         "`assistant_early_exit`, `use_mtp`, `speculation_type`",
         "refused",
         "they draft from layers, caches or hidden states that were shortened",
     ),
-    Mode("contrastive search (`penalty_alpha`), `dola_layers`", "refused", "need remote code"),
-    Mode("`custom_generate`", "refused", "a custom loop may not prefill once"),
+    Mode("contrastive search (`penalty_alpha`), `dola_layers`", "refused", "they need remote code"),
+    Mode("`custom_generate`", "refused", "a custom loop may split the prefill"),
     Mode(
         "a hand-written loop",
         "works",
-        "with and without `position_ids`; M-RoPE models place later tokens as `generate()` does",
+        "with and without `position_ids`; in M-RoPE models, later tokens get the positions "
+        "that `generate()` gives them",
     ),
-    Mode("a hand-written loop", "works", "M-RoPE, windows"),
+    Mode("a hand-written loop", "works", "M-RoPE, sliding windows"),
     Mode(
         "continuous batching (`generate_batch`, `init_continuous_batching`)",
         "refused",
-        "its paged cache is one row of many prompts",
+        "its paged cache holds many prompts in one row",
     ),
     Mode("`pipeline`", "works", "`image-text-to-text`"),
     Mode(
         "options in the model's own generation config, or by place",
         "works",
-        "read as transformers reads them: a refusal cannot be missed",
+        "read as transformers reads them, and refused there as well",
     ),
     Mode(
         "`GenerationMixin.generate(model, ...)`, past the model's own attribute",
         "not guarded",
-        "no option is checked, and candidates of assisted decoding rate the image: call `model.generate`",
+        "no option is checked, and candidate tokens of assisted decoding rate the image: "
+        "call `model.generate`",
     ),
     Mode("left padding, ragged rows", "works", "every family"),
     Mode("text-only rows and prompts", "works", "untouched"),
+    Mode("`logits_to_keep` as an int", "works", "counts from the right, in the shortened sequence"),
     Mode(
-        "`logits_to_keep` as an int",
-        "works",
-        "counts from the right, in what is left of the sequence",
-    ),
-    Mode(
-        "`logits_to_keep` as a tensor, `labels`", "refused", "they name places that may be pruned"
+        "`logits_to_keep` as a tensor, `labels`",
+        "refused",
+        "they name tokens that may be pruned",
     ),
     Mode(
         "`output_hidden_states`, `output_attentions`",
         "works",
-        "each as long as its layer's sequence; attentions with eager attention alone, as in transformers",
+        "each as long as the sequence in its layer; attentions need eager attention, as in "
+        "transformers",
     ),
-    Mode("`DynamicCache`", "works", "crop, reorder, repeat, select, reset and copies follow"),
+    Mode(
+        "`DynamicCache`",
+        "works",
+        "crop, reorder, repeat, select, reset and copy work on the pruned cache",
+    ),
     Mode(
         "sliding and hybrid dynamic caches",
         "works",
         '`cache_implementation="hybrid"` is dynamic in transformers',
     ),
-    Mode("`StaticCache`, with and without torch.compile", "refused", "its layers have one length"),
     Mode(
-        "quantised caches (FP8)", "refused", "their entries are counted apart from what is stored"
+        "`StaticCache`, with and without torch.compile",
+        "refused",
+        "its layers all have one length",
     ),
     Mode(
-        "quantised caches (quanto, HQQ)", "refused", "the same; HQQ is tested where it is installed"
+        "quantised caches (FP8)",
+        "refused",
+        "they count their entries apart from what they store",
     ),
-    Mode("offloaded caches", "refused", "a layer may be elsewhere when its length is asked"),
+    Mode(
+        "quantised caches (quanto, HQQ)",
+        "refused",
+        "they count their entries apart from what they store; HQQ is tested where it is installed",
+    ),
+    Mode("offloaded caches", "refused", "a layer may be on another device when its length is read"),
     Mode(
         "a pruned cache in another model, or after its block",
         "refused",
-        "only the engine that pruned it knows the masks; the error comes from the first pruned layer",
+        "only the run that pruned it knows the masks; the error comes from the first pruned layer",
     ),
     Mode("`prefill_chunk_size`", "refused", "a chunk may hold an image without its question"),
     Mode("`use_cache=False`", "refused", "in `generate()`: every step would prune a longer prompt"),
     Mode("a second turn of text", "works", ""),
-    Mode("a second turn with an image", "works", "LLaVA and its like, Gemma 3"),
+    Mode("a second turn with an image", "works", "LLaVA-like families, Gemma 3"),
     Mode(
         "a second turn with an image, M-RoPE",
         "works",
-        "given `position_ids`; without, transformers itself fails, as it looks for the grids of both turns",
+        "with `position_ids`; without them transformers itself fails, as it looks for the "
+        "grids of both turns",
     ),
     Mode("`sdpa`, `eager`", "works", "every family"),
     Mode(
         "`flex_attention`, `flash_attention_2`, `flash_attention_3`, paged attention",
         "refused",
-        "their masks are not made yet",
+        "their masks are not implemented",
     ),
     Mode(
         "`device_map` over several devices",
         "works",
-        "tested with devices that do not exist: CPU tensors that refuse to meet",
+        "tested on CPU with simulated devices, whose tensors refuse to be combined",
     ),
-    Mode("accelerate's offload hooks", "works", "put on before or inside the block"),
+    Mode("accelerate's offload hooks", "works", "attached before or inside the block"),
     Mode("quantised weights", "works", "int8 of torch and quanto; torchao where it is installed"),
     Mode(
         "PEFT adapters",
         "works",
-        "give `sparsify` the wrapper or the model in it; adapters may come before or inside the block",
+        "give `sparsify` the wrapper or the model in it; adapters may be loaded before or "
+        "inside the block",
     ),
     Mode("`model.train()` on the model or a part", "refused", "choosing tokens has no gradient"),
     Mode(
         "gradients and gradient checkpointing in evaluation mode",
         "works",
-        "transformers checkpoints while training alone",
+        "transformers applies checkpointing in training mode only",
     ),
     Mode("autocast to bfloat16 and float16", "works", "scores stay float32"),
     Mode(
         "torch.compile before `sparsify`",
         "refused",
-        "where a module shows it (`model.compile()`, the wrapper itself)",
+        "where it can be seen on a module: `model.compile()`, or the wrapper of "
+        "`torch.compile(model)`",
     ),
     Mode(
         "torch.compile before `sparsify`, hidden in a wrapper or a `forward`",
         "works",
-        "it is compiled anew; what runs past the hooks all the same raises after the pass",
+        "it is compiled again; a graph that still skips the hooks raises an error after the pass",
     ),
 )
 
 
-def modes_table() -> Table:
+def build_modes_table() -> Table:
     """Return the table for people."""
     table = Table(*HEADS, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for mode in MODES:
@@ -180,7 +203,7 @@ def modes_table() -> Table:
     return table
 
 
-def modes_page() -> str:
+def write_modes_page() -> str:
     """Return the page docs/modes.md."""
     rows = [HEADS, ("---",) * len(HEADS), *MODES]
     return PAGE.format(table="\n".join(f"| {' | '.join(row)} |" for row in rows))

@@ -1,4 +1,4 @@
-"""What `sparsight ask` found: one JSON document, or a page for people made from the same numbers."""
+"""The outcome of `sparsight ask`: one JSON document, or a page for people with the same numbers."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,24 +13,29 @@ from sparsight.bench.timing import Timing
 from sparsight.sequence.trace import Stats
 
 QUANTITIES = {"ttft": "ttft_ms", "prefill": "prefill_ms", "decode": "decode_ms_per_token"}
+TIMES = {
+    "time to first token, ms": "ttft",
+    "text decoder's prefill in it, ms": "prefill",
+    "decode, ms per token": "decode",
+}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One question, answered twice.
+    """One question, answered dense and sparse.
 
     Args:
         model: name, folder or hub id.
         method: name on the command line.
-        settings: the method in full.
+        settings: the method with all its settings.
         images: paths.
         question: asked.
-        dense: answer of the model as it is.
+        dense: answer of the dense model.
         sparse: answer with fewer visual tokens.
         stats: counts and costs.
         timings: by "dense" and "sparse", then by quantity.
-        facts: hardware, number format, versions, commit.
-        picture: file written, or None.
+        facts: hardware, dtype, versions, commit.
+        picture: file to be written, or None.
     """
 
     model: str
@@ -47,7 +52,7 @@ class Outcome:
 
 
 def as_document(outcome: Outcome) -> dict[str, Any]:
-    """Return everything as one JSON document; units stand in the names, a ratio is dense over sparse."""
+    """Return the JSON document; names hold the units, and a ratio is dense over sparse."""
     stats = outcome.stats
     schedule = stats.schedules[0]
     sites = zip(schedule.sites, schedule.kept, schedule.recycled, strict=True)
@@ -74,20 +79,21 @@ def as_document(outcome: Outcome) -> dict[str, Any]:
                 for layer, kept, recycled in sites
             ],
         },
-        "prefill_flops": _pair(stats.dense_prefill_flops, stats.prefill_flops),
-        "kv_cache_bytes": _pair(stats.dense_kv_cache_bytes, stats.kv_cache_bytes),
-        **{name: _timed(outcome.timings, quantity) for quantity, name in QUANTITIES.items()},
+        "prefill_flops": _compare(stats.dense_prefill_flops, stats.prefill_flops),
+        "kv_cache_bytes": _compare(stats.dense_kv_cache_bytes, stats.kv_cache_bytes),
+        **{name: _compare_times(outcome, quantity) for quantity, name in QUANTITIES.items()},
         "facts": dict(outcome.facts),
         "picture": outcome.picture,
     }
 
 
-def _pair(dense: float, sparse: float) -> dict[str, float]:
+def _compare(dense: float, sparse: float) -> dict[str, float]:
     return {"dense": dense, "sparse": sparse, "ratio": dense / sparse}
 
 
-def _timed(timings: Mapping[str, Mapping[str, Timing]], quantity: str) -> dict[str, Any]:
-    dense, sparse = timings["dense"][quantity], timings["sparse"][quantity]
+def _compare_times(outcome: Outcome, quantity: str) -> dict[str, Any]:
+    dense = outcome.timings["dense"][quantity]
+    sparse = outcome.timings["sparse"][quantity]
     return {
         "dense": dense.as_dict(),
         "sparse": sparse.as_dict(),
@@ -104,71 +110,62 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print()
     console.print(Text(outcome.question, "bold cyan"))
     console.print(answers)
-    console.print(
-        "same answer" if outcome.dense == outcome.sparse else "different answers", style="dim"
-    )
+    same = outcome.dense == outcome.sparse
+    console.print("same answer" if same else "different answers", style="dim")
     console.print()
-    console.print(_costs(outcome))
-    if (
-        len(set(stats.visual_tokens_per_layer[0])) == 1
-        and stats.mean_visual_tokens == stats.visual_tokens[0]
-    ):
-        said = f"nothing was pruned: the prompt has {stats.visual_tokens[0]} visual tokens, which the budget keeps"
-        console.print(Text(said, "yellow"))
-    console.print(Text(f"visual tokens by layer  {compact(stats.visual_tokens_per_layer[0])}"))
+    console.print(_build_costs(outcome))
+    layers = stats.visual_tokens_per_layer[0]
+    visual = stats.visual_tokens[0]
+    if len(set(layers)) == 1 and stats.mean_visual_tokens == visual:
+        note = f"nothing was pruned: the prompt has {visual} visual tokens, which the budget keeps"
+        console.print(Text(note, "yellow"))
+    console.print(Text(f"visual tokens by layer  {join_equal_layers(layers)}"))
     console.print(
         f"mean over layers        {stats.mean_visual_tokens:.1f} entering a layer, "
         f"{stats.mean_visual_tokens_authors:.1f} by the authors' accounting",
         highlight=False,
     )
-    console.print(Text("\n".join(_footer(outcome)), "dim"))
+    console.print(Text("\n".join(_write_footer(outcome)), "dim"))
 
 
-def _costs(outcome: Outcome) -> Table:
+def _build_costs(outcome: Outcome) -> Table:
     stats = outcome.stats
     table = Table("", "dense", "sparse", "ratio")
     for column in table.columns[1:]:
         column.justify = "right"
 
-    def row(name: str, dense: float, sparse: float, digits: int) -> None:
+    def add(name: str, dense: float, sparse: float, digits: int) -> None:
         ratio = f"{dense / sparse:.2f} x"
         table.add_row(name, f"{dense:.{digits}f}", f"{sparse:.{digits}f}", ratio)
 
-    row("visual tokens entering a layer, mean", stats.visual_tokens[0], stats.mean_visual_tokens, 1)
-    row("prefill, GFLOPs", stats.dense_prefill_flops / 1e9, stats.prefill_flops / 1e9, 2)
-    row(
-        "KV cache after prefill, MB",
-        stats.dense_kv_cache_bytes / 1e6,
-        stats.kv_cache_bytes / 1e6,
-        2,
-    )
-    times = outcome.timings
-    for name, quantity in (
-        ("time to first token, ms", "ttft"),
-        ("text decoder's prefill in it, ms", "prefill"),
-        ("decode, ms per token", "decode"),
-    ):
-        row(name, times["dense"][quantity].median_ms, times["sparse"][quantity].median_ms, 1)
+    add("visual tokens entering a layer, mean", stats.visual_tokens[0], stats.mean_visual_tokens, 1)
+    add("prefill, GFLOPs", stats.dense_prefill_flops / 1e9, stats.prefill_flops / 1e9, 2)
+    dense_cache = stats.dense_kv_cache_bytes / 1e6
+    add("KV cache after prefill, MB", dense_cache, stats.kv_cache_bytes / 1e6, 2)
+    for name, quantity in TIMES.items():
+        dense = outcome.timings["dense"][quantity]
+        sparse = outcome.timings["sparse"][quantity]
+        add(name, dense.median_ms, sparse.median_ms, 1)
     return table
 
 
-def _footer(outcome: Outcome) -> Iterator[str]:
-    known = outcome.facts
+def _write_footer(outcome: Outcome) -> Iterator[str]:
+    facts = outcome.facts
     runs = len(outcome.timings["dense"]["prefill"].runs_ms)
-    yield f"median of {runs} interleaved runs after a warm-up, {known['dtype']}"
-    yield known["gpu"] or f"{known['cpu']}, threads: {known['threads']}"
+    yield f"median of {runs} interleaved runs after a warm-up, {facts['dtype']}"
+    yield facts["gpu"] or f"{facts['cpu']}, threads: {facts['threads']}"
     yield (
-        f"{outcome.model} with {outcome.method}; sparsight {known['sparsight']}, "
-        f"torch {known['torch']}, transformers {known['transformers']}"
+        f"{outcome.model} with {outcome.method}; sparsight {facts['sparsight']}, "
+        f"torch {facts['torch']}, transformers {facts['transformers']}"
     )
     if outcome.picture is not None:
         yield f"picture: {outcome.picture}"
 
 
-def compact(counts: tuple[int, ...]) -> str:
-    """Write counts by layer shortly: "0-2: 576 · 3-6: 253"."""
+def join_equal_layers(counts: tuple[int, ...]) -> str:
+    """Return counts by layer, equal neighbours joined, such as "0-2: 576 · 3-6: 253"."""
     parts = []
     for count, layers in groupby(range(len(counts)), key=counts.__getitem__):
-        first, *rest = layers
-        parts.append(f"{first}-{rest[-1]}: {count}" if rest else f"{first}: {count}")
+        first, *others = layers
+        parts.append(f"{first}-{others[-1]}: {count}" if others else f"{first}: {count}")
     return " \N{MIDDLE DOT} ".join(parts)

@@ -1,4 +1,8 @@
-"""What commands print, whatever the encoding of the output; what libraries print meanwhile; and how a command ends."""
+"""What a command prints, and how it ends.
+
+Covers standard output and error in any encoding, the notices of other libraries, errors and exit
+codes.
+"""
 
 import errno
 import json
@@ -15,13 +19,16 @@ import typer
 
 from sparsight.errors import InputWarning, SparsightError
 
-UNEXPECTED, REFUSED, INTERRUPTED = 1, 2, 130
-READER_GONE = 141  # as of a program that SIGPIPE ended
+# exit codes, as docs/command-line.md lists them
+UNEXPECTED = 1
+REFUSED = 2
+INTERRUPTED = 130
+READER_GONE = 141  # the code of a program that SIGPIPE ended
 UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EBADF)
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on one line; what the output cannot encode is escaped."""
+    """Print a JSON document on one line; characters that the output cannot encode are escaped."""
     text = json.dumps(document, ensure_ascii=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -31,26 +38,31 @@ def print_json(document: Any) -> None:
 
 
 def put(text: str) -> None:
-    """Print a result on standard output, in its own encoding; typer would write UTF-8 into some that are not."""
+    """Print a result on standard output, in the encoding of standard output.
+
+    `typer.echo` is not used: it writes UTF-8 into some streams of another encoding.
+    """
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def check_output() -> None:
-    """Check that there is a standard output, before any work is done for it; Python has none where it was closed.
+    """Check, before any work is done, that standard output is open; Python has None if it is not.
 
-    Raises: SystemExit: there is none.
+    Raises:
+        SystemExit: standard output is closed.
     """
     if sys.stdout is None:
         say(
-            "error: the output cannot be written: standard output is closed; send it to a file or to /dev/null."
+            "error: the output cannot be written: standard output is closed; "
+            "send it to a file or to /dev/null."
         )
         sys.exit(UNEXPECTED)
 
 
 @contextmanager
-def any_encoding() -> Iterator[None]:
-    """Have standard output and error escape what they cannot encode, instead of failing."""
+def escape_unencodable() -> Iterator[None]:
+    """Make standard output and error escape characters that they cannot encode."""
     with ExitStack() as stack:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
@@ -60,17 +72,17 @@ def any_encoding() -> Iterator[None]:
 
 
 def _reconfigure(stream: Any, errors: str) -> None:
-    with suppress(
-        OSError, ValueError
-    ):  # what is left to write cannot be written, or the stream is closed
+    # reconfigure() flushes: the buffered text may be unwritable, and the stream may be closed
+    with suppress(OSError, ValueError):
         stream.reconfigure(errors=errors)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the notices of other libraries out of what a person reads, for as long as a command runs.
+def silence_libraries() -> Iterator[None]:
+    """Hide the warnings, logs and progress bars of other libraries while a command runs.
 
-    Warnings about what was given (`InputWarning`) become notes on standard error.
+    Warnings about what was given (`InputWarning`), and about a version of transformers that is
+    newer than the tested ones, become notes on standard error.
     """
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415 - takes seconds
 
@@ -88,57 +100,62 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=InputWarning)
         warnings.filterwarnings("always", message="transformers .* is newer", category=UserWarning)
-        warnings.showwarning = _note
+        warnings.showwarning = _print_note
         yield
 
 
-def _note(message: Warning | str, *_: Any, **__: Any) -> None:
+def _print_note(message: Warning | str, *_: Any, **__: Any) -> None:
     say(f"note: {message}")
 
 
 def say(text: str) -> None:
-    """Print one line on standard error, if anybody can read it."""
+    """Print one line on standard error, or nothing where standard error cannot be written."""
     try:
         if sys.stderr is not None:
             sys.stderr.write(" ".join(text.split()) + "\n")
             sys.stderr.flush()
     except (OSError, ValueError):
-        _leave(sys.stderr)
+        _discard_rest(sys.stderr)
 
 
 @contextmanager
-def told(verbose: bool = False) -> Iterator[None]:
-    """Have an error end the command: one line on standard error and an exit code, as docs/command-line.md lists them.
+def exit_on_error(verbose: bool = False) -> Iterator[None]:
+    """Turn an error into one line on standard error and an exit code.
 
-    Raises: typer.Exit: in place of any error.
+    docs/command-line.md lists the codes.
+
+    Args:
+        verbose: whether the traceback of an unexpected error is printed as well.
+
+    Raises:
+        typer.Exit: in place of the error.
     """
     try:
         yield
     except (typer.Exit, typer.Abort):
         raise
     except SystemExit as error:
-        if isinstance(
-            error.__context__, BrokenPipeError
-        ):  # rich ends a program whose reader is gone with 1
+        # rich exits with 1 when the reader of a pipe has gone
+        if isinstance(error.__context__, BrokenPipeError):
             raise typer.Exit(READER_GONE) from None
         raise
     except (Exception, KeyboardInterrupt) as error:
-        code = _tell(error, verbose)
+        code = _report(error, verbose)
         if isinstance(error, OSError):
-            _leave(sys.stdout)
+            _discard_rest(sys.stdout)
         raise typer.Exit(code) from None
 
 
-def _tell(error: BaseException, verbose: bool) -> int:
-    """Say why a command ends, and return its exit code."""
+def _report(error: BaseException, verbose: bool) -> int:
+    """Print why a command ends, and return its exit code."""
     if isinstance(error, KeyboardInterrupt):
         say("stopped.")
         return INTERRUPTED
     if isinstance(error, SparsightError):
         say(f"error: {error}")
         return REFUSED
-    if hasattr(error, "format_message"):  # wrong usage, told by typer
-        return _tell_usage(error)
+    if hasattr(error, "format_message"):  # typer's errors of usage
+        return _report_usage(error)
     if isinstance(error, BrokenPipeError):
         return READER_GONE
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
@@ -152,8 +169,8 @@ def _tell(error: BaseException, verbose: bool) -> int:
     return UNEXPECTED
 
 
-def _tell_usage(error: Any) -> int:
-    """Say what is wrong with the words given; a bare command shows its help."""
+def _report_usage(error: Any) -> int:
+    """Print what is wrong with the arguments, or the help where there are none."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return int(error.exit_code)
@@ -163,9 +180,9 @@ def _tell_usage(error: Any) -> int:
     return int(error.exit_code)
 
 
-def _leave(stream: TextIO | None) -> None:
-    """Send what a stream still holds nowhere, so that Python does not fail on it again when it ends."""
+def _discard_rest(stream: TextIO | None) -> None:
+    """Point a stream at /dev/null, so that Python does not fail again when it flushes at exit."""
     with suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())  # type: ignore[union-attr]
+        os.close(null)

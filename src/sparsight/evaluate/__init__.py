@@ -1,14 +1,15 @@
-"""Evaluation: what a suite's answers are worth dense and at each budget, resumable and question by question.
+"""Evaluation: scores the answers to a suite's questions, dense and at each budget.
+
+An evaluation writes every answer to the disk and can be continued.
 
 ```python
 settings = Settings((DENSE, Configuration("sparsevlm", SparseVLM(retain=192))), out=Path("results"))
-found = run(model, processor, settings)
+results = run(model, processor, settings)
 ```
 """
 
 from sparsight.evaluate.asking import cast_weights
-from sparsight.evaluate.evidence import evidence_tokens, recalls
-from sparsight.evaluate.hard import hard_for_downscaling, mark_hard
+from sparsight.evaluate.evidence import find_evidence_tokens, measure_recall
 from sparsight.evaluate.record import Record
 from sparsight.evaluate.runner import run
 from sparsight.evaluate.settings import CONTROLS, DENSE, Configuration, Settings
@@ -22,11 +23,9 @@ __all__ = [
     "Settings",
     "Store",
     "cast_weights",
-    "evidence_tokens",
-    "hard_for_downscaling",
-    "mark_hard",
+    "find_evidence_tokens",
+    "measure_recall",
     "open_store",
     "read_records",
-    "recalls",
     "run",
 ]

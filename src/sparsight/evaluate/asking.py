@@ -1,4 +1,4 @@
-"""Asks a model: builds the prompt of a question, answers it greedily turn by turn, times it and counts its work."""
+"""Asks a model: builds the prompt of a question, answers it turn by turn, and counts the costs."""
 
 import time
 from collections.abc import Mapping
@@ -12,12 +12,13 @@ from PIL import Image
 from sparsight.bench.timing import synchronize
 from sparsight.chat import Chat
 from sparsight.counts.cost import decoder_macs
+from sparsight.counts.layout import Layout
 from sparsight.errors import InputError
-from sparsight.evaluate.evidence import evidence_tokens, recalls, shows_whole_images
+from sparsight.evaluate.evidence import find_evidence_tokens, measure_recall, shows_whole_images
 from sparsight.evaluate.record import Recall, Record
 from sparsight.evaluate.scenes import Question
 from sparsight.evaluate.scenes.scene import SIZE
-from sparsight.evaluate.scoring import normalised
+from sparsight.evaluate.scoring import is_right
 from sparsight.evaluate.settings import Case, Configuration
 from sparsight.families import family_of
 from sparsight.families.family import decoder_shape
@@ -34,10 +35,10 @@ class Prompt:
     Args:
         question: asked.
         inputs: of the first turn, on the model's device.
-        visual_tokens: in them.
+        visual_tokens: number of them in the inputs.
         images: shown.
         evidence: for each turn, (V,) bool, the visual tokens that show what its answer rests on;
-            None if unknown.
+            None where they are not known.
     """
 
     question: Question
@@ -48,7 +49,10 @@ class Prompt:
 
 
 def cast_weights(model: Any, dtype: torch.dtype) -> Any:
-    """Give a model's weights another number format; tables such as rotary frequencies keep theirs."""
+    """Change the dtype of a model's parameters, and return the model.
+
+    Buffers, such as rotary frequencies, keep their dtype.
+    """
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)
     return model
@@ -60,17 +64,17 @@ class Examiner:
 
     Args:
         model: of a supported family.
-        processor: its processor, with a chat template.
+        processor: of the model, with a chat template.
         max_new_tokens: length of an answer, at most.
     """
 
     model: Any
     processor: Any
     max_new_tokens: int
-    _sides: dict[int, bool] = field(default_factory=dict)
+    _encodable_sides: dict[int, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that there is a chat template."""
+        """Check that there is a chat template, and find the parts of the model."""
         if not getattr(self.processor, "chat_template", None):
             raise InputError("the model's processor has no chat template; an evaluation needs one.")
         self.family = family_of(self.model)
@@ -78,59 +82,58 @@ class Examiner:
         self.shape = decoder_shape(decoder.config)
         self.ids = torch.tensor(self.family.placeholder_ids(self.model.config))
 
-    def still_tokens(self) -> int:
-        """Return the visual tokens of one still image of a suite's size."""
-        inputs = self._inputs([Image.new("RGB", (SIZE, SIZE))], "?", None)
-        return self._visual(inputs["input_ids"])
+    def count_still_tokens(self) -> int:
+        """Return how many visual tokens one still image of a suite has."""
+        inputs = self._build_inputs([Image.new("RGB", (SIZE, SIZE))], "?", None)
+        return self._count_visual(inputs["input_ids"])
 
-    def prompt(self, case: Case, images: list[Image.Image], *, known: bool) -> Prompt:
-        """Prepare a question.
+    def build_prompt(self, case: Case, images: list[Image.Image], *, find_evidence: bool) -> Prompt:
+        """Return the prompt of a question.
 
         Args:
-            case: what is asked.
-            images: of the question that is shown.
-            known: whether the question's evidence is in them.
+            case: the question, and the one whose images are shown.
+            images: that are shown.
+            find_evidence: whether the images are those of the question, which show its evidence.
         """
         question = case.question
-        own_side = (
-            images[0].width if images and question.frames and self._takes(images[0].width) else None
+        side = None
+        if images and question.frames and self._can_encode(images[0].width):
+            side = images[0].width
+        inputs = self._build_inputs(images, question.turns[0].question, side)
+        layout = self.family.layout(self.model.config, inputs) if images else None
+        return Prompt(
+            question,
+            inputs,
+            self._count_visual(inputs["input_ids"]),
+            tuple(images),
+            _find_evidence(question, images, layout if find_evidence else None),
         )
-        inputs = self._inputs(images, question.turns[0].question, own_side)
-        visual, layout = (
-            self._visual(inputs["input_ids"]),
-            self.family.layout(self.model.config, inputs) if images else None,
-        )
-        evidence: tuple[torch.Tensor | None, ...] = (None,) * len(question.turns)
-        if known and layout is not None and shows_whole_images(layout, len(images)):
-            sizes = [image.size for image in images]
-            evidence = tuple(evidence_tokens(turn.boxes, sizes, layout) for turn in question.turns)
-        return Prompt(question, inputs, visual, tuple(images), evidence)
 
     def ask(self, prompt: Prompt, configuration: Configuration, method: Method | None) -> Record:
-        """Answer all turns of a question.
+        """Return the record of a question whose turns are all answered.
 
         Raises:
-            BudgetError: the budget cannot be met on this prompt.
+            BudgetError: the method cannot meet its budget on this prompt.
             UnsupportedError: the method does not support this model or prompt.
         """
         context: Any = nullcontext() if method is None else sparsify(self.model, method)
         with context as run, torch.inference_mode():
-            began = self._now()
+            start = self._read_clock()
             answers = self._converse(prompt)
-            seconds = self._now() - began
+            seconds = self._read_clock() - start
             return self._record(prompt, configuration, run, answers, seconds)
 
     def _converse(self, prompt: Prompt) -> list[str]:
-        """Answer turn by turn; later turns continue on the cache of the earlier ones."""
+        """Return the answers of all turns; a later turn continues on the cache of the earlier."""
         options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": False}
         chat = Chat(self.model, self.processor, reuse="cache", **options)
         first, *later = (turn.question for turn in prompt.question.turns)
         return [chat.ask(first, prompt.images, inputs=dict(prompt.inputs)), *map(chat.ask, later)]
 
-    def _inputs(
+    def _build_inputs(
         self, images: list[Image.Image], question: str, side: int | None
     ) -> dict[str, torch.Tensor]:
-        """Return the model's inputs; `side` px shows images at that size instead of the processor's."""
+        """Return the model's inputs; images are shown with `side` px, None for the default."""
         settings: dict[str, Any] = {"padding": True}
         if side is not None:
             settings["images_kwargs"] = {
@@ -139,25 +142,25 @@ class Examiner:
             }
         return prompt_inputs(self.model, self.processor, [user_message(question, images)], settings)
 
-    def _takes(self, side: int) -> bool:
-        """Tell whether the image encoder takes images of this side; frames of a side it does not take are enlarged."""
-        if side not in self._sides:
+    def _can_encode(self, side: int) -> bool:
+        """Return whether the image encoder takes images of this side, in px.
+
+        Frames of a side that the encoder does not take are shown at its default side.
+        """
+        if side not in self._encodable_sides:
             pixels = torch.zeros(1, 3, side, side, device=self.model.device, dtype=self.model.dtype)
             try:
                 with torch.inference_mode():
                     self.model.get_image_features(pixel_values=pixels)
-                self._sides[side] = True
-            except (
-                ValueError,
-                RuntimeError,
-            ):  # what image encoders say to a size that they do not know
-                self._sides[side] = False
-        return self._sides[side]
+                self._encodable_sides[side] = True
+            except (ValueError, RuntimeError):  # what encoders raise on a size that does not fit
+                self._encodable_sides[side] = False
+        return self._encodable_sides[side]
 
-    def _visual(self, ids: torch.Tensor) -> int:
+    def _count_visual(self, ids: torch.Tensor) -> int:
         return int(torch.isin(ids.cpu(), self.ids).sum())
 
-    def _now(self) -> float:
+    def _read_clock(self) -> float:
         synchronize(self.model.device)
         return time.perf_counter()
 
@@ -171,11 +174,17 @@ class Examiner:
     ) -> Record:
         question = prompt.question
         expected = tuple(turn.answer for turn in question.turns)
-        stats = None if run is None else run.stats
-        dense = 2 * decoder_macs(
-            self.shape, (prompt.inputs["input_ids"].shape[1],) * self.shape.layers
-        )
-        found = [_recalls(run, evidence) for evidence in prompt.evidence]
+        recall = [_measure_recall(run, evidence) for evidence in prompt.evidence]
+        if run is None:
+            length = prompt.inputs["input_ids"].shape[1]
+            flops = dense_flops = 2 * decoder_macs(self.shape, (length,) * self.shape.layers)
+            mean_visual = float(prompt.visual_tokens)
+            sites: tuple[int, ...] = ()
+        else:
+            flops = run.stats.prefill_flops
+            dense_flops = run.stats.dense_prefill_flops
+            mean_visual = run.stats.mean_visual_tokens
+            sites = tuple(site.site for site in run.trace.samples[0])
         return Record(
             configuration=configuration.key,
             question=question.id,
@@ -183,27 +192,38 @@ class Examiner:
             split=question.split,
             answers=tuple(answers),
             expected=expected,
-            right=tuple(
-                normalised(a) == normalised(b) for a, b in zip(answers, expected, strict=True)
-            ),
+            right=tuple(map(is_right, answers, expected)),
             visual_tokens=prompt.visual_tokens,
-            mean_visual_tokens=float(prompt.visual_tokens)
-            if stats is None
-            else stats.mean_visual_tokens,
-            prefill_flops=dense if stats is None else stats.prefill_flops,
-            dense_prefill_flops=dense if stats is None else stats.dense_prefill_flops,
+            mean_visual_tokens=mean_visual,
+            prefill_flops=flops,
+            dense_prefill_flops=dense_flops,
             seconds=round(seconds, 4),
-            sites=() if run is None else tuple(site.site for site in run.trace.samples[0]),
-            recall=tuple(recall for recall, _ in found),
-            recall_merged=tuple(merged for _, merged in found),
+            sites=sites,
+            recall=tuple(present for present, _ in recall),
+            recall_merged=tuple(merged for _, merged in recall),
         )
 
 
-def _recalls(run: Run | None, evidence: torch.Tensor | None) -> tuple[Recall | None, Recall | None]:
-    """Return recall at each site; no sites, no loss. A smaller image still shows all evidence, in fewer tokens."""
+def _find_evidence(
+    question: Question, images: list[Image.Image], layout: Layout | None
+) -> tuple[torch.Tensor | None, ...]:
+    """Return for each turn which visual tokens are evidence, (V,) bool; None if not known."""
+    if layout is None or not shows_whole_images(layout, len(images)):
+        return (None,) * len(question.turns)
+    sizes = [image.size for image in images]
+    return tuple(find_evidence_tokens(turn.boxes, sizes, layout) for turn in question.turns)
+
+
+def _measure_recall(
+    run: Run | None, evidence: torch.Tensor | None
+) -> tuple[Recall | None, Recall | None]:
+    """Return the recall of evidence at each site, without and with merged tokens.
+
+    A run without sites loses nothing. A smaller image still shows all evidence, in fewer tokens.
+    """
     if evidence is None:
         return None, None
-    recall, merged = recalls(() if run is None else run.trace.samples[0], evidence)
+    recall, merged = measure_recall(() if run is None else run.trace.samples[0], evidence)
     if merged is not None and run is not None and run.method.scales_images:
         merged = (1.0,) * len(merged)
     return recall, merged

@@ -1,4 +1,7 @@
-"""Evidence: which visual tokens show what an answer rests on, and how many of them live through each site. Pure."""
+"""Evidence: which visual tokens show what an answer rests on, and how many of them are left.
+
+Pure functions of tensors.
+"""
 
 from collections.abc import Sequence
 
@@ -8,75 +11,92 @@ from sparsight.counts.layout import Grid, Layout
 from sparsight.evaluate.scenes import Box
 from sparsight.sequence.trace import SiteTrace
 
-SHARE = 0.25  # of a patch that one box has to cover
+COVERED = 0.25  # fraction of a patch that one box has to cover
 
 
-def evidence_tokens(
+def find_evidence_tokens(
     boxes: Sequence[Sequence[Box]], sizes: Sequence[tuple[int, int]], layout: Layout
 ) -> torch.Tensor:
-    """Find the visual tokens whose patch is covered by one box of evidence to a quarter or more.
+    """Return the visual tokens of whose patch one box of evidence covers a quarter or more.
 
     Args:
         boxes: for each image, boxes in px.
         sizes: for each image, width and height in px.
         layout: where the visual tokens lie; each of its grids shows one whole image.
-    Returns: (V,) bool in the order of the prompt; tokens that are no patch show nothing.
+
+    Returns:
+        (V,) bool in the order of the prompt; False for tokens that are no patch.
     """
-    found = torch.zeros(len(layout), dtype=torch.bool)
+    evidence = torch.zeros(len(layout), dtype=torch.bool)
     for grid in layout.grids:
-        found[grid.tokens] = _of_image(boxes[grid.image], sizes[grid.image], grid.size).flatten()
-    return found
+        covered = _find_covered(boxes[grid.image], sizes[grid.image], grid.size)
+        evidence[grid.tokens] = covered.flatten()
+    return evidence
 
 
 def shows_whole_images(layout: Layout | None, images: int) -> bool:
-    """Tell whether each grid shows one of so many images as a whole, as tiles, frames and learned queries do not."""
+    """Return whether the layout has one grid for each of `images` images, showing all of it.
+
+    Tiles, frames and learned queries do not.
+    """
     if layout is None or not layout.grids or bool(layout.frame.any()):
         return False
     return layout.image_count == images == len({grid.image for grid in layout.grids})
 
 
-def _of_image(boxes: Sequence[Box], size: tuple[int, int], grid: Grid) -> torch.Tensor:
-    """Return: (rows, columns) bool."""
+def _find_covered(boxes: Sequence[Box], size: tuple[int, int], grid: Grid) -> torch.Tensor:
+    """Return which patches of an image are covered, (rows, columns) bool."""
     rows, columns = grid
-    width, height = size[0] / columns, size[1] / rows
+    width = size[0] / columns  # of a patch, px
+    height = size[1] / rows
     sides = torch.tensor(
         [(box.left, box.top, box.right, box.bottom) for box in boxes], dtype=torch.float64
-    )
-    left, top, right, bottom = sides.view(-1, 4).T  # (E,) each
-    across = _overlap(left, right, columns, width)  # (E, columns)
-    down = _overlap(top, bottom, rows, height)  # (E, rows)
-    area = down[:, :, None] * across[:, None, :]
-    return (area >= SHARE * width * height - 1e-9).any(dim=0)
+    ).view(-1, 4)  # (E, 4)
+    across = _measure_overlap(sides[:, 0], sides[:, 2], columns, width)  # (E, columns)
+    down = _measure_overlap(sides[:, 1], sides[:, 3], rows, height)  # (E, rows)
+    area = down[:, :, None] * across[:, None, :]  # (E, rows, columns)
+    return (area >= COVERED * width * height - 1e-9).any(dim=0)
 
 
-def _overlap(start: torch.Tensor, end: torch.Tensor, count: int, step: float) -> torch.Tensor:
-    """Return (E, count) px that each box shares with each of `count` stretches of `step` px."""
-    edge = torch.arange(count, dtype=torch.float64) * step
-    return (torch.minimum(end[:, None], edge + step) - torch.maximum(start[:, None], edge)).clamp(
-        min=0
-    )
+def _measure_overlap(
+    start: torch.Tensor, end: torch.Tensor, count: int, step: float
+) -> torch.Tensor:
+    """Return the px that each span (E,) shares with each of `count` cells of `step` px, (E, count).
+
+    Args:
+        start: px, of each span.
+        end: px, of each span.
+        count: of cells; the first one begins at 0.
+        step: px, of a cell.
+    """
+    edge = torch.arange(count, dtype=torch.float64) * step  # (count,)
+    last = torch.minimum(end[:, None], edge + step)
+    first = torch.maximum(start[:, None], edge)
+    return (last - first).clamp(min=0)
 
 
-def recalls(
+def measure_recall(
     sites: Sequence[SiteTrace], evidence: torch.Tensor
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
-    """Measure how much of the evidence is left after each site.
+    """Return how much of the evidence is left after each site.
 
     Args:
         sites: of one sample, in order.
         evidence: (V,) bool.
-    Returns: for each site, the share of evidence tokens that are present themselves, a recycled
-    token standing for
-        its centre alone; and the share that is present or lives on in a recycled token. None
-        without evidence.
+
+    Returns:
+        Two fractions for each site: of the evidence tokens that are present themselves, where a
+        recycled token counts for the token at its centre alone; and of those that are present or
+        merged into a token that is. None without evidence.
     """
     total = int(evidence.sum())
     if not total:
         return None, None
-    home = torch.arange(len(evidence))  # (V,) the present token that each lives on in, -1 for none
-    recall, merged = [], []
+    home = torch.arange(len(evidence))  # (V,) the present token that holds each token, -1 for none
+    recall = []
+    merged = []
     for site in sites:
-        carrier = torch.full_like(home, -1)
+        carrier = torch.full_like(home, -1)  # (V,) where each token present before the site goes
         carrier[site.pool.cpu()] = site.centres.cpu()[site.labels.cpu()]
         survivors = site.survivors.cpu()
         carrier[survivors] = survivors

@@ -1,10 +1,10 @@
-"""Record: one question answered by one configuration, as one line of JSON."""
+"""One question answered by one configuration, written as one line of JSON."""
 
 import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-SHOWN = 60  # characters of a wrong field that are named
+SHOWN = 60  # characters of a wrong field that an error shows
 Recall = tuple[float, ...]  # one number per site
 
 
@@ -13,23 +13,23 @@ class Record:
     """One question answered by one configuration.
 
     Args:
-        configuration: its key.
-        question: its id.
+        configuration: key of the configuration.
+        question: id of the question.
         family: of the question.
         split: of the question.
-        answers: one per turn, as given.
+        answers: one per turn.
         expected: one per turn.
         right: one per turn.
         visual_tokens: before pruning.
-        mean_visual_tokens: layer mean of visual tokens that entered a layer.
-        prefill_flops: of the decoder in the prefill with the images, choosing included; later turns
-            not counted.
-        dense_prefill_flops: the same had nothing been pruned.
-        seconds: all of its generate() calls, image encoder included.
-        sites: decoder layers on whose entry the sequence got shorter.
-        recall: for each turn the share of its evidence tokens that left each site; None without
-            evidence.
-        recall_merged: the same, counting tokens that live on in a recycled one.
+        mean_visual_tokens: visual tokens that entered a decoder layer, mean over layers.
+        prefill_flops: of the decoder in the first turn's prefill, choosing tokens included.
+        dense_prefill_flops: of the decoder in that prefill, had nothing been pruned.
+        seconds: of all generate() calls, image encoder included.
+        sites: decoder layers at whose input the sequence got shorter.
+        recall: for each turn and site, the fraction of the evidence tokens that are present behind
+            the site; None for a turn without evidence.
+        recall_merged: as `recall`, and counting evidence tokens that were merged into a recycled
+            token that is present.
     """
 
     configuration: str
@@ -53,23 +53,23 @@ class Record:
         """Configuration and question."""
         return self.configuration, self.question
 
-    def line(self) -> str:
-        """Return one line of JSON."""
+    def to_line(self) -> str:
+        """Return the record as one line of JSON, with the line break."""
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
 
 
-TEXTS, COUNTS = (
-    ("configuration", "question", "family", "split"),
-    ("visual_tokens", "prefill_flops", "dense_prefill_flops"),
-)
+TEXTS = ("configuration", "question", "family", "split")
+COUNTS = ("visual_tokens", "prefill_flops", "dense_prefill_flops")
+POSITIVE = ("prefill_flops", "dense_prefill_flops")
 NUMBERS = ("mean_visual_tokens", "seconds")
 TURNS = ("answers", "expected", "right", "recall", "recall_merged")
 
 
 def read_line(text: str) -> Record:
-    """Read one line of JSON.
+    """Return the record of one line of JSON.
 
-    Raises: ValueError: it is no record, or a field is of another kind than it is written with.
+    Raises:
+        ValueError: the line is no record, or a field is of another kind than records write.
     """
     try:
         row: Any = json.loads(text)
@@ -78,56 +78,55 @@ def read_line(text: str) -> Record:
     names = [field.name for field in fields(Record)]
     if not isinstance(row, dict) or sorted(row) != sorted(names):
         raise ValueError(f"not the fields {', '.join(names)}")
-    wrong = next((name for name in names if not _fits(name, row)), None)
-    if wrong is not None:
-        raise ValueError(f"{wrong} cannot be {_shown(row[wrong])}")
+    for name in names:
+        if not _is_valid(name, row[name], row["sites"]):
+            raise ValueError(f"{name} cannot be {_shorten(row[name])}")
     if len({len(row[name]) for name in TURNS}) > 1 or not row["answers"]:
         raise ValueError("answers and marks do not match")
-    return Record(**{name: _frozen(value) for name, value in row.items()})
+    return Record(**{name: _freeze(value) for name, value in row.items()})
 
 
-def _fits(name: str, row: dict[str, Any]) -> bool:
-    """Tell whether a field holds what a record writes into it."""
-    value = row[name]
+def _is_valid(name: str, value: Any, sites: Any) -> bool:
+    """Return whether a field holds what a record writes into it."""
+    if name in TEXTS:
+        return isinstance(value, str)
     if name in COUNTS:
-        return (
-            _is_number(value)
-            and isinstance(value, int)
-            and (value > 0 or not name.endswith("flops"))
-        )
+        return _is_count(value) and (value > 0 or name not in POSITIVE)
     if name in NUMBERS:
         return _is_number(value)
-    if name in TEXTS or not isinstance(value, list):
-        return name in TEXTS and isinstance(value, str)
-    if name in ("answers", "expected", "right"):
-        return all(isinstance(part, bool if name == "right" else str) for part in value)
+    return isinstance(value, list) and _is_valid_list(name, value, sites)
+
+
+def _is_valid_list(name: str, value: list[Any], sites: Any) -> bool:
     if name == "sites":
-        return (
-            all(_is_number(part) and isinstance(part, int) for part in value)
-            and sorted(set(value)) == value
-        )
-    return all(part is None or _is_recall(part, row["sites"]) for part in value)
+        return all(map(_is_count, value)) and sorted(set(value)) == value
+    if name in ("recall", "recall_merged"):
+        return all(part is None or _is_recall(part, sites) for part in value)
+    return all(isinstance(part, bool if name == "right" else str) for part in value)
 
 
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and 0 <= value < float("inf")
-    )
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 <= value < float("inf")
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and isinstance(value, int)
 
 
 def _is_recall(value: Any, sites: Any) -> bool:
-    """Tell whether something is one share for each site."""
+    """Return whether a value is a list of one fraction for each site."""
     if not isinstance(value, list) or not isinstance(sites, list) or len(value) != len(sites):
         return False
     return all(_is_number(part) and part <= 1 for part in value)
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(part) for part in value) if isinstance(value, list) else value
+def _freeze(value: Any) -> Any:
+    """Return a value with tuples in place of lists."""
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value

@@ -1,125 +1,132 @@
-"""From answers to results: scores, what is retained of the dense model's, intervals, costs, evidence."""
+"""Results of an evaluation: scores beside the dense model's, intervals, costs, evidence."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sparsight.evaluate.record import Recall, Record
 from sparsight.evaluate.scenes import Question
-from sparsight.evaluate.scoring import RESAMPLES, interval, marks_of
+from sparsight.evaluate.scoring import RESAMPLES, bootstrap_interval, collect_marks
 from sparsight.evaluate.settings import DENSE, Configuration, Settings
 
 Refusals = dict[str, dict[str, str]]  # by configuration and family, the first reason
-Records = Mapping[tuple[str, str], Record]
+Records = Mapping[tuple[str, str], Record]  # by configuration and question
 TWO_TURN = "two-turn"
+SEVERAL_IMAGES = ("multi-image", "clip")
 
 
-def results(
+def compute_results(
     settings: Settings, asked: Sequence[Question], records: Records, refusals: Refusals
 ) -> dict[str, Any]:
-    """Compute the results of all configurations.
+    """Return the results of all configurations as one JSON document.
+
+    Shares are in 0..1, differences in points of 100.
 
     Args:
         settings: of the evaluation.
         asked: questions of this run.
-        records: answers, of this run and perhaps more.
+        records: answers, of this run and perhaps of others.
         refusals: what was refused.
-    Returns: one JSON document; shares are in 0..1, differences in points of 100.
     """
-    parts: dict[str, list[Question]] = {}
+    questions: dict[str, list[str]] = {}
     for family in settings.families:
-        own = sorted(
-            (question for question in asked if question.family == family), key=lambda q: q.id
-        )
-        parts |= {family: own} if own else {}
+        ids = sorted(question.id for question in asked if question.family == family)
+        if ids:
+            questions[family] = ids
     return {
         "resamples": RESAMPLES,
         "configurations": [
-            _configuration(one, parts, records, refusals.get(one.key, {}), settings.seed)
+            _summarise(one, questions, records, refusals.get(one.key, {}), settings.seed)
             for one in settings.configurations
         ],
     }
 
 
-def _configuration(
-    one: Configuration,
-    parts: Mapping[str, list[Question]],
+def _summarise(
+    configuration: Configuration,
+    questions: Mapping[str, list[str]],
     records: Records,
     refused: dict[str, str],
     seed: int,
 ) -> dict[str, Any]:
-    answered = {
-        family: [records[one.key, question.id] for question in own]
-        for family, own in parts.items()
-        if all((one.key, question.id) in records for question in own)
-    }
-    dense = {
-        family: [records[DENSE.key, question.id] for question in parts[family]]
-        for family in answered
-        if all((DENSE.key, question.id) in records for question in parts[family])
-    }
-    rows = [record for own in answered.values() for record in own]
+    """Return the results of one configuration over the families that it answered whole."""
+    answered = dict(_select_answered(configuration, questions, records))
+    dense = dict(_select_answered(DENSE, {name: questions[name] for name in answered}, records))
+    families = {}
+    for family, rows in answered.items():
+        families[family] = _summarise_family(rows, dense.get(family), seed)
+    all_rows = [record for rows in answered.values() for record in rows]
+    method = configuration.method
     return {
-        "name": one.name,
-        "key": one.key,
-        "budget": one.budget,
-        "settings": None if one.method is None else repr(one.method),
+        "name": configuration.name,
+        "key": configuration.key,
+        "budget": configuration.budget,
+        "settings": None if method is None else repr(method),
         "refused": refused,
-        "n": len(rows),
-        "overall": _overall(answered, dense, seed),
-        "families": {
-            family: _family(own, dense.get(family), seed) for family, own in answered.items()
-        },
-        "cost": _cost(rows),
-        "evidence": _evidence(rows, -1),
-        "hard_for_downscaling": _hard(one, parts, records),
+        "n": len(all_rows),
+        "overall": _summarise_overall(answered, dense, seed),
+        "families": families,
+        "cost": _summarise_cost(all_rows),
+        "evidence": _summarise_evidence(all_rows, -1),
     }
 
 
-def _overall(
+def _select_answered(
+    configuration: Configuration, questions: Mapping[str, list[str]], records: Records
+) -> Iterator[tuple[str, list[Record]]]:
+    """Yield each family of which every question was answered, with its records."""
+    for family, ids in questions.items():
+        rows = [records.get((configuration.key, question)) for question in ids]
+        answered = [row for row in rows if row is not None]
+        if len(answered) == len(ids):
+            yield family, answered
+
+
+def _summarise_overall(
     answered: Mapping[str, list[Record]], dense: Mapping[str, list[Record]], seed: int
 ) -> dict[str, Any] | None:
-    """Return the mean over families; beside the dense model's over the same families."""
+    """Return the mean score of the families, and the dense model's mean score of the same ones."""
     if not answered:
         return None
-    marks = {family: marks_of(own) for family, own in answered.items()}
+    marks = {family: collect_marks(rows) for family, rows in answered.items()}
     score = statistics.fmean(mark.score for mark in marks.values())
     if not set(answered) <= set(dense):
-        return {"score": score} | _beside(score, None, None)
-    pairs = [(mark, marks_of(dense[family])) for family, mark in marks.items()]
-    return {"score": score} | _beside(
-        score, statistics.fmean(mark.score for _, mark in pairs), interval(pairs, seed)
-    )
+        return {"score": score} | _compare(score, None, None)
+    pairs = [(mark, collect_marks(dense[family])) for family, mark in marks.items()]
+    dense_score = statistics.fmean(mark.score for _, mark in pairs)
+    return {"score": score} | _compare(score, dense_score, bootstrap_interval(pairs, seed))
 
 
-def _family(own: list[Record], dense: list[Record] | None, seed: int) -> dict[str, Any]:
-    mark = marks_of(own)
-    found: dict[str, Any] = {"score": mark.score, **mark.as_dict()}
+def _summarise_family(rows: list[Record], dense: list[Record] | None, seed: int) -> dict[str, Any]:
+    marks = collect_marks(rows)
+    summary: dict[str, Any] = {"score": marks.score, **marks.as_dict()}
     if dense is None:
-        found |= _beside(mark.score, None, None)
+        summary |= _compare(marks.score, None, None)
     else:
-        pair = mark, marks_of(dense)
-        found |= _beside(mark.score, pair[1].score, interval([pair], seed))
-    splits = {
-        split: [record for record in own if record.split == split]
-        for split in {r.split for r in own}
-    }
-    found["splits"] = {
-        split: {**marks_of(rows).as_dict(), "evidence": _evidence(rows, -1)}
-        for split, rows in sorted(splits.items())
-    }
-    if own[0].family == TWO_TURN:
-        found["splits"] = {
-            name: {**marks_of(own, turn).as_dict(), "evidence": _evidence(own, turn)}
-            for turn, name in enumerate(("first", "second"))
-        }
-    return found | {"evidence": _evidence(own, -1)}
+        dense_marks = collect_marks(dense)
+        bounds = bootstrap_interval([(marks, dense_marks)], seed)
+        summary |= _compare(marks.score, dense_marks.score, bounds)
+    splits = {}
+    if rows[0].family == TWO_TURN:  # the parts of this family are its turns
+        for turn, name in enumerate(("first", "second")):
+            splits[name] = _summarise_split(rows, turn)
+    else:
+        for name in sorted({record.split for record in rows}):
+            splits[name] = _summarise_split([row for row in rows if row.split == name], -1)
+    return summary | {"splits": splits, "evidence": _summarise_evidence(rows, -1)}
 
 
-def _beside(
+def _summarise_split(rows: list[Record], turn: int) -> dict[str, Any]:
+    return {
+        **collect_marks(rows, turn).as_dict(),
+        "evidence": _summarise_evidence(rows, turn),
+    }
+
+
+def _compare(
     score: float, dense: float | None, bounds: tuple[float, float] | None
 ) -> dict[str, Any]:
-    """Compare a score with the dense model's on the same questions."""
+    """Return how a score compares with the dense model's score on the same questions."""
     return {
         "dense_score": dense,
         "retention": score / dense if dense else None,
@@ -128,71 +135,81 @@ def _beside(
     }
 
 
-def _cost(rows: Sequence[Record]) -> dict[str, Any] | None:
-    """Return means per question; still images alone beside everything, as budgets are meant for them."""
+def _summarise_cost(rows: Sequence[Record]) -> dict[str, Any] | None:
+    """Return mean costs per question.
+
+    `mean_visual_tokens_one_image` averages over the questions with one still image, the case that
+    a budget is given for.
+    """
     if not rows:
         return None
-    least = min(row.visual_tokens for row in rows)
-    still = [
-        row
-        for row in rows
-        if row.visual_tokens == least and row.family not in ("multi-image", "clip")
-    ]
-    flops, dense = (
-        sum(row.prefill_flops for row in rows),
-        sum(row.dense_prefill_flops for row in rows),
-    )
+    flops = sum(row.prefill_flops for row in rows)
+    dense_flops = sum(row.dense_prefill_flops for row in rows)
     return {
         "visual_tokens": statistics.fmean(row.visual_tokens for row in rows),
         "mean_visual_tokens": statistics.fmean(row.mean_visual_tokens for row in rows),
-        "mean_visual_tokens_one_image": statistics.fmean(row.mean_visual_tokens for row in still)
-        if still
-        else None,
+        "mean_visual_tokens_one_image": _average_one_image(rows),
         "prefill_flops": flops / len(rows),
-        "dense_prefill_flops": dense / len(rows),
-        "flops_share": flops / dense,
+        "dense_prefill_flops": dense_flops / len(rows),
+        "flops_share": flops / dense_flops,
         "seconds_median": statistics.median(row.seconds for row in rows),
     }
 
 
-def _evidence(rows: Sequence[Record], turn: int) -> dict[str, Any] | None:
-    """Return mean recall of evidence at each site and at the last; None without evidence."""
-    known = [row for row in rows if row.recall[turn] is not None]
-    if not known:
+def _average_one_image(rows: Sequence[Record]) -> float | None:
+    least = min(row.visual_tokens for row in rows)
+    still = [
+        row.mean_visual_tokens
+        for row in rows
+        if row.visual_tokens == least and row.family not in SEVERAL_IMAGES
+    ]
+    return statistics.fmean(still) if still else None
+
+
+def _summarise_evidence(rows: Sequence[Record], turn: int) -> dict[str, Any] | None:
+    """Return the mean recall of evidence at each site and at the last one; None without evidence.
+
+    Args:
+        rows: records, perhaps of different sites.
+        turn: whose evidence is meant.
+    """
+    rows = [row for row in rows if row.recall[turn] is not None]
+    if not rows:
         return None
-    sites = sorted({site for row in known for site in row.sites})
-    plain = [_at(sites, row.sites, row.recall[turn]) for row in known]
-    merged = [_at(sites, row.sites, row.recall_merged[turn]) for row in known]
+    layers = sorted({site for row in rows for site in row.sites})
+    recall = _average([_spread(layers, row.sites, row.recall[turn]) for row in rows])
+    merged = _average([_spread(layers, row.sites, row.recall_merged[turn]) for row in rows])
     return {
-        "n": len(known),
+        "n": len(rows),
         "sites": [
-            {"layer": layer, "recall": statistics.fmean(a), "recall_merged": statistics.fmean(b)}
-            for layer, a, b in zip(
-                sites, zip(*plain, strict=True), zip(*merged, strict=True), strict=True
-            )
+            {"layer": layer, "recall": recall[index], "recall_merged": merged[index]}
+            for index, layer in enumerate(layers)
         ],
-        "recall": statistics.fmean(row[-1] for row in plain) if sites else 1.0,
-        "recall_merged": statistics.fmean(row[-1] for row in merged) if sites else 1.0,
+        "recall": recall[-1] if layers else 1.0,
+        "recall_merged": merged[-1] if layers else 1.0,
     }
 
 
-def _at(layers: Sequence[int], sites: Sequence[int], recall: Recall | None) -> Recall:
-    """Return the recall at each of several layers: that of a sample's last site so far, 1 before its first one."""
-    found = dict(zip(sites, recall or (1.0,) * len(sites), strict=True))
-    return tuple(
-        next((found[site] for site in reversed(sites) if site <= layer), 1.0) for layer in layers
-    )
+def _average(recalls: Sequence[Recall]) -> Recall:
+    """Return the mean over records at each layer."""
+    return tuple(map(statistics.fmean, zip(*recalls, strict=True)))
 
 
-def _hard(
-    one: Configuration, parts: Mapping[str, list[Question]], records: Records
-) -> dict[str, Any] | None:
-    """Return the accuracy on questions that a scaled-down image of the same budget gets wrong; None if not marked."""
-    own = [question for family in parts.values() for question in family]
-    hard = [
-        records.get((one.key, q.id)) for q in own if one.budget in (q.hard_for_downscaling or ())
-    ]
-    known = [record for record in hard if record is not None]
-    if not known:
-        return None
-    return {"n": len(known), "accuracy": sum(record.right[-1] for record in known) / len(known)}
+def _spread(layers: Sequence[int], sites: Sequence[int], recall: Recall | None) -> Recall:
+    """Return the recall of one sample behind each of several layers.
+
+    Args:
+        layers: ascending.
+        sites: of the sample, ascending.
+        recall: of the sample at each of its sites.
+
+    Returns:
+        At each layer the recall of the sample's last site up to it, 1 before its first site.
+    """
+    recall_at = dict(zip(sites, recall or (1.0,) * len(sites), strict=True))
+    current = 1.0
+    spread = []
+    for layer in layers:  # holds every site of the sample
+        current = recall_at.get(layer, current)
+        spread.append(current)
+    return tuple(spread)

@@ -1,15 +1,16 @@
-"""run(): every configuration on every question, continued where it stopped, and the results of it all."""
+"""run(): asks every configuration every question that is not answered yet, and writes results."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from sparsight.bench.timing import facts
+from sparsight.bench.timing import collect_facts
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.evaluate.asking import Examiner
-from sparsight.evaluate.results import Refusals, results
+from sparsight.evaluate.results import Refusals, compute_results
 from sparsight.evaluate.scenes import load_images, load_suite
-from sparsight.evaluate.settings import Case, Settings, choose_cases
-from sparsight.evaluate.store import Store, open_store, suite_hash, write_results
+from sparsight.evaluate.settings import Case, Configuration, Settings, choose_cases
+from sparsight.evaluate.store import Store, hash_suite, open_store, write_results
 
 Report = Callable[[int, int], None]
 
@@ -22,33 +23,35 @@ def run(
     command: str = "",
     report: Report | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a model, and write answers and results into `settings.out`.
+    """Evaluate a model, write answers and results into `settings.out`, and return the results.
 
-    What was answered there before is not asked again. A configuration that refuses a question (a
-    budget that cannot be met, an unsupported prompt) is left out of that question's family, with
-    the reason in the results.
+    Questions that were answered there before are not asked again. Where a configuration refuses a
+    question (a budget that cannot be met, an unsupported prompt), the results leave out the family
+    of that question, with the reason.
 
     Args:
         model: of a supported family, in evaluation mode, of `settings.dtype`.
-        processor: its processor, with a chat template.
-        settings: what is asked and how.
-        command: how it was started, for the record.
-        report: called with answers given and their total, before the first and after each.
-    Returns: the results, as written to results.json.
+        processor: of the model, with a chat template.
+        settings: of the evaluation.
+        command: that started it, for the record.
+        report: called with the number of answers given and in total, at the start and after each.
+
+    Returns:
+        The results, as written to results.json.
 
     Raises:
         InputError: the suite or the folder cannot be used, or the processor has no chat template.
-        SettingError: the model has another number format.
+        SettingError: the model has another dtype.
         BudgetError: every configuration refused every question, the first because of its budget.
-        UnsupportedError: the same, the first because it does not support the model or prompt.
+        UnsupportedError: every configuration refused every question, the first because it does
+            not support the model or the prompt.
     """
     _check_dtype(model, settings)
     suite = load_suite(settings.suite)
     cases = choose_cases(suite, settings)
     with open_store(settings, suite) as store:
-        refusals = _ask_all(
-            Examiner(model, processor, settings.max_new_tokens), settings, cases, store, report
-        )
+        examiner = Examiner(model, processor, settings.max_new_tokens)
+        refusals = _ask_all(examiner, settings, cases, store, report)
         heading = {
             "benchmark": "greedy answers, normalised exact match; F1 of yes for existence",
             "command": command,
@@ -56,18 +59,17 @@ def run(
             "control": settings.control,
             "seed": settings.seed,
             "max_new_tokens": settings.max_new_tokens,
-            "suite": {"questions": len(cases), "sha256": suite_hash(suite, settings.suite)},
-            "facts": facts(model.device, model.dtype),
+            "suite": {"questions": len(cases), "sha256": hash_suite(suite, settings.suite)},
+            "facts": collect_facts(model.device, model.dtype),
         }
-        found = heading | results(
-            settings, [case.question for case in cases], store.records, refusals
-        )
-    write_results(settings.out, found)
-    return found
+        asked = [case.question for case in cases]
+        results = heading | compute_results(settings, asked, store.records, refusals)
+    write_results(settings.out, results)
+    return results
 
 
 def _check_dtype(model: Any, settings: Settings) -> None:
-    """Raise SettingError unless the model has the number format that the settings name."""
+    """Raise SettingError unless the model has the dtype that the settings name."""
     dtype = str(model.dtype).removeprefix("torch.")
     if dtype != settings.dtype:
         raise SettingError(
@@ -75,40 +77,58 @@ def _check_dtype(model: Any, settings: Settings) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A question, and the configurations that have not answered it yet."""
+
+    case: Case
+    configurations: list[Configuration]
+
+
+def _list_tasks(settings: Settings, cases: list[Case], store: Store) -> list[_Task]:
+    tasks = []
+    for case in cases:
+        missing = [
+            configuration
+            for configuration in settings.configurations
+            if (configuration.key, case.question.id) not in store.records
+        ]
+        if missing:
+            tasks.append(_Task(case, missing))
+    return tasks
+
+
 def _ask_all(
     examiner: Examiner, settings: Settings, cases: list[Case], store: Store, report: Report | None
 ) -> Refusals:
-    """Ask what is not answered yet, question by question, so that configurations meet the same conditions."""
-    todo = [
-        (case, left)
-        for case in cases
-        if (
-            left := [
-                one
-                for one in settings.configurations
-                if (one.key, case.question.id) not in store.records
-            ]
-        )
-    ]
-    total, done = sum(len(left) for _, left in todo), 0
-    still = examiner.still_tokens() if todo else 0
+    """Ask what is not answered yet, store the answers, and return what was refused.
+
+    All configurations answer one question before the next one is asked, so that load on the
+    machine slows them alike.
+    """
+    tasks = _list_tasks(settings, cases, store)
+    total = sum(len(task.configurations) for task in tasks)
+    done = 0
+    still = examiner.count_still_tokens() if tasks else 0
     refusals: Refusals = {}
-    first: BudgetError | UnsupportedError | None = None
+    first_error: BudgetError | UnsupportedError | None = None
     if report is not None:
         report(done, total)
-    for case, left in todo:
+    for task in tasks:
+        case = task.case
         images = [] if case.shown is None else load_images(case.shown, settings.suite)
-        prompt = examiner.prompt(case, images, known=settings.control == "none")
-        for one in left:
+        prompt = examiner.build_prompt(case, images, find_evidence=settings.control == "none")
+        for configuration in task.configurations:
             try:
-                method = one.method_for(case.question, still, settings.seed)
-                store.add(examiner.ask(prompt, one, method))
+                method = configuration.adapt_method(case.question, still, settings.seed)
+                store.add(examiner.ask(prompt, configuration, method))
             except (BudgetError, UnsupportedError) as error:
-                first = first or error
-                refusals.setdefault(one.key, {}).setdefault(case.question.family, str(error))
+                first_error = first_error or error
+                reasons = refusals.setdefault(configuration.key, {})
+                reasons.setdefault(case.question.family, str(error))
             done += 1
             if report is not None:
                 report(done, total)
-    if first is not None and not store.records:
-        raise first
+    if first_error is not None and not store.records:
+        raise first_error
     return refusals

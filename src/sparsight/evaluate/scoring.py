@@ -1,4 +1,4 @@
-"""Marks: what counts as right, accuracy, F1, and how far chance moves a difference. Pure."""
+"""Scores: what counts as right, accuracy, F1, and the confidence interval of a difference. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,19 @@ YES_NO = "existence"  # the family whose score is F1
 RESAMPLES = 2000
 
 
-def normalised(answer: str) -> str:
-    """Return an answer as it is compared: without outer space and final period, in lower case."""
+def normalise(answer: str) -> str:
+    """Return an answer without outer space and final period, in lower case."""
     return answer.strip().removesuffix(".").strip().lower()
+
+
+def is_right(answer: str, expected: str) -> bool:
+    """Return whether an answer is the expected one, both normalised."""
+    return normalise(answer) == normalise(expected)
 
 
 @dataclass(frozen=True)
 class Marks:
-    """Marks of one family or part under one configuration.
+    """Which questions of one family or part were answered rightly, under one configuration.
 
     Args:
         right: (n,) bool.
@@ -35,10 +40,13 @@ class Marks:
     binary: bool
 
     def scores(self, drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the scores of several samples.
+        """Return the scores of several samples of the questions.
 
-        Args: drawn: (S, m) int64, questions of each sample.
-        Returns: (S,) float64 in 0..1.
+        Args:
+            drawn: (S, m) int64, the questions of each sample.
+
+        Returns:
+            (S,) float64 in 0..1.
         """
         if not self.binary:
             return np.asarray(self.right[drawn].mean(axis=1))
@@ -53,36 +61,38 @@ class Marks:
 
     def as_dict(self) -> dict[str, Any]:
         """Return n, accuracy and, for yes-or-no questions, F1 and the share of yes."""
-        found: dict[str, Any] = {"n": len(self.right), "accuracy": float(self.right.mean())}
-        return found | (
-            {"f1": self.score, "yes_share": float(self.said.mean())} if self.binary else {}
-        )
+        numbers: dict[str, Any] = {"n": len(self.right), "accuracy": float(self.right.mean())}
+        if self.binary:
+            numbers |= {"f1": self.score, "yes_share": float(self.said.mean())}
+        return numbers
 
 
-def marks_of(records: Sequence[Record], turn: int = -1) -> Marks:
-    """Collect the marks of one turn of questions of one family, at least one."""
+def collect_marks(records: Sequence[Record], turn: int = -1) -> Marks:
+    """Return the marks of one turn of at least one record, all of one family."""
+    answers = [normalise(record.answers[turn]) for record in records]
+    expected = [normalise(record.expected[turn]) for record in records]
     return Marks(
         right=np.array([record.right[turn] for record in records], dtype=np.bool_),
-        said=np.array(
-            [normalised(record.answers[turn]) == "yes" for record in records], dtype=np.bool_
-        ),
-        truth=np.array(
-            [normalised(record.expected[turn]) == "yes" for record in records], dtype=np.bool_
-        ),
+        said=np.array([answer == "yes" for answer in answers], dtype=np.bool_),
+        truth=np.array([answer == "yes" for answer in expected], dtype=np.bool_),
         binary=records[0].family == YES_NO,
     )
 
 
-def interval(
+def bootstrap_interval(
     pairs: Sequence[tuple[Marks, Marks]], seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """Bound the difference of two overall scores by a paired bootstrap over questions, family by family.
+    """Return the 95 % interval of the difference of two mean scores, by a paired bootstrap.
+
+    Questions are drawn family by family.
 
     Args:
-        pairs: for each family the marks of both on the same questions in the same order.
+        pairs: for each family, the marks of both on the same questions in the same order.
         seed: of the draws.
-        resamples: how many.
-    Returns: 2.5th and 97.5th percentile of first minus second, in points of 100.
+        resamples: number of them.
+
+    Returns:
+        The 2.5th and 97.5th percentile of first minus second, in points of 100.
     """
     draws = np.random.default_rng(seed)
     total = np.zeros(resamples)

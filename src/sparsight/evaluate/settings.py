@@ -1,4 +1,4 @@
-"""What an evaluation runs: configurations, questions, control; all checked when built."""
+"""Settings of an evaluation: configurations, questions, control. Checked when they are built."""
 
 import zlib
 from dataclasses import dataclass, fields, replace
@@ -16,11 +16,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Configuration:
-    """One method at one budget, or the model as it is.
+    """One method at one budget, or the dense model.
 
     Args:
-        name: what it is called in results.
-        method: with its budget; None for the model as it is.
+        name: that results show.
+        method: with its budget; None for the dense model.
     """
 
     name: str
@@ -28,33 +28,34 @@ class Configuration:
 
     @property
     def budget(self) -> float | None:
-        """What the method retains; None for the model as it is."""
+        """What the method retains; None for the dense model."""
         return None if self.method is None else self.method.retain
 
     @property
     def key(self) -> str:
-        """Name and budget, unique in an evaluation."""
+        """Name and budget, which are unique in an evaluation."""
         return self.name if self.budget is None else f"{self.name}@{self.budget:g}"
 
-    def method_for(self, question: Question, still: int, seed: int) -> Method | None:
-        """Return the method as it is used on one question.
+    def adapt_method(self, question: Question, still: int, seed: int) -> Method | None:
+        """Return the method with the budget and the seed that it has for one question.
 
-        A count is meant for one still image; several images and clips keep the same fraction of
-        their visual tokens.
+        A count is the budget of one still image. Several images and clips keep the fraction of
+        their visual tokens that the count is of one image's.
 
         Args:
             question: about to be asked.
             still: visual tokens of one still image.
-            seed: of the evaluation; a method that draws gets a seed of its own for each question.
+            seed: of the evaluation; a method that draws gets another seed for each question.
         """
         if self.method is None:
             return None
-        method, retain = self.method, self.method.retain
+        method = self.method
+        retain = method.retain
         if isinstance(retain, int) and (question.frames or len(question.images) > 1):
             method = replace(method, retain=min(retain / still, 1.0))
         if any(field.name == "seed" for field in fields(method)):
-            own: dict[str, Any] = {"seed": zlib.crc32(f"{seed}/{question.id}".encode())}
-            method = replace(method, **own)
+            drawn: dict[str, Any] = {"seed": zlib.crc32(f"{seed}/{question.id}".encode())}
+            method = replace(method, **drawn)
         return method
 
 
@@ -63,18 +64,18 @@ DENSE = Configuration("dense")
 
 @dataclass(frozen=True)
 class Settings:
-    """An evaluation.
+    """What an evaluation asks, whom, and where it writes.
 
     Args:
-        configurations: what is compared.
+        configurations: that are compared.
         suite: folder of the questions.
-        families: which of them are asked.
+        families: of questions that are asked.
         limit: questions of each part (family and split), None for all.
         control: "none"; "question-only" shows no image; "swapped" shows another question's images.
         seed: of methods that draw, and of resampling.
         max_new_tokens: length of an answer, at most.
         model: name, folder or hub id, for the record.
-        dtype: number format that the model has.
+        dtype: of the model.
         out: folder of answers and results.
     """
 
@@ -90,7 +91,7 @@ class Settings:
     out: Path = Path("sparsight-eval")
 
     def __post_init__(self) -> None:
-        """Check what needs no model."""
+        """Check everything that needs no model."""
         keys = [configuration.key for configuration in self.configurations]
         check_once("configuration", keys)
         check_once("family", self.families)
@@ -113,7 +114,7 @@ class Settings:
 
 
 def check_once(what: str, names: tuple[str, ...] | list[str]) -> None:
-    """Raise SettingError if a list of names is empty or names something twice."""
+    """Raise SettingError if a list of names is empty or holds a name twice."""
     if not names:
         raise SettingError(f"no {what} is given; give at least one.")
     twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
@@ -123,16 +124,24 @@ def check_once(what: str, names: tuple[str, ...] | list[str]) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A question and the images it is asked about: `shown`'s; None shows none."""
+    """A question, and the question whose images are shown with it.
+
+    Args:
+        question: asked.
+        shown: the question itself; another one (control "swapped"); or None for no image.
+    """
 
     question: Question
     shown: Question | None
 
 
 def choose_cases(suite: tuple[Question, ...], settings: Settings) -> list[Case]:
-    """Return what is asked, in an order that mixes the parts, so that early progress is typical.
+    """Return the questions to ask, in an order that mixes the parts.
 
-    Raises: InputError: nothing is left to ask, or a part has no other images to swap with.
+    Mixed, because the time per answer shown at the start then predicts the whole.
+
+    Raises:
+        InputError: there is no question to ask, or a part has no other images to show.
     """
     parts: dict[tuple[str, str], list[Question]] = {}
     for question in suite:
@@ -143,15 +152,15 @@ def choose_cases(suite: tuple[Question, ...], settings: Settings) -> list[Case]:
         for number, question in enumerate(part[: settings.limit]):
             shown = None if settings.control == "question-only" else question
             if settings.control == "swapped":
-                shown = _other(part, number)
+                shown = _find_other(part, number)
             cases.append(Case(question, shown))
     if not cases:
         raise InputError(f"the suite has no question of {', '.join(settings.families)}.")
     return sorted(cases, key=lambda case: zlib.crc32(case.question.id.encode()))
 
 
-def _other(part: list[Question], number: int) -> Question:
-    """Return the next question of a part, cyclically, that shares no image with question `number`."""
+def _find_other(part: list[Question], number: int) -> Question:
+    """Return the next question of a part, cyclically, that shares no image with `part[number]`."""
     question = part[number]
     for other in part[number + 1 :] + part[:number]:
         same_layout = len(other.images) == len(question.images) and other.frames == question.frames

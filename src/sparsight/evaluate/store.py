@@ -1,4 +1,4 @@
-"""The folder of an evaluation: what it was made with, and every answer as soon as it is given."""
+"""The folder of an evaluation: run.json says what it is of, answers.jsonl holds every answer."""
 
 import hashlib
 import json
@@ -13,36 +13,39 @@ import sparsight
 from sparsight.errors import InputError
 from sparsight.evaluate.record import Record, read_line
 from sparsight.evaluate.scenes import Question, load_suite
-from sparsight.evaluate.scoring import normalised
+from sparsight.evaluate.scoring import is_right
 from sparsight.evaluate.settings import Settings
 
-RUN, ANSWERS, RESULTS = "run.json", "answers.jsonl", "results.json"
+RUN = "run.json"
+ANSWERS = "answers.jsonl"
+RESULTS = "results.json"
 
 
 class Store:
-    """Answers on the disk; written one by one.
+    """Answers on the disk; each is written as soon as it is given.
 
     Args:
         folder: of the evaluation.
-        records: found there, by configuration and question.
-        notes: what a person should know about what was found.
+        records: that the folder holds already, by configuration and question.
+        notes: for people, on what the folder held.
     """
 
     def __init__(
         self, folder: Path, records: dict[tuple[str, str], Record], notes: tuple[str, ...]
     ) -> None:
-        self.folder, self.records, self.notes = folder, records, notes
+        self.records = records
+        self.notes = notes
         self._file = (folder / ANSWERS).open("a", encoding="utf-8", newline="\n")
 
     def add(self, record: Record) -> None:
-        """Write an answer down, through to the disk."""
-        self._file.write(record.line())
+        """Write an answer, through to the disk."""
+        self._file.write(record.to_line())
         self._file.flush()
         os.fsync(self._file.fileno())
         self.records[record.pair] = record
 
     def close(self) -> None:
-        """Write nothing more."""
+        """Close the file of answers."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -55,28 +58,35 @@ class Store:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the file."""
+        """Close the file of answers."""
         self.close()
 
 
 def open_store(settings: Settings, suite: tuple[Question, ...] | None = None) -> Store:
-    """Open an evaluation's folder, new or to be continued.
+    """Open the folder of an evaluation, a new one or one to be continued.
 
     Args:
         settings: of the evaluation.
         suite: its questions, if they are loaded already.
-    Returns: what was answered before, ready to take more.
-    Raises: InputError: the folder cannot be written, holds another evaluation, or a line of its
-    answers is damaged.
+
+    Returns:
+        The answers given before, ready to take more.
+
+    Raises:
+        InputError: the folder cannot be written, holds another evaluation, or a line of its
+            answers is damaged.
     """
     folder = settings.out
     suite = load_suite(settings.suite) if suite is None else suite
-    made = _made_with(settings, suite)
+    now = _describe(settings, suite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _check_same(folder, made)
-        records, notes = _read_answers(folder / ANSWERS, made["methods"], suite)
-        _write_safely(folder / RUN, made)
+        before = _read_description(folder)
+        if before is not None:
+            _check_same(folder, before, now)
+            now["methods"] = before["methods"] | now["methods"]
+        records, notes = _read_answers(folder / ANSWERS, now["methods"], suite)
+        _write_whole(folder / RUN, now)
         return Store(folder, {record.pair: record for record in records}, notes)
     except OSError as error:
         raise InputError(
@@ -84,23 +94,24 @@ def open_store(settings: Settings, suite: tuple[Question, ...] | None = None) ->
         ) from error
 
 
-def write_results(folder: Path, found: dict[str, Any]) -> None:
+def write_results(folder: Path, results: dict[str, Any]) -> None:
     """Write the results beside the answers, whole or not at all.
 
-    Raises: InputError: they cannot be written.
+    Raises:
+        InputError: the results cannot be written.
     """
+    path = folder / RESULTS
     try:
-        _write_safely(folder / RESULTS, found)
+        _write_whole(path, results)
     except OSError as error:
-        raise InputError(
-            f"{folder / RESULTS} cannot be written ({error.strerror or error})."
-        ) from error
+        raise InputError(f"{path} cannot be written ({error.strerror or error}).") from error
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Read the answers of an evaluation, a half-written last one left out.
+    """Return the answers of an evaluation, without a last one that is half-written.
 
-    Raises: InputError: there are none, or a line is damaged.
+    Raises:
+        InputError: there is no file of answers, or one of its lines is damaged.
     """
     path = folder / ANSWERS
     if not path.is_file():
@@ -108,12 +119,17 @@ def read_records(folder: Path) -> list[Record]:
     return _parse(path, path.read_bytes())[0]
 
 
-def suite_hash(suite: tuple[Question, ...], folder: Path) -> str:
-    """Return a SHA-256 of a suite's questions and images; which are hard for downscaling does not enter it.
+def hash_suite(suite: tuple[Question, ...], folder: Path) -> str:
+    """Return the SHA-256 of a suite's questions and images.
 
-    Raises: InputError: an image is missing.
+    The marks `hard_for_downscaling` are left out: they come from an evaluation of the suite, and
+    must not make it another suite.
+
+    Raises:
+        InputError: an image is missing.
     """
-    digest, names = hashlib.sha256(), set[str]()
+    digest = hashlib.sha256()
+    names: set[str] = set()
     for question in suite:
         digest.update(json.dumps(asdict(replace(question, hard_for_downscaling=None))).encode())
         names.update(question.images)
@@ -127,11 +143,11 @@ def suite_hash(suite: tuple[Question, ...], folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _made_with(settings: Settings, suite: tuple[Question, ...]) -> dict[str, Any]:
-    """Return what must not change while an evaluation is continued."""
+def _describe(settings: Settings, suite: tuple[Question, ...]) -> dict[str, Any]:
+    """Return what must not change while an evaluation is continued; methods may be added."""
     return {
         "sparsight": sparsight.__version__,
-        "suite": suite_hash(suite, settings.suite),
+        "suite": hash_suite(suite, settings.suite),
         "model": settings.model,
         "dtype": settings.dtype,
         "seed": settings.seed,
@@ -141,10 +157,11 @@ def _made_with(settings: Settings, suite: tuple[Question, ...]) -> dict[str, Any
     }
 
 
-def _check_same(folder: Path, made: dict[str, Any]) -> None:
-    """Check against what the folder was made with; methods that it does not know yet are taken up into `made`.
+def _read_description(folder: Path) -> dict[str, Any] | None:
+    """Return the description that a folder's answers were made with; None for a new folder.
 
-    Raises: InputError: something differs.
+    Raises:
+        InputError: the description is missing or damaged.
     """
     path = folder / RUN
     if not path.exists():
@@ -152,92 +169,96 @@ def _check_same(folder: Path, made: dict[str, Any]) -> None:
             raise InputError(
                 f"{folder} holds answers without a {RUN} that says whose; give another --out."
             )
-        return
+        return None
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        methods = dict(before.pop("methods"))
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {**description, "methods": dict(description["methods"])}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}); give another --out.") from error
-    now, wanted = {key: value for key, value in made.items() if key != "methods"}, made["methods"]
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    differences = [f"{name} {before.get(name)!r} there, {now.get(name)!r} now" for name in names]
-    differences += [
-        f"{key} {methods[key]} there, {wanted[key]} now"
-        for key in wanted
-        if key in methods and methods[key] != wanted[key]
-    ]
+
+
+def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Check that two descriptions agree in everything but methods that only one of them has.
+
+    Raises:
+        InputError: they do not.
+    """
+    differences = []
+    for name in {**before, **now}:
+        if name != "methods" and before.get(name) != now.get(name):
+            differences.append(f"{name} {before.get(name)!r} there, {now.get(name)!r} now")
+    for key, method in now["methods"].items():
+        earlier = before["methods"].get(key, method)
+        if earlier != method:
+            differences.append(f"{key} {earlier} there, {method} now")
     if differences:
         raise InputError(
             f"{folder} holds another evaluation ({'; '.join(differences)}); give another --out."
         )
-    made["methods"] = methods | wanted
 
 
 def _read_answers(
     path: Path, configurations: Collection[str], suite: tuple[Question, ...]
 ) -> tuple[list[Record], tuple[str, ...]]:
-    """Read the answers, and cut a half-written last one off the file."""
+    """Return the answers and notes on them; a half-written last line is cut off the file."""
     if not path.exists():
         return [], ()
     data = path.read_bytes()
     records, whole = _parse(path, data)
     questions = {question.id: question for question in suite}
     for number, record in enumerate(records, 1):
-        fault = _fault(record, configurations, questions)
+        fault = _find_fault(record, configurations, questions)
         if fault is not None:
-            raise _damaged(path, number, fault)
+            raise _build_damage_error(path, number, fault)
     if whole == len(data):
         return records, ()
     os.truncate(path, whole)
-    return records, (
-        f"the last line of {path} was half-written; it was dropped and is asked again.",
-    )
+    note = f"the last line of {path} was half-written; it was dropped and is asked again."
+    return records, (note,)
 
 
-def _fault(
+def _find_fault(
     record: Record, configurations: Collection[str], questions: Mapping[str, Question]
 ) -> str | None:
-    """Say what a record tells otherwise than the evaluation that it is in; None if nothing."""
+    """Return in what a record contradicts the evaluation that holds it; None if in nothing."""
     question = questions.get(record.question)
     if record.configuration not in configurations:
         return f"configuration {record.configuration!r} is not of this evaluation"
     if question is None:
         return f"question {record.question!r} is not in the suite"
     expected = tuple(turn.answer for turn in question.turns)
-    for name, told, known in (
-        ("family", record.family, question.family),
-        ("split", record.split, question.split),
-        ("expected", record.expected, expected),
-    ):
-        if told != known:
-            return f"{name} {told!r} is {known!r} in the suite"
-    right = tuple(
-        normalised(a) == normalised(b) for a, b in zip(record.answers, expected, strict=True)
-    )
-    return None if record.right == right else "its marks are not those of its answers"
+    in_suite = {"family": question.family, "split": question.split, "expected": expected}
+    for name, value in in_suite.items():
+        recorded = getattr(record, name)
+        if recorded != value:
+            return f"{name} {recorded!r} is {value!r} in the suite"
+    if record.right != tuple(map(is_right, record.answers, expected)):
+        return "its marks are not those of its answers"
+    return None
 
 
-def _damaged(path: Path, number: int, why: object) -> InputError:
+def _build_damage_error(path: Path, number: int, why: object) -> InputError:
     return InputError(
-        f"{path}: line {number} is damaged ({why}); take it out to have it asked again, or change --out."
+        f"{path}: line {number} is damaged ({why}); "
+        "take it out to have it asked again, or change --out."
     )
 
 
 def _parse(path: Path, data: bytes) -> tuple[list[Record], int]:
-    """Return the records of all whole lines, and how many bytes those take."""
+    """Return the records of all whole lines, and the number of bytes of those lines."""
     whole = data.rfind(b"\n") + 1
     records = []
     for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
         try:
             records.append(read_line(line.decode("utf-8")))
         except ValueError as error:
-            raise _damaged(path, number, error) from error
+            raise _build_damage_error(path, number, error) from error
     return records, whole
 
 
-def _write_safely(path: Path, document: dict[str, Any]) -> None:
-    """Write a JSON document in one step."""
+def _write_whole(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON document whole or not at all: to a new file that then replaces the old one."""
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    new = path.with_name(path.name + ".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)

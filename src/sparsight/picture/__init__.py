@@ -1,13 +1,13 @@
-"""The picture of a run: which visual tokens lived through each site, painted over what the model saw. Pillow only.
+"""Draws which visual tokens were kept at each site, over what the model saw of its images.
 
-One row per image, tile group or frame, one panel per site behind the image: kept patches are
-outlined, dropped ones lie under a veil, clustered ones are tinted and their centres framed. What
-the image processor cut off is struck out.
+Each image, group of tiles or frame has a row: the image, and behind it one panel for each site. In
+a panel kept patches are outlined, dropped ones are veiled, recycled ones are tinted with the centre
+of their cluster framed, and what the image processor cut off is struck out. Uses Pillow alone.
 """
 
 from sparsight.picture.finished import Finished, name_of, picture_of
 from sparsight.picture.given import words_of
-from sparsight.picture.panels import Panel, Shown, check_drawable, panels
+from sparsight.picture.panels import Panel, Shown, check_drawable, lay_out_panels
 from sparsight.picture.sheet import Words, draw
 
 __all__ = [
@@ -17,8 +17,8 @@ __all__ = [
     "Words",
     "check_drawable",
     "draw",
+    "lay_out_panels",
     "name_of",
-    "panels",
     "picture_of",
     "words_of",
 ]

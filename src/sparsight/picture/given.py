@@ -1,28 +1,30 @@
-"""What a caller gives for a picture, checked, and converted as it is for the model."""
+"""Checks what a caller gives for a picture, and converts images as they are for the model."""
 
 import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sparsight.errors import InputError
-from sparsight.images import is_one, listed, rgb_image
+from sparsight.images import is_one_image, list_images, rgb_image
 from sparsight.picture.panels import Shown
 from sparsight.picture.sheet import Words
 
 
-def shown_images(images: Any) -> list[Shown]:
-    """Return images as panels take them.
+def convert_images(images: Any) -> list[Shown]:
+    """Return stills in RGB, and clips as lists of frames in RGB.
 
-    Args: images: one or several; each a Pillow image, a NumPy array (`sparsight.pixels.to_rgb`), a
-    path, or a clip: a
-        list of such frames.
-    Raises: InputError: one is none of these or cannot be read.
+    Args:
+        images: one or several, each a Pillow image, a NumPy array (see `sparsight.pixels.to_rgb`),
+            a path, or a clip: a list of such frames.
+
+    Raises:
+        InputError: an image is none of these, or cannot be read.
     """
-    return [_shown(image, number) for number, image in enumerate(listed(images), 1)]
+    return [_convert(image, number) for number, image in enumerate(list_images(images), 1)]
 
 
-def _shown(image: Any, number: int) -> Shown:
-    if is_one(image) or not isinstance(image, (list, tuple, Iterator)):
+def _convert(image: Any, number: int) -> Shown:
+    if is_one_image(image) or not isinstance(image, (list, tuple, Iterator)):
         return rgb_image(image, f"image {number}")
     return [
         rgb_image(frame, f"frame {index} of clip {number}") for index, frame in enumerate(image, 1)
@@ -30,9 +32,10 @@ def _shown(image: Any, number: int) -> Shown:
 
 
 def words_of(question: Any, answers: Any) -> Words:
-    """Return what is written on a picture.
+    """Return a question and its answers as the words of a picture.
 
-    Raises: InputError: the question is no str, or the answers do not map labels to str.
+    Raises:
+        InputError: the question is no str, or the answers do not map str to str.
     """
     if not isinstance(question, str):
         raise InputError(f"question is of type {type(question).__name__}; give a str.")
@@ -50,10 +53,11 @@ def words_of(question: Any, answers: Any) -> Words:
     return Words(question, tuple(answers.items()))
 
 
-def sample_number(sample: Any, count: int) -> int:
-    """Return which sample of a batch is drawn.
+def read_sample_number(sample: Any, count: int) -> int:
+    """Return the index of the sample that is drawn, of a batch of `count`.
 
-    Raises: InputError: it is no whole number, or there is no such sample.
+    Raises:
+        InputError: the index is no whole number, or there is no such sample.
     """
     try:
         number = None if isinstance(sample, bool) else operator.index(sample)

@@ -1,6 +1,7 @@
-"""Names and defaults that the help shows, apart from what they stand for: importing that takes seconds.
+"""Names and defaults that the help shows.
 
-A test compares them with the real ones.
+They are written down here because the modules that they come from take seconds to import. A test
+compares them with the real ones.
 """
 
 METHOD_NAMES = "sparsevlm, sparsevlm-plus, random, uniform, pool, downscale"
