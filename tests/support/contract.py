@@ -1,13 +1,13 @@
 """What every method and the engine owe every prompt, as checks; looked at from outside, through the layers' inputs."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from transformers import DynamicCache
 
 from sparsight import sparsify
-from sparsight.counts.layout import grids_layout
-from tests.support import tiny
+from tests.support import reference_counts, tiny
 from tests.support.caches import cached
 
 
@@ -124,11 +124,14 @@ def prefill(model, method, inputs):
 
 
 def promise(method, count, layers):
-    """The schedule of a sample, from nothing but its number of visual tokens and their layout."""
-    if not method.scales_images:
-        return method.schedule(count, layers)
-    side = tiny.SIDE // tiny.PATCH
-    return method.schedule_on(grids_layout([(side, side)] * (count // side**2)), count, layers)
+    """The schedule of a sample: for the methods of the package from the slow reference, else the method's own."""
+    if type(method).__name__ not in reference_counts.PRESETS:
+        own = method.schedule(count, layers)
+        return reference_counts.Plan(own.sites, own.kept, own.recycled)
+    side, grids = tiny.SIDE // tiny.PATCH, ((1, count),)
+    if method.scales_images:
+        grids = ((side, side),) * (count // side**2)
+    return reference_counts.plan(method, grids, layers)
 
 
 def positions(mask):
@@ -136,17 +139,39 @@ def positions(mask):
     return (mask.cumsum(-1) - 1).clamp_min(0)
 
 
+@dataclass
+class Case:
+    """A model, a method and a batch, whose prefill runs once for all checks that only look at it."""
+
+    model: object
+    method: object
+    batch: tiny.Batch
+
+    @cached_property
+    def seen(self):
+        return prefill(self.model, self.method, self.batch.inputs)
+
+
+def check(model, method, batch, *names):
+    """Run the named checks, all of them by default."""
+    case = Case(model, method, batch)
+    for name in names or CHECKS:
+        CHECKS[name](case)
+
+
 # ---- checks
 # -------------------------------------------------------------------------------------------------------
 
 
-def check_counts(model, method, batch):
+def check_counts(case):
     """Every layer processes and stores what was promised before the run."""
-    seen = prefill(model, method, batch.inputs)
+    seen, method = case.seen, case.method
     layers, rows = len(seen.probe.layers), []
     for b in seen.samples:
         plan, stats = seen.promised[b], seen.stats.schedules[b]
-        promised = (0,) * layers if plan is None else plan.entering
+        promised = (0,) * layers
+        if plan is not None:
+            promised = plan.entering(len(seen.visual(b)), layers)
         rows.append([seen.text_count(b) + count for count in promised])
         if plan is None:
             continue
@@ -176,36 +201,36 @@ def check_counts(model, method, batch):
         )
 
 
-def check_text(model, method, batch):
+def check_text(case):
     """No text token is lost at any site."""
-    seen = prefill(model, method, batch.inputs)
+    seen = case.seen
     for b in seen.samples:
         text = set(range(len(seen.real_ids(b)))) - set(seen.visual(b))
         for site in seen.sites(b):
             assert text <= set(site.after), f"sample {b} lost text"
 
 
-def check_order(model, method, batch):
+def check_order(case):
     """Text and kept tokens stay in the order of the prompt; recycled ones follow their image or keep their place."""
-    seen = prefill(model, method, batch.inputs)
+    seen = case.seen
     for b in seen.samples:
         for site in seen.sites(b):
             stayed = [slot for slot in site.after if slot is not None and slot not in site.recycled]
             assert stayed == sorted(stayed), f"sample {b} changed its order"
 
 
-def check_distinct(model, method, batch):
+def check_distinct(case):
     """No token stands twice."""
-    seen = prefill(model, method, batch.inputs)
+    seen = case.seen
     for b in seen.samples:
         for site in seen.sites(b):
             stayed = [slot for slot in site.after if slot is not None]
             assert len(stayed) == len(set(stayed)), f"sample {b} holds a token twice"
 
 
-def check_images(model, method, batch):
+def check_images(case):
     """Where counts allow it, no image disappears."""
-    seen = prefill(model, method, batch.inputs)
+    seen = case.seen
     for b in seen.samples:
         visual = seen.visual(b)
         starts = [slot for slot in visual if slot - 1 not in visual]
@@ -214,31 +239,33 @@ def check_images(model, method, batch):
             left = {sum(visual[name] >= s for s in starts) for name in step.survivors.tolist()}
             plan = seen.promised[b]
             at = plan.sites.index(step.site)
-            promised = (plan.counts if method.may_keep_none else plan.kept)[at]
-            kept = len(step.keep) if method.adaptive else promised
+            promised = (plan.counts if case.method.may_keep_none else plan.kept)[at]
+            kept = len(step.keep) if case.method.adaptive else promised
             assert left == images or kept < len(images), f"sample {b} lost an image"
 
 
-def check_finite(model, method, batch):
+def check_finite(case):
     """No NaN and no infinity, in scores or logits."""
-    seen = prefill(model, method, batch.inputs)
+    seen = case.seen
     for b in seen.samples:
         assert bool(seen.tail(b).isfinite().all()), "logits are not finite"
         scores = [step.score for step in seen.trace.samples[b] if step.score is not None]
         assert all(bool(score.isfinite().all()) for score in scores), "scores are not finite"
 
 
-def check_repeatable(model, method, batch):
+def check_repeatable(case):
     """Two runs agree bit for bit."""
-    first, second = (prefill(model, method, batch.inputs) for _ in range(2))
+    first, second = case.seen, prefill(case.model, case.method, case.batch.inputs)
     assert first.logits.shape == second.logits.shape, "two runs differ"
     assert torch.equal(first.logits, second.logits), "two runs differ"
 
 
-def check_alone(model, method, batch):
+def check_alone(case):
     """A sample in a batch keeps the same tokens and gives the same logits as alone."""
-    together = prefill(model, method, batch.inputs)
-    for b, own in enumerate(batch.alone):
+    model, method, together = case.model, case.method, case.seen
+    if len(case.batch.alone) == 1:  # the batch is the sample alone
+        return
+    for b, own in enumerate(case.batch.alone):
         alone = prefill(model, method, own) if together.promised[b] is not None else None
         if alone is None:
             with torch.no_grad():
@@ -256,11 +283,12 @@ def check_alone(model, method, batch):
         close(together.tail(b), alone.logits[0], f"sample {b} differs from alone")
 
 
-def check_decode(model, method, batch):
+def check_decode(case):
     """Every decode step grows every layer by one, and every layer reports the logical length."""
+    model, batch = case.model, case.batch
     cache = DynamicCache(config=model.config)
     mask = batch.inputs["attention_mask"]
-    with sparsify(model, method), torch.no_grad():
+    with sparsify(model, case.method), torch.no_grad():
         token = model(**batch.inputs, **cached(cache)).logits[:, -1:].argmax(dim=-1)
         for step in range(1, 4):
             stored = [layer.keys.shape[-2] for layer in cache.layers]

@@ -1,4 +1,6 @@
-"""Every method in a whole model, masked instead of shortened. Of sparsight it imports how a layout is written down.
+"""Every method in a whole model, masked instead of shortened. Imports nothing of sparsight.
+
+Of a method it reads the settings; sites, counts and choices are worked out by the references here.
 
 The pass is dense: every layer computes the whole logical sequence, and a token dropped at a site is
 masked as a key in every layer from the site on. A recycled token is written into the place of its
@@ -11,9 +13,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sparsight.counts.layout import grids_layout
 from tests.support import reference as ref
 from tests.support import reference_baselines as base
+from tests.support import reference_counts as counts
 
 
 @dataclass
@@ -77,7 +79,6 @@ class Reference:
         self.model, self.base = model, model.model
         self.decoder, self.method = self.base.language_model, method
         self.layers = list(self.decoder.layers)
-        self.sites = method.sites_for(len(self.layers))
         vision = self.base.config.vision_config
         self.side = vision.image_size // vision.patch_size
 
@@ -87,11 +88,10 @@ class Reference:
         state = self._start(turns)
         stored = []
         for index, layer in enumerate(self.layers):
-            if index in self.sites:
-                before = state.order
-                for part in state.parts:
-                    if part.slots and index in self._plan(part).sites:
-                        self._prune(index, state, part, before)
+            before = state.order
+            for part in state.parts:
+                if part.slots and index in self._plan(part).sites:
+                    self._prune(index, state, part, before)
             stored.append(state.order)
             self._layer(layer, state)
         logits = self.model.lm_head(self.decoder.norm(state.hidden))
@@ -141,10 +141,8 @@ class Reference:
         return ((self.side, self.side),) * count
 
     def _plan(self, part):
-        count = len(part.slots)
-        return self.method.schedule_on(
-            grids_layout(self._grids(count // self.side**2)), count, len(self.layers)
-        )
+        grids = self._grids(len(part.slots) // self.side**2)
+        return counts.plan(self.method, grids, len(self.layers))
 
     def _positions(self, order, length):
         position = list(range(length))

@@ -1,0 +1,129 @@
+"""How many visual tokens stay at each site, written slowly. Imports nothing of sparsight.
+
+Budgets are fractions of whole numbers, and the bisection runs on integers, so nothing is rounded
+before the end.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from tests.support import reference as ref
+from tests.support import reference_baselines as base
+
+PRESETS = ("SparseVLM", "SparseVLMPlus", "Random", "Uniform", "Pool", "Downscale")
+SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
+BITS = 80  # of the bisected ratio
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sites of one sample, and at each of them tokens kept and tokens recycled."""
+
+    sites: tuple
+    kept: tuple
+    recycled: tuple
+
+    @property
+    def counts(self):
+        return tuple(map(sum, zip(self.kept, self.recycled, strict=True)))
+
+    def entering(self, visual, layers):
+        """Visual tokens that enter each layer."""
+        now = {0: visual, **dict(zip(self.sites, self.counts, strict=True))}
+        return tuple(now[max(site for site in now if site <= layer)] for layer in range(layers))
+
+
+def budget(retain, visual):
+    """The layer mean that is wanted, exactly: 1/3 of 36 is 12."""
+    if retain is None:
+        return Fraction(visual)
+    if isinstance(retain, int):
+        return Fraction(min(retain, visual))
+    return Fraction(retain).limit_denominator(10**6) * visual
+
+
+def scaled_sites(wanted, visual, layers):
+    """SparseVLM's sites for another depth; the layers before the first cost half the budget or less."""
+    sites = []
+    for site in (3, 7, 16):
+        rounded = math.floor(Fraction(site * layers, 32) + Fraction(1, 2))
+        sites.append(min(max(rounded, 1), layers - 1))
+    while sites[0] > 1 and sites[0] * visual > wanted * layers / 2:
+        sites[0] -= 1
+    return tuple(sorted(set(sites)))
+
+
+def solve(wanted, visual, sites, layers, authors):
+    """Counts V s^2, V s^3, V s^4, ...: the largest s whose cost is met, then token by token."""
+    starts = [max(site - authors, 0) for site in sites]
+    spans = [end - start for start, end in zip(starts, [*starts[1:], layers], strict=True)]
+    room = wanted * layers - starts[0] * visual
+
+    def shares(ratio):
+        return [Fraction(visual * ratio ** (2 + i), 2 ** (BITS * (2 + i))) for i in range(len(sites))]
+
+    def cost(values):
+        return sum(span * max(1, value) for span, value in zip(spans, values, strict=True))
+
+    ratio = 0
+    for bit in reversed(range(BITS + 1)):
+        if ratio + 2**bit <= 2**BITS and cost(shares(ratio + 2**bit)) <= room + SLACK:
+            ratio += 2**bit
+    counts = [max(1, math.floor(share + SLACK)) for share in shares(ratio)]
+    heaviest = sorted(range(len(sites)), key=lambda i: (-spans[i], i))
+    while True:
+        left = room - sum(span * count for span, count in zip(spans, counts, strict=True))
+        above = [visual, *counts]
+        fits = [i for i in heaviest if spans[i] <= left + SLACK and counts[i] < above[i]]
+        if not fits:
+            return counts
+        counts[fits[0]] += 1
+
+
+def split(count, present, tau, theta):
+    """The most tokens kept whose dropped ones' clusters still fit; else half of the places each."""
+    if count >= present:
+        return present, 0
+    fits = [
+        kept
+        for kept in range(1, count + 1)
+        if kept + ref.pool_size(present - kept, tau, theta)[1] <= count
+    ]
+    kept = max(fits, default=count - count // 2)
+    return kept, count - kept
+
+
+def at_site(method, index, count, present):
+    """Tokens kept and recycled at one site of a method that SparseVLM's settings describe."""
+    recycles = getattr(method, "recycle", False)
+    if getattr(method, "kept", None) is not None:
+        kept = min(method.kept[index], present)
+        pool = present - kept if recycles else 0
+        return kept, ref.pool_size(pool, method.tau, method.theta)[1] if pool else 0
+    count = min(count, present)
+    return split(count, present, method.tau, method.theta) if recycles else (count, 0)
+
+
+@functools.cache
+def plan(method, grids, layers):
+    """The counts of one sample, from a method's settings and the grids of its images."""
+    visual, name = sum(height * width for height, width in grids), type(method).__name__
+    wanted = budget(method.retain, visual)
+    sites = method.sites or scaled_sites(wanted, visual, layers)
+    if wanted == visual and (isinstance(method.retain, int) or not getattr(method, "kept", None)):
+        return Plan(sites, (visual,) * len(sites), (0,) * len(sites))
+    if name == "Downscale":
+        height, width = base.small_grid(grids, method.retain)
+        return Plan(sites, (len(grids) * height * width,), (0,))
+    authors = getattr(method, "accounting", "entering") == "authors"
+    counts = [None] * len(sites)
+    if not getattr(method, "kept", None):
+        counts = solve(wanted, visual, sites, layers, authors)
+    steps, present = [], visual
+    for index, count in enumerate(counts):
+        steps.append(at_site(method, index, count, present))
+        present = sum(steps[-1])
+    kept, recycled = zip(*steps, strict=True)
+    return Plan(sites, recycled, kept) if name == "Pool" else Plan(sites, kept, recycled)
