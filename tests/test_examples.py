@@ -1,4 +1,4 @@
-"""The images in examples/: they exist as described, and the embedded model answers as `make demo` shows."""
+"""The images in examples/ are as described, and the model answers as `make demo` shows."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The one way to build a prompt: the first token once, images first, and every loss refused by its cause."""
+"""How a prompt is built: one BOS token, images first, and every loss refused by its cause."""
 
 import re
 
@@ -55,7 +55,7 @@ def test_a_tokenizer_that_begins_alone_is_left_to_it(model):
 
 
 def test_later_turns_begin_nothing(model):
-    """A template that marks the first turn alone is rendered again for a turn that goes on with the cache."""
+    """A template that marks the first turn alone is rendered anew for a later turn."""
     odd = "{{- bos_token -}}{{- messages | length -}}" + tiny_processor.TEMPLATE
     talk = Chat(
         model, tiny_processor.processor(odd, True), reuse="cache", max_new_tokens=2, eos_token_id=0

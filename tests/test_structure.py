@@ -1,4 +1,4 @@
-"""What keeps the code readable: small files, short functions, no machine's paths, docstrings for all that is public."""
+"""What keeps the code readable: small files, short and plain functions, docstrings, rooms."""
 
 import ast
 import itertools
@@ -16,7 +16,9 @@ from sparsight.errors import TESTED
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-HARD_FILE, SOFT_FILE, HARD_FUNCTION = 400, 300, 60
+HARD_FILE = 400
+SOFT_FILE = 300
+HARD_FUNCTION = 60
 # spelt in parts, so that this file does not name what it looks for
 PLACES = ("work", "root", "tmp", "home")
 REGISTRIES = ("pip" + r"\.conf", "--index-" + "url", "arti" + "factory")

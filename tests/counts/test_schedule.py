@@ -1,4 +1,4 @@
-"""Counts and costs: the published numbers exactly, and what holds for every budget, depth and number of tokens."""
+"""Counts and costs: the published numbers, and what holds for every budget, depth and size."""
 
 import itertools
 import math
@@ -101,7 +101,6 @@ def test_unpublished_budget_names_the_published_ones():
 
 
 # ---- every budget
-# -------------------------------------------------------------------------------------------------
 
 depths = st.integers(2, 96)
 tokens = st.integers(1, 3000)
@@ -219,7 +218,6 @@ def test_the_published_cost_can_be_asked_for():
 
 
 # ---- sites and settings
-# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The cache of a pruned prompt: bound to its block, resettable, croppable down to the end of what was pruned."""
+"""The cache of a pruned prompt belongs to its block, can be reset, and cropped to the prompt."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The contract's checks bite: whatever is broken on purpose fails exactly the checks of what it breaks."""
+"""The contract's checks bite: each thing broken on purpose fails exactly its own checks."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -126,7 +126,7 @@ def test_the_engine_itself_refuses_other_counts(method):
 
 
 def spoil_rows(monkeypatch, change):
-    """Have the engine change a shortened row: `change` gets its places of visual and of other tokens."""
+    """Have the engine spoil a shortened row; `change` gets indices of visual and text tokens."""
     plain = Stop.rearrange
 
     def rearrange(self):

@@ -1,4 +1,4 @@
-"""After the block the model is as it was, whatever happened inside; and a second engine never mixes with the first."""
+"""After the block the model is as it was; a second engine never mixes with the first."""
 
 import contextlib
 import copy
@@ -236,7 +236,8 @@ def test_threads(shared):
 def test_nothing_happens_on_import():
     code = (
         "import torch, transformers.modeling_utils as m, transformers.cache_utils as c\n"
-        "def look(): return sorted(m.ALL_ATTENTION_FUNCTIONS.valid_keys()), list(vars(c.DynamicLayer).items()), "
+        "def look(): return sorted(m.ALL_ATTENTION_FUNCTIONS.valid_keys()), "
+        "list(vars(c.DynamicLayer).items()), "
         "list(vars(torch.nn.Module).items()), torch.get_num_threads(), torch.initial_seed()\n"
         "before = look()\nimport sparsight\nassert look() == before\n"
     )

@@ -1,4 +1,4 @@
-"""Pruned equals masked: logits of the shortened model against a dense one in which dropped tokens are masked."""
+"""Pruned equals masked: a shortened model gives the logits of a dense one with masked tokens."""
 
 import pytest
 import torch
@@ -35,7 +35,9 @@ def close(got, want, message):
 def test_prefill_and_teacher_forced_decode(method, kernel, layout):
     model, method = tiny_model(kernel), METHODS[method]
     batch = tiny.batch(LAYOUTS[layout], dtype=model.dtype)
-    said, mask, cache = text(len(batch.alone), 4), batch.inputs["attention_mask"], DynamicCache()
+    said = text(len(batch.alone), 4)
+    mask = batch.inputs["attention_mask"]
+    cache = DynamicCache()
     with sparsify(model, method) as run, torch.no_grad():
         parts = [model(**batch.inputs, **cached(cache)).logits]
         for step in range(said.shape[1]):
@@ -146,7 +148,7 @@ def test_second_text_turn_with_generate(method, kernel):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("method", METHODS)
 def test_second_text_turn_of_unequal_length(method, kernel):
-    """The padding of a later turn lies in the middle of the cache, and stays padding for every step that follows."""
+    """Padding of a later turn lies in the middle of the cache, and stays padding in later steps."""
     model, method = tiny_model(kernel), METHODS[method]
     batch = tiny.batch(LAYOUTS["two"], dtype=model.dtype)
     turn, last = text(2, 5), text(2, 2, seed=6)

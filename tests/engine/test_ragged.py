@@ -1,4 +1,4 @@
-"""Ragged batches: what once went wrong in one sample because of its neighbours, of its gaps, or of its lost images."""
+"""Ragged batches: neighbours, gaps and lost images change nothing in a sample."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_more_images_than_tokens_that_are_left(model, positions, sites):
 @pytest.mark.parametrize("positions", ["keep", "renumber"])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_gap_in_the_mask_moves_nothing(model, method, positions, seed):
-    """Masked tokens between image and question, with the positions that the others have without them."""
+    """Mask tokens between image and question; the others keep their positions."""
     plain = tiny.batch([["image", 9]], seed=seed).inputs
     ids, cut = plain["input_ids"], plain["input_ids"].shape[1] - 6
     gap = torch.full((1, 12), 50)

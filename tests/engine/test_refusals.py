@@ -1,4 +1,4 @@
-"""What is refused, by name, and before anything runs: the message says what was given and what to do."""
+"""Refusals come before anything runs; the message says what was given and what to do."""
 
 import re
 
@@ -33,7 +33,6 @@ def refuses(error, *words):
 
 
 # ---- attaching
-# ----------------------------------------------------------------------------------------------------
 
 
 def test_a_model_without_images():
@@ -137,7 +136,6 @@ def test_moving_rotary_tables(kind, inputs):
 
 
 # ---- prompts
-# ------------------------------------------------------------------------------------------------------
 
 
 def no_vision(model, monkeypatch):
@@ -203,7 +201,7 @@ def test_a_mask_of_another_length(model, inputs, length):
 
 
 def test_packed_prompts(model, inputs):
-    """Without mask and cache, transformers reads a fresh start of the positions as another prompt."""
+    """Without mask and cache, transformers takes restarting positions for packed prompts."""
     ids, length = inputs["input_ids"], inputs["input_ids"].shape[1]
     places = torch.cat([torch.arange(length - 3), torch.arange(3)])[None]
     call = {
@@ -247,7 +245,6 @@ def test_labels_and_scattered_logits(model, inputs):
 
 
 # ---- caches and generate
-# ------------------------------------------------------------------------------------------
 
 
 def test_caches_that_cannot_be_shortened(model, inputs):

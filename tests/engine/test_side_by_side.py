@@ -1,4 +1,4 @@
-"""Several models, threads, generators and copies beside each other: each is what it is alone, or refused by name."""
+"""Models, threads, generators and copies side by side work as if alone, or are refused by name."""
 
 import copy
 import io
@@ -59,7 +59,6 @@ def alone(model, method, inputs):
 
 
 # ---- threads
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_blocks_opened_and_closed_in_threads(model, other, inputs):
@@ -84,7 +83,7 @@ def test_blocks_opened_and_closed_in_threads(model, other, inputs):
 
 
 def test_a_block_ended_by_another_thread(model, inputs):
-    """What a broken pass of the first thread left there is forgotten by its next pass of any model."""
+    """A broken pass that a thread left behind is forgotten by its next pass of any model."""
     before = snapshot(model)
     run = sparsify(model, METHOD)
     handle = model.model.language_model.norm.register_forward_pre_hook(interrupt)
@@ -100,7 +99,6 @@ def test_a_block_ended_by_another_thread(model, inputs):
 
 
 # ---- nested
-# -------------------------------------------------------------------------------------------------------
 
 
 def interrupt(*_):
@@ -147,7 +145,6 @@ def test_blocks_that_end_in_another_order(model, other, inputs):
 
 
 # ---- interrupted
-# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
@@ -224,7 +221,6 @@ def test_generators_in_turns_one_closed_half_way(model, other, inputs):
 
 
 # ---- copies
-# -------------------------------------------------------------------------------------------------------
 
 COPIES = {
     "deepcopy": copy.deepcopy,

@@ -1,9 +1,10 @@
-"""Threads on one model, and on two: each says what it says alone, and reads its own numbers. Nothing stays behind."""
+"""Threads on one model and on two: each answers as if alone and reads its own stats."""
 
 import asyncio
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def processor():
 
 
 def warm(seed=0):
-    """A model that has run: transformers puts hooks of its own on an image encoder that runs for the first time."""
+    """Return a model that has run once, as transformers hooks an image encoder in its first run."""
     model = tiny.tiny_llava(seed=seed)
     with torch.no_grad():
         model(**tiny.batch([["image", 4]]).inputs)
@@ -104,12 +105,8 @@ def test_every_mode_at_once_on_one_model(processor):
     model = warm()
     before = snapshot(model)
     with sparsify(model, METHOD) as run:
-
-        def job(mode, seed):
-            return lambda: conversation(model, processor, run, mode, seed)
-
         jobs = [
-            job(MODES[(seed + number) % 4], seed)
+            partial(conversation, model, processor, run, MODES[(seed + number) % 4], seed)
             for number in range(ROUNDS)
             for seed in range(THREADS)
         ]
@@ -126,13 +123,10 @@ def test_two_models_at_once(processor):
     before = [snapshot(model) for model in models]
     with sparsify(models[0], METHOD) as first, sparsify(models[1], Uniform(retain=9)) as second:
         runs = [first, second]
-
-        def job(number, mode):
-            return lambda: conversation(
-                models[number % 2], processor, runs[number % 2], mode, number
-            )
-
-        jobs = [job(number, MODES[number // 2 % 4]) for number in range(16)]
+        jobs = []
+        for number in range(16):
+            own = models[number % 2], processor, runs[number % 2], MODES[number // 2 % 4]
+            jobs.append(partial(conversation, *own, number))
         alone = [work() for work in jobs]
         assert in_threads(jobs) == alone
     assert [snapshot(model) for model in models] == before
@@ -217,12 +211,12 @@ def test_marks_of_a_text_model_are_those_of_the_caller():
 
 def test_images_are_remembered_for_the_caller_alone():
     model = tiny.tiny_llava()
-    base, one, two = (
-        model.model,
-        *(tiny.batch([["image", 4]], seed=seed).inputs["pixel_values"] for seed in (0, 1)),
-    )
+    base = model.model
+    one, two = (tiny.batch([["image", 4]], seed=seed).inputs["pixel_values"] for seed in (0, 1))
     plain = vars(base).get("get_image_features")
-    inside, outside, seen = threading.Event(), threading.Event(), []
+    inside = threading.Event()
+    outside = threading.Event()
+    seen = []
 
     def other():
         inside.wait()

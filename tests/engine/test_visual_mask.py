@@ -1,4 +1,4 @@
-"""A text model alone, whose caller puts the visual tokens in and marks them, does what it does inside a VLM."""
+"""A text model whose caller inserts and marks the visual tokens prunes as inside a VLM."""
 
 from types import SimpleNamespace
 

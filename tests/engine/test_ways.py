@@ -1,4 +1,4 @@
-"""Every way to generate, for every family: a pruned model says what its pruned prefill says, step by step."""
+"""Generation modes, for every family: a pruned model says what its pruned prefill says."""
 
 import pytest
 import torch
@@ -87,7 +87,7 @@ def echo(ids, count):
 
 
 def drafts_alike(model, inputs, option, methods):
-    """Check that drafted answers, keep-all and pruned, are those of plain greedy decoding, raters included."""
+    """Check that drafted answers and raters, dense and pruned, are those of greedy decoding."""
     words = {"max_new_tokens": 10}
     draft = {option: DRAFTS[option]()}
     dense = model.generate(**inputs, **words)
@@ -137,7 +137,7 @@ def test_drafts_that_cannot_be_taken_back(kind):
 
 @pytest.mark.mode("`GenerationMixin.generate(model, ...)`, past the model's own attribute")
 def test_candidates_would_rate():
-    """The check bites: with candidates in the prompt, other words rate and another answer comes out."""
+    """The check bites: candidates in the prompt change the raters and with them the answer."""
     model = tiny.tiny_llava()
     inputs = tiny.batch([["image", 6]]).inputs
     draft = {"assistant_model": tiny.tiny_llava(seed=3), "max_new_tokens": 4}

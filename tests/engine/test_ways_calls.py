@@ -1,4 +1,4 @@
-"""Ways to call generate() and the model: each is right, or refused by name before any image is encoded."""
+"""Calls of generate() and the model are right, or refused before any image is encoded."""
 
 import pytest
 import torch
@@ -35,7 +35,6 @@ def no_vision(model, monkeypatch):
 
 
 # ---- options
-# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -127,7 +126,6 @@ def test_a_pipeline():
 
 
 # ---- caches
-# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.mode("`StaticCache`, with and without torch.compile")
@@ -164,11 +162,9 @@ def test_quantised_caches_of_other_packages(model, inputs, no_vision, package):
 @pytest.mark.mode("a pruned cache in another model, or after its block")
 def test_a_pruned_cache_in_another_model(model, inputs):
     """Which would attend without the mask that its short layers need."""
-    other, cache, step = (
-        tiny.tiny_llava(dtype=torch.float32),
-        DynamicCache(),
-        {"input_ids": torch.tensor([[9]])},
-    )
+    other = tiny.tiny_llava(dtype=torch.float32)
+    cache = DynamicCache()
+    step = {"input_ids": torch.tensor([[9]])}
     with sparsify(model, METHOD):
         model(**inputs, **cached(cache))
         with pytest.raises(AttachError, match="another model's"):
@@ -182,7 +178,6 @@ def test_a_pruned_cache_in_another_model(model, inputs):
 
 
 # ---- outputs
-# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.mode("`output_hidden_states`, `output_attentions`")
@@ -217,14 +212,13 @@ def test_last_logits_count_from_the_right(model, inputs):
 
 
 # ---- compiled code
-# ------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of torch's tracer, about caches of functions
 @pytest.mark.mode("torch.compile before `sparsify`, hidden in a wrapper or a `forward`")
 def test_code_compiled_before(inputs):
-    """No module shows that its forward was compiled; it prunes all the same, and forgets it afterwards."""
+    """Nothing shows that a forward was compiled; the model prunes, and is as before afterwards."""
     torch._dynamo.reset()
     model, method = (
         tiny.tiny_llava(dtype=torch.float32, num_hidden_layers=3),

@@ -1,4 +1,4 @@
-"""Models over several devices: what runs beside the hidden states follows them, and answers are bit by bit the same."""
+"""Models over several devices: all inputs of a layer follow it, and answers are bit-identical."""
 
 import copy
 

@@ -28,7 +28,7 @@ def answer(model, inputs):
 
 
 def same_when_full(model, inputs):
-    """Check that keeping everything changes no bit, and that pruning changes something; return what that says."""
+    """Return the pruned logits; check that keeping everything changes no bit and pruning does."""
     with torch.no_grad():
         plain = model(**inputs).logits
         with sparsify(model, FULL):
@@ -45,7 +45,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 # ---- adapters
-# -----------------------------------------------------------------------------------------------------
 
 
 def adapted(model):
@@ -100,7 +99,6 @@ def test_a_wrapper_hides_no_refusal(model, inputs):
 
 
 # ---- quantised weights
-# --------------------------------------------------------------------------------------------
 
 
 def of_torch(model):
@@ -131,7 +129,6 @@ def test_quantised_weights(model, inputs, quantise):
 
 
 # ---- precision
-# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -173,7 +170,6 @@ def test_scores_are_float32_under_autocast(model, inputs, monkeypatch):
 
 
 # ---- training
-# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", ["", "model", "model.language_model"])

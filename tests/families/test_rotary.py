@@ -1,4 +1,4 @@
-"""Models with other positions or masks than LLaVA's: the engine's contract, and pruned equals masked."""
+"""Models with other positions or masks than LLaVA's: the contract, and pruned equals masked."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ METHODS = {
 
 
 def videos(kind):
-    """Videos and images in ragged samples; GLM cannot tell their placeholders apart, so they come without images."""
+    """Return ragged samples of videos and images; GLM cannot mix the two and gets no images."""
     if kind == "glm4v":
         return [[("video", 3, 2, 3), 6], [2, ("video", 2, 3, 2), 3, ("video", 1, 4, 2), 5], [20]]
     return [
@@ -37,7 +37,7 @@ def videos(kind):
 
 
 def want(kind, method, alone, run, *, said=(), sample=0, length=None):
-    """Logits of one sample's prompt and what was said, dropped tokens hidden, in float64; its scores are checked."""
+    """Return float64 logits of a prompt and its answer, dropped tokens masked; check the scores."""
     model = tiny_rotary.model(kind, "eager", torch.float64)
     inputs = {
         name: part.double() if part.is_floating_point() else part for name, part in alone.items()
@@ -145,7 +145,7 @@ def check_masked(kind, model, method, batch):
 @pytest.mark.parametrize(("kind", "kernel"), PAIRS)
 @pytest.mark.mode("a hand-written loop")
 def test_manual_loop_and_second_turn(kind, kernel):
-    """One sample without mask or positions: an answer word by word, then a turn of several words."""
+    """No mask and no positions: an answer token by token, then a turn of several tokens."""
     model, method = tiny_rotary.model(kind, kernel), METHODS["sparsevlm"]
     own = tiny_rotary.batch(kind, [[2, tiny_rotary.image(kind, 3, 5), 7]], model.dtype).alone[0]
     said = torch.randint(FIRST, VOCAB, (9,), generator=torch.Generator().manual_seed(1))

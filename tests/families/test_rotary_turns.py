@@ -21,7 +21,8 @@ from tests.support.tiny_rotary import KINDS, LLAVA, QWEN
 def test_second_turn_with_a_new_image(kind):
     if tiny.OLD and kind == "gemma3":
         pytest.skip(
-            "transformers before 5.18 lets the blocks of a later turn begin at the wrong token, pruned or not"
+            "transformers before 5.18 lets the blocks of a later turn begin at the wrong token, "
+            "pruned or not"
         )
     model, cache = tiny_rotary.model(kind), DynamicCache(config=tiny_rotary.model(kind).config)
     first, second = one(kind, model), one(kind, model, text=5, seed=1)
@@ -55,7 +56,7 @@ def test_second_turn_with_a_new_image(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_second_turn_of_unequal_length(kind):
-    """The padding of a later turn lies in the middle of the cache, and stays padding for every step that follows."""
+    """Padding of a later turn lies in the middle of the cache, and stays padding in later steps."""
     model = tiny_rotary.model(kind, "eager" if kind == "paligemma2" else "sdpa")
     batch = tiny_rotary.batch(kind, tiny_rotary.rows(kind), model.dtype)
     cache, first = DynamicCache(config=model.config), int(kind.startswith("paligemma"))
@@ -98,7 +99,7 @@ def test_second_turn_of_unequal_length(kind):
 
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 def test_paligemma_without_token_types(kernel):
-    """transformers then lets everything see everything with sdpa, and is causal with eager attention."""
+    """transformers is then bidirectional with sdpa, and causal with eager attention."""
     model = tiny_rotary.model("paligemma", kernel)
     inputs = one("paligemma", model)
     bare = {name: part for name, part in inputs.items() if name != "token_type_ids"}
@@ -158,7 +159,8 @@ def test_an_image_after_a_text_turn_longer_than_the_window(kind):
         }
     if tiny.OLD and types:
         pytest.skip(
-            "transformers before 5.18 lets the blocks of a later turn begin at the wrong token, pruned or not"
+            "transformers before 5.18 lets the blocks of a later turn begin at the wrong token, "
+            "pruned or not"
         )
     with sparsify(model, METHOD) as run, torch.no_grad():
         model(input_ids=before, attention_mask=pads, position_ids=places[:, :31], **cached(cache))

@@ -1,4 +1,4 @@
-"""What is particular to the baselines: draws, means, smaller images, and what is refused by name."""
+"""What only the baselines do: draws, means, smaller images, refusals."""
 
 import dataclasses
 import json
@@ -44,17 +44,16 @@ def refuses(error, *words):
 
 
 # ---- choices
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_random_draws_repeat_and_follow_their_seed():
     sizes = [(6, 6), (6, 6)]
-    first, again, other, deeper = (
-        Random(retain=9, seed=seed).select(view(sizes, 9, site=site)).keep[0].tolist()
-        for seed, site in ((1, 0), (1, 0), (2, 0), (1, 3))
-    )
-    assert first == again
-    assert len({tuple(keep) for keep in (first, other, deeper)}) == 3
+
+    def draw(seed, site):
+        return tuple(Random(retain=9, seed=seed).select(view(sizes, 9, site=site)).keep[0].tolist())
+
+    assert draw(seed=1, site=0) == draw(seed=1, site=0)
+    assert len({draw(seed=1, site=0), draw(seed=2, site=0), draw(seed=1, site=3)}) == 3
 
 
 def test_random_draws_are_fair():
@@ -73,8 +72,9 @@ def test_pooled_tokens_are_means(sizes, count):
     assert answer.keep.tolist() == [[]]
     assert answer.recycled.centres.tolist() == [centres]
     for value, cell in zip(answer.recycled.values[0], cells, strict=True):
-        want = [sum(float(seen.hidden[0, t, d]) for t in cell) / len(cell) for d in range(3)]
-        torch.testing.assert_close(value, torch.tensor(want, dtype=torch.float64))
+        for d in range(3):
+            want = sum(float(seen.hidden[0, t, d]) for t in cell) / len(cell)
+            assert float(value[d]) == pytest.approx(want)
 
 
 def test_uniform_is_an_even_stride_once_the_grid_is_gone():
@@ -100,12 +100,13 @@ def test_the_budget_is_the_count_in_every_layer(method):
 
 
 # ---- smaller images
-# -----------------------------------------------------------------------------------------------
 
 
 def wanted(model, inputs, small, **switch):
     """Logits of the unpruned model on smaller images, with as many placeholders."""
-    base, ids, pixels = model.model, inputs["input_ids"][0].tolist(), inputs["pixel_values"]
+    base = model.model
+    ids = inputs["input_ids"][0].tolist()
+    pixels = inputs["pixel_values"]
     size = [n * tiny.PATCH for n in small]
     pixels = torch.nn.functional.interpolate(
         pixels.float(), size=size, mode="bicubic", antialias=True
@@ -186,7 +187,6 @@ def test_other_calls_of_the_encoder_stay_as_they_are():
 
 
 # ---- refusals
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_the_input_is_no_site_for_attention():
@@ -273,7 +273,6 @@ def test_counts_that_images_cannot_share():
 
 
 # ---- command line
-# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", BASELINES)

@@ -1,4 +1,4 @@
-"""Grids of visual tokens: cells, centres, shares and smaller grids, against loops and by their properties."""
+"""Grids of visual tokens: cells, centres, shares and smaller grids against slow loops."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every choice against the slow reference: raters, scores, tokens kept, clusters and the values rebuilt from them."""
+"""Choices against the slow reference: raters, scores, tokens kept, clusters, rebuilt values."""
 
 import dataclasses
 import math
@@ -86,7 +86,6 @@ def same_step(step, wanted):
 
 
 # ---- raters and scores
-# --------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -184,7 +183,9 @@ def test_rater_rows_are_rows_of_the_full_map(monkeypatch, past, kind, softcap, c
 
 def test_marker_values_read_the_same_score():
     """A one-hot marker on each visual key, read at the rater rows, is the attention to it."""
-    made, rows, columns = call(5), torch.tensor([4, 6]), torch.arange(1, 4)
+    made = call(5)
+    rows = torch.tensor([4, 6])
+    columns = torch.arange(1, 4)
     markers = torch.zeros(7, 3, dtype=torch.float64)
     markers[columns, torch.arange(3)] = 1
     read = (full_attention(made, 0) @ markers)[:, rows].mean(dim=(0, 1))
@@ -227,7 +228,6 @@ def test_plus_needs_rotary_frequencies():
 
 
 # ---- choosing
-# -----------------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -267,7 +267,6 @@ def test_numerical_rank(shape, tolerance):
 
 
 # ---- recycling
-# ----------------------------------------------------------------------------------------------------
 
 
 def same_clusters(points, clusters):

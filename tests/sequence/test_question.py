@@ -1,4 +1,4 @@
-"""A question in front of its image cannot rate it: refused, or told in a warning where that is not certain."""
+"""A question in front of its image cannot rate it: refused, or a warning where unsure."""
 
 import warnings
 
@@ -11,8 +11,13 @@ from sparsight.methods import Uniform
 from sparsight.sequence.question import Marks, check_questions, read_marks
 from tests.support import tiny, tiny_rotary
 
-START, END, VISION_END = 90, 91, 92  # of a turn, and of an image
-IMAGE, BOS, PAD = 3, 1, 0
+# of a turn, and of an image
+START = 90
+END = 91
+VISION_END = 92
+IMAGE = 3
+BOS = 1
+PAD = 0
 MARKS = Marks(frozenset({START, END, VISION_END, IMAGE, BOS, PAD}), frozenset({END}))
 PICTURE, WORDS = [IMAGE] * 4, [*range(20, 30)]
 CHAT_TAIL = [
@@ -89,7 +94,8 @@ def test_images_first_pass_without_a_word(row):
 def test_a_question_in_front_is_refused(row):
     with pytest.raises(
         PromptError,
-        match=r"sample 0: no (words|text) follows? the last image.*put the image before its question",
+        match=r"sample 0: no (words|text) follows? the last image"
+        r".*put the image before its question",
     ):
         look(row)
 

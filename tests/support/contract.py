@@ -1,4 +1,4 @@
-"""What every method and the engine owe every prompt, as checks; looked at from outside, through the layers' inputs."""
+"""What the engine owes every method and prompt, as checks that look at the layers' inputs."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,16 +12,23 @@ from tests.support.caches import cached
 
 
 class Probe:
-    """What went in and out of every decoder layer; enter it inside the sparsify block, so that its hooks come last."""
+    """Records what goes in and out of every decoder layer.
+
+    Enter it inside the sparsify block, so that its hooks come last.
+    """
 
     def __init__(self, model):
         self.decoder = decoder_of(model)
         self.layers = list(self.decoder.layers)
-        self.entering, self.leaving, self._handles = {}, {}, []
+        self.entering = {}
+        self.leaving = {}
+        self._handles = []
 
     def __enter__(self):
-        # what enters the decoder is what leaves the layer before layer 0
-        note = lambda _, __, kwargs: self.leaving.update({-1: kwargs["inputs_embeds"]})  # noqa: E731
+        def note(_, __, kwargs):
+            # what enters the decoder is what leaves the layer before layer 0
+            self.leaving[-1] = kwargs["inputs_embeds"]
+
         self._handles.append(self.decoder.register_forward_pre_hook(note, with_kwargs=True))
         for index, layer in enumerate(self.layers):
             before = layer.register_forward_pre_hook(
@@ -49,7 +56,13 @@ def placeholders(config):
 
 @dataclass
 class Site:
-    """One sample at one site: slots (among the sample's real tokens) before and after; None for a rebuilt token."""
+    """One sample at one site.
+
+    Args:
+        before: slots among the sample's real tokens; None for a rebuilt token.
+        after: slots that are left.
+        recycled: slots that rebuilt tokens took over.
+    """
 
     before: list
     after: list
@@ -124,7 +137,7 @@ def prefill(model, method, inputs):
 
 
 def promise(method, count, layers):
-    """The schedule of a sample: for the methods of the package from the slow reference, else the method's own."""
+    """Return a sample's plan: of the slow reference, or a test's own method's own."""
     if type(method).__name__ not in reference_counts.PRESETS:
         own = method.schedule(count, layers)
         return reference_counts.Plan(own.sites, own.kept, own.recycled)
@@ -139,9 +152,18 @@ def positions(mask):
     return (mask.cumsum(-1) - 1).clamp_min(0)
 
 
+def image_numbers(slots):
+    """For each slot of a visual token the number of its image: a contiguous run of slots."""
+    numbers = []
+    for before, slot in zip([None, *slots], slots, strict=False):
+        number = numbers[-1] if numbers else 0
+        numbers.append(number + (before is not None and slot != before + 1))
+    return numbers
+
+
 @dataclass
 class Case:
-    """A model, a method and a batch, whose prefill runs once for all checks that only look at it."""
+    """A model, a method and a batch; its prefill runs once for all checks that only look at it."""
 
     model: object
     method: object
@@ -160,7 +182,6 @@ def check(model, method, batch, *names):
 
 
 # ---- checks
-# -------------------------------------------------------------------------------------------------------
 
 
 def check_counts(case):
@@ -211,7 +232,7 @@ def check_text(case):
 
 
 def check_order(case):
-    """Text and kept tokens stay in the order of the prompt; recycled ones follow their image or keep their place."""
+    """Text and kept tokens stay in the order of the prompt."""
     seen = case.seen
     for b in seen.samples:
         for site in seen.sites(b):
@@ -232,11 +253,10 @@ def check_images(case):
     """Where counts allow it, no image disappears."""
     seen = case.seen
     for b in seen.samples:
-        visual = seen.visual(b)
-        starts = [slot for slot in visual if slot - 1 not in visual]
+        image_of = image_numbers(seen.visual(b))
         for step in seen.trace.samples[b]:
-            images = {sum(visual[name] >= s for s in starts) for name in step.present.tolist()}
-            left = {sum(visual[name] >= s for s in starts) for name in step.survivors.tolist()}
+            images = {image_of[name] for name in step.present.tolist()}
+            left = {image_of[name] for name in step.survivors.tolist()}
             plan = seen.promised[b]
             at = plan.sites.index(step.site)
             promised = (plan.counts if case.method.may_keep_none else plan.kept)[at]
@@ -262,7 +282,9 @@ def check_repeatable(case):
 
 def check_alone(case):
     """A sample in a batch keeps the same tokens and gives the same logits as alone."""
-    model, method, together = case.model, case.method, case.seen
+    model = case.model
+    method = case.method
+    together = case.seen
     if len(case.batch.alone) == 1:  # the batch is the sample alone
         return
     for b, own in enumerate(case.batch.alone):

@@ -41,7 +41,7 @@ class Step:
 
 @dataclass
 class Part:
-    """A turn on its way: slots of its visual tokens, slots that are left in stored order, raters, decisions."""
+    """A turn on its way: slots of visual tokens, slots left in stored order, raters, decisions."""
 
     slots: list
     order: list
@@ -51,7 +51,7 @@ class Part:
 
 @dataclass
 class State:
-    """All turns on their way: hidden states (n, D) of the logical sequence, attention (H, n, n) of the last layer."""
+    """All turns on their way: hidden states (n, D), attention (H, n, n) of the last layer."""
 
     hidden: torch.Tensor
     parts: list
@@ -102,7 +102,9 @@ class Reference:
 
     def _start(self, turns):
         ids = [token for turn in turns for token in turn.ids]
-        hidden, parts, start = self.decoder.embed_tokens(torch.tensor(ids)).clone(), [], 0
+        hidden = self.decoder.embed_tokens(torch.tensor(ids)).clone()
+        parts = []
+        start = 0
         for turn in turns:
             order = list(range(start, start + len(turn.ids)))
             placeholders = [slot for slot in order if ids[slot] == self.base.config.image_token_id]
@@ -120,7 +122,7 @@ class Reference:
         return State(hidden, parts)
 
     def _features(self, pixels):
-        """Visual tokens (V, D) of all images; those of a smaller image stand for several placeholders."""
+        """Return visual tokens (V, D); those of a smaller image stand for several placeholders."""
         count, small = len(pixels), (self.side, self.side)
         if type(self.method).__name__ == "Downscale":
             small = base.small_grid(self._grids(count), self.method.retain)
@@ -153,22 +155,21 @@ class Reference:
 
     def _layer(self, layer, state):
         hidden, order = state.hidden, state.order
-        length, rank = len(hidden), {slot: i for i, slot in enumerate(order)}
-        rows = [
-            [i == j or (j in rank and rank[j] <= rank.get(i, -1)) for j in range(length)]
-            for i in range(length)
-        ]
+        length, allowed = len(hidden), torch.eye(len(hidden), dtype=torch.bool)
+        for number, slot in enumerate(order):  # a token that is left sees those before it
+            allowed[slot, order[:number]] = True
         positions = torch.tensor(self._positions(order, length))
-        attended, state.attention = self._attend(layer, hidden, torch.tensor(rows), positions)
+        attended, state.attention = self._attend(layer, hidden, allowed, positions)
         hidden = hidden + attended
         state.hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
     def _attend(self, layer, hidden, allowed, positions):
-        attn, normed, length = layer.self_attn, layer.input_layernorm(hidden), len(hidden)
-        projections = (attn.q_proj, attn.k_proj, attn.v_proj)
-        query, key, value = (
-            project(normed).view(length, -1, attn.head_dim) for project in projections
-        )
+        attn = layer.self_attn
+        normed = layer.input_layernorm(hidden)
+        length = len(hidden)
+        query = attn.q_proj(normed).view(length, -1, attn.head_dim)
+        key = attn.k_proj(normed).view(length, -1, attn.head_dim)
+        value = attn.v_proj(normed).view(length, -1, attn.head_dim)
         cos, sin = (table[0] for table in self.decoder.rotary_emb(hidden[None], positions[None]))
         heads, maps = [], []
         for h in range(query.shape[1]):
@@ -206,24 +207,20 @@ class Reference:
         count = plan.counts[plan.sites.index(site)]
         if count >= len(present):
             return
-        grids, images = (
-            self._grids(len(slots) // self.side**2),
-            [_run(slots, slot) for slot in present],
-        )
+        grids = self._grids(len(slots) // self.side**2)
+        images = [_run(slots, slot) for slot in present]
         keep, score, cells, centres = base.choose(self.method, site, grids, images, count)
-        names, place = [slots.index(slot) for slot in present], [present[c] for c in centres]
+        names = [slots.index(slot) for slot in present]
+        place = [present[c] for c in centres]
         step = Step(
             site, names, [names[i] for i in keep], score, centres=[names[c] for c in centres]
         )
         pooled = sorted((token, label) for label, cell in enumerate(cells) for token in cell)
-        step.pool, step.labels = (
-            [names[token] for token, _ in pooled],
-            [label for _, label in pooled],
-        )
+        step.pool = [names[token] for token, _ in pooled]
+        step.labels = [label for _, label in pooled]
         if cells:
-            values = torch.stack(
-                [state.hidden[[present[t] for t in cell]].mean(dim=0) for cell in cells]
-            )
+            visual = state.hidden[present]
+            values = torch.stack([visual[cell].mean(dim=0) for cell in cells])
             state.hidden = state.hidden.index_copy(0, torch.tensor(place), values)
         part.steps.append(step)
         part.order = self._reorder(part, {present[i] for i in keep}, place)
@@ -259,7 +256,7 @@ class Reference:
         kept, clusters = plan.kept[step], plan.recycled[step]
         if not self._adapts(part):
             return kept, clusters
-        rows = [[float(attention[:, r, c].mean()) for c in present] for r in part.raters]
+        rows = attention.mean(dim=0)[part.raters][:, present].tolist()
         removed = int(
             method.prune_scale * (len(present) - ref.rank_of(rows, method.rank_tolerance))
         )
@@ -272,10 +269,13 @@ class Reference:
         return (own, extra) if own + extra <= kept + clusters else (kept, clusters)
 
     def _recycle(self, state, part, choice):
-        (present, keep, clusters), method, step = choice, self.method, part.steps[-1]
+        present, keep, clusters = choice
+        method = self.method
+        step = part.steps[-1]
         dropped = [i for i in range(len(present)) if i not in keep]
         size = max(ref.pool_size(len(dropped), method.tau, method.theta)[0], clusters)
-        pool = [dropped[i] for i in ref.choose([step.score[i] for i in dropped], size)]
+        scores = [step.score[i] for i in dropped]
+        pool = [dropped[i] for i in ref.choose(scores, size)]
         points = [state.hidden[present[i]].tolist() for i in pool]
         centres, labels = ref.density_peaks(points, clusters)
         values = ref.merge(points, labels, clusters, method.aggregate)

@@ -14,7 +14,7 @@ OWN = ("rope_deltas",)  # what models with M-RoPE note on themselves in every pr
 
 
 def snapshot(model):
-    """Hooks, attributes by identity, classes and forwards of every module, and the words of both configs."""
+    """Return hooks, attribute ids, classes and forwards of all modules, and both configs."""
     seen = {}
     for name, module in model.named_modules(remove_duplicate=False):
         own = vars(module)

@@ -1,4 +1,4 @@
-"""Judges one odd combination: right against slow masked runs, untouched if nothing is pruned, or refused for a reason.
+"""Judges an odd combination: equal to slow masked runs, untouched, or refused for a reason.
 
 What a site dropped is taken from the trace and hidden in a slow run of every sample alone
 (support/hidden.py); that it dropped the right tokens is checked by the scores, which that run gives
@@ -26,7 +26,7 @@ PROBED = {
 
 @dataclass
 class Ran:
-    """A case that was served: its method, what the model got, what came out, and what tells what was kept."""
+    """A case that was served: its method, the model's inputs, its outputs, the run's trace."""
 
     case: object
     method: object
@@ -42,7 +42,9 @@ def judge(case):
     """
     model = odd_models.model(case.kind, case.kernel, case.dtype)
     batch = odd_models.batch(case.kind, model, case.rows, case.seed)
-    inputs, before, method = arguments(case, batch), snapshot(model), None
+    inputs = arguments(case, batch)
+    before = snapshot(model)
+    method = None
     slots = visual_slots(model, batch)
     counts = [len(own) for own in slots]
     try:
@@ -121,8 +123,11 @@ def unmet(case, method, counts, model):
 
 def thin(case, method, counts, model):
     """Some sample has more images than Downscale may keep tokens."""
-    images = [sum(not isinstance(part, int) for part in row) for row in case.rows]
-    return any(count and method.retain < own for count, own in zip(counts, images, strict=True))
+    for count, row in zip(counts, case.rows, strict=True):
+        images = [part for part in row if not isinstance(part, int)]
+        if count and method.retain < len(images):
+            return True
+    return False
 
 
 def misplaced(case, method, counts, model):
@@ -167,7 +172,6 @@ REASONS = {
 
 
 # ---- what is right
-# ------------------------------------------------------------------------------------------------
 
 
 def check_untouched(case, model, inputs, sides):
@@ -200,9 +204,9 @@ def check_counts(case, method, stats, counts):
 def check_choices(batch, slots, traces):
     """The best by score are kept, and of every image one where that fits."""
     for row, steps in enumerate(traces):
-        starts = [s for s in slots[row] if s - 1 not in slots[row]]
+        image_of = contract.image_numbers(slots[row])
         for step in steps:
-            images = [sum(slots[row][name] >= s for s in starts) for name in step.present.tolist()]
+            images = [image_of[name] for name in step.present.tolist()]
             if step.score is not None:
                 keep = reference.choose(step.score.tolist(), len(step.keep), images)
                 assert step.present[keep].tolist() == step.keep.tolist(), "not the best are kept"
@@ -239,8 +243,10 @@ def check_row(ran, row, own):
 
 
 def wanted(ran, row, own, said):
-    """Logits of a sample and what was said, from slow runs: hidden tokens, or all of it from the settings."""
-    case, method, steps = ran.case, ran.method, ran.run.trace.samples[row]
+    """Yield logits of a sample and its answer from slow runs: by the trace, and by the settings."""
+    case = ran.case
+    method = ran.method
+    steps = ran.run.trace.samples[row]
     if row == 0 and case.kind in odd_models.INDEPENDENT and case.dtype == torch.float64:
         model = odd_models.model(case.kind, "sdpa", torch.float64)
         yield dense.Reference(model, method).run(dense.turn(model, own), dense.Turn(said)).logits

@@ -31,8 +31,10 @@ class Plan:
 
     def entering(self, visual, layers):
         """Visual tokens that enter each layer."""
-        now = {0: visual, **dict(zip(self.sites, self.counts, strict=True))}
-        return tuple(now[max(site for site in now if site <= layer)] for layer in range(layers))
+        row, steps = [visual] * layers, zip(self.sites, self.counts, strict=True)
+        for site, count in steps:
+            row[site:] = [count] * (layers - site)
+        return tuple(row)
 
 
 def budget(retain, visual):
@@ -45,7 +47,7 @@ def budget(retain, visual):
 
 
 def scaled_sites(wanted, visual, layers):
-    """SparseVLM's sites for another depth; the layers before the first cost half the budget or less."""
+    """Return SparseVLM's sites for another depth; the first costs half the budget or less."""
     sites = []
     for site in (3, 7, 16):
         rounded = math.floor(Fraction(site * layers, 32) + Fraction(1, 2))
@@ -62,7 +64,8 @@ def solve(wanted, visual, sites, layers, authors):
     room = wanted * layers - starts[0] * visual
 
     def shares(ratio):
-        return [Fraction(visual * ratio ** (2 + i), 2 ** (BITS * (2 + i))) for i in range(len(sites))]
+        scaled = Fraction(ratio, 2**BITS)
+        return [visual * scaled ** (2 + i) for i in range(len(sites))]
 
     def cost(values):
         return sum(span * max(1, value) for span, value in zip(spans, values, strict=True))
