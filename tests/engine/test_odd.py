@@ -22,7 +22,7 @@ from tests.support.breaks import sees_fillers, tells_the_physical_length
 from tests.support.odd_cases import Budget, Case, cases
 from tests.support.odd_judge import judge, layers_of
 
-EXAMPLES = 40  # of each kind of model
+EXAMPLES = 28  # of each kind of model
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
 pytestmark = pytest.mark.skipif(

@@ -1,5 +1,7 @@
 """Generation modes, for every family: a pruned model says what its pruned prefill says."""
 
+import functools
+
 import pytest
 import torch
 from transformers import DynamicCache, LlamaForCausalLM
@@ -23,6 +25,7 @@ QWEN = [kind for kind in tiny_rotary.QWEN if kind != "qwen2_sliding"]
 SLIDING = ["qwen2_sliding", "gemma3", "mistral", "qwen2_window"]
 
 
+@functools.cache
 def assistant():
     torch.manual_seed(1)
     return LlamaForCausalLM(tiny.text_config()).eval()
@@ -88,7 +91,7 @@ def echo(ids, count):
 
 def drafts_alike(model, inputs, option, methods):
     """Check that drafted answers and raters, dense and pruned, are those of greedy decoding."""
-    words = {"max_new_tokens": 10}
+    words = {"max_new_tokens": 6}
     draft = {option: DRAFTS[option]()}
     dense = model.generate(**inputs, **words)
     with sparsify(model, FULL):
@@ -112,7 +115,7 @@ def test_drafted_tokens(name, option):
     model = tiny_family(name)
     inputs = family_batch(model, name, [["image", 2, 8, "image", 9]]).inputs
     echo(inputs["input_ids"], 4)
-    drafts_alike(model, inputs, option, METHODS.values())
+    drafts_alike(model, inputs, option, [METHODS["renumber"]])
 
 
 @pytest.mark.parametrize("kind", QWEN)
