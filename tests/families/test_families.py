@@ -29,13 +29,12 @@ NOWHERE = {
     "idefics2": "learned queries",
     "video-llama3": "are not known",
 }
-CASES = [
-    (name, layout)
-    for name, kind in KINDS.items()
-    for layout in LAYOUTS
-    if layout != "video" or kind.video
-]
 VIDEOS = [(name, "video") for name, kind in KINDS.items() if kind.video]
+CASES = [
+    *((name, "ragged", method) for name in KINDS for method in METHODS),
+    *((name, "one", "sparsevlm") for name in KINDS),
+    *((*video, method) for video in VIDEOS for method in ("sparsevlm", "random")),
+]
 
 
 def make(name, kernel, layout):
@@ -43,8 +42,7 @@ def make(name, kernel, layout):
     return model, family_batch(model, name, LAYOUTS[layout])
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("name", "layout"), CASES)
+@pytest.mark.parametrize(("name", "layout", "method"), CASES)
 @pytest.mark.mode("left padding, ragged rows")
 def test_contract(name, layout, method):
     model, batch = make(name, "sdpa", layout)
@@ -71,8 +69,9 @@ def test_methods_that_need_grids(name):
         contract.check(model, method, batch, "counts", "alone")
 
 
-@pytest.mark.parametrize("positions", ["keep", "renumber"])
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    ("kernel", "positions"), [("sdpa", "keep"), ("sdpa", "renumber"), ("eager", "renumber")]
+)
 @pytest.mark.parametrize(("name", "layout"), [*((name, "ragged") for name in KINDS), *VIDEOS])
 def test_pruned_equals_masked(name, layout, kernel, positions):
     model, batch = make(name, kernel, layout)
@@ -113,7 +112,7 @@ def test_pruned_equals_masked(name, layout, kernel, positions):
 
 def answer(model, inputs):
     return model.generate(
-        **inputs, max_new_tokens=4, output_logits=True, return_dict_in_generate=True
+        **inputs, max_new_tokens=3, output_logits=True, return_dict_in_generate=True
     )
 
 
@@ -139,14 +138,13 @@ def test_keeping_everything_is_bit_identical(name, kernel):
 @pytest.mark.mode("greedy")
 def test_generate_alone_and_in_a_batch(name, layout):
     model, batch = make(name, "sdpa", layout)
-    for method in METHODS.values():
-        with sparsify(model, method):
-            together = answer(model, batch.inputs)
-            for row, own in enumerate(batch.alone):
-                alone = answer(model, own)
-                assert together.sequences[row, -4:].tolist() == alone.sequences[0, -4:].tolist()
-                for step, other in zip(together.logits, alone.logits, strict=True):
-                    contract.close(step[row], other[0], f"sample {row}")
+    with sparsify(model, METHODS["sparsevlm"]):
+        together = answer(model, batch.inputs)
+        for row, own in enumerate(batch.alone):
+            alone = answer(model, own)
+            assert together.sequences[row, -3:].tolist() == alone.sequences[0, -3:].tolist()
+            for step, other in zip(together.logits, alone.logits, strict=True):
+                contract.close(step[row], other[0], f"sample {row}")
 
 
 @pytest.mark.parametrize("name", KINDS)
