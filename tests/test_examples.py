@@ -73,12 +73,3 @@ def test_the_demo_answers_rightly_dense_and_sparse(tmp_path):
     assert found == {"dense": "blue", "sparse": "blue", "same": True}
     with Image.open(target) as picture:
         assert min(picture.size) > 500
-
-
-@pytest.mark.embedded
-@EMBEDDED
-def test_the_drawn_triangle_is_answered_rightly():
-    assert (
-        answers(FOLDER / "triangle.png", "what color is the shape?", "--retain", "64")["dense"]
-        == "blue"
-    )

@@ -3,8 +3,6 @@
 import contextlib
 import copy
 import functools
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -231,17 +229,6 @@ def test_threads(shared):
         together = at_once(lambda: answer(0), lambda: answer(1))
     for alone, results in zip(one_by_one, together, strict=True):
         assert all(torch.equal(alone, result) for result in results)
-
-
-def test_nothing_happens_on_import():
-    code = (
-        "import torch, transformers.modeling_utils as m, transformers.cache_utils as c\n"
-        "def look(): return sorted(m.ALL_ATTENTION_FUNCTIONS.valid_keys()), "
-        "list(vars(c.DynamicLayer).items()), "
-        "list(vars(torch.nn.Module).items()), torch.get_num_threads(), torch.initial_seed()\n"
-        "before = look()\nimport sparsight\nassert look() == before\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_shallow_copy_made_inside_the_block_generates_plainly_after_it(model, inputs):

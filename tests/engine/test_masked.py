@@ -94,7 +94,8 @@ MODES = {
 )
 @pytest.mark.parametrize("mode", MODES)
 def test_generate(mode, method, kernel, layout):
-    model, method, settings = tiny_model(kernel), METHODS[method], MODES[mode]
+    model, method = tiny_model(kernel), METHODS[method]
+    settings = MODES[mode]
     if (
         tiny.OLD
         and layout == "unequal images"

@@ -18,7 +18,7 @@ from tests.evaluate.test_evaluate import TURNS
 from tests.support import tiny, tiny_processor
 from tests.support.footprint import snapshot
 
-THREADS, ROUNDS = 4, 4
+THREADS, ROUNDS = 4, 2
 METHOD = SparseVLM(retain=12)
 MODES = ("image", "image, no history", "cache", "generate")
 
@@ -124,7 +124,7 @@ def test_two_models_at_once(processor):
     with sparsify(models[0], METHOD) as first, sparsify(models[1], Uniform(retain=9)) as second:
         runs = [first, second]
         jobs = []
-        for number in range(16):
+        for number in range(8):
             own = models[number % 2], processor, runs[number % 2], MODES[number // 2 % 4]
             jobs.append(partial(conversation, *own, number))
         alone = [work() for work in jobs]
@@ -143,7 +143,7 @@ def test_memory_stays_flat(processor):
     with sparsify(model, METHOD) as run:
         jobs = [lambda m=mode: conversation(model, processor, run, m, 1) for mode in MODES]
         sizes = []
-        for _ in range(4):
+        for _ in range(3):
             in_threads(jobs)
             sizes.append(tensors())
     assert max(sizes[1:]) - min(sizes[1:]) < 4096, (

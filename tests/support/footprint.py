@@ -27,6 +27,6 @@ def snapshot(model):
             "forward": getattr(module.forward, "__func__", None) or id(module.forward),
             "config": id(own.get("config")),
         }
-    seen["generation_config"] = str(model.generation_config)
-    seen["config"] = str(model.config)
+    seen["generation_config"] = str(model.generation_config.to_dict())
+    seen["config"] = str(model.config.to_dict())
     return seen

@@ -15,7 +15,15 @@ import torch
 from sparsight import SparseVLMPlus, sparsify
 from sparsight.errors import SparsightError
 from sparsight.methods import Downscale, Pool, SparseVLM, Uniform
-from tests.support import contract, dense, hidden, odd_models, reference, tiny_rotary
+from tests.support import (
+    contract,
+    dense,
+    hidden,
+    odd_models,
+    reference,
+    reference_counts,
+    tiny_rotary,
+)
 from tests.support.footprint import snapshot
 from tests.support.odd_run import arguments, play
 
@@ -187,10 +195,11 @@ def check_untouched(case, model, inputs, sides):
 
 
 def check_counts(case, method, stats, counts):
-    """No more than the budget, and where counts are fixed, less than one token below it."""
+    """Counts are those of the slow reference, and no more than the budget."""
     assert list(stats.visual_tokens) == counts
     accounting = case.settings.get("accounting", "entering")
     for count, schedule in zip(counts, stats.schedules, strict=True):
+        check_schedule(method, count, schedule)
         if not count or method.retain is None or case.settings.get("kept"):
             continue
         wanted = retained(method, count)
@@ -199,6 +208,18 @@ def check_counts(case, method, stats, counts):
         assert mean > wanted - 1 or method.adaptive or isinstance(method, Downscale), (
             f"{mean} kept of {wanted}"
         )
+
+
+def check_schedule(method, count, schedule):
+    """A sample's counts are the slow reference's, or at most those where they depend on the sample."""
+    if not count or not schedule.sites or isinstance(method, Downscale):  # it depends on the grids
+        return
+    plan = reference_counts.plan(method, ((1, count),), schedule.layers)
+    assert schedule.sites == plan.sites
+    if method.adaptive:
+        assert all(real <= most for real, most in zip(schedule.counts, plan.counts, strict=True))
+    else:
+        assert (schedule.kept, schedule.recycled) == (plan.kept, plan.recycled)
 
 
 def check_choices(batch, slots, traces):

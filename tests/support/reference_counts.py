@@ -14,7 +14,7 @@ from tests.support import reference_baselines as base
 
 PRESETS = ("SparseVLM", "SparseVLMPlus", "Random", "Uniform", "Pool", "Downscale")
 SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
-BITS = 80  # of the bisected ratio
+BITS = 48  # of the bisected ratio
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,14 @@ def at_site(method, index, count, present):
     return split(count, present, method.tau, method.theta) if recycles else (count, 0)
 
 
-@functools.cache
 def plan(method, grids, layers):
     """The counts of one sample, from a method's settings and the grids of its images."""
+    return _plan(method, type(method.retain), grids, layers)
+
+
+@functools.cache
+def _plan(method, kind, grids, layers):
+    del kind  # a count of 1 and a share of 1.0 are equal as keys
     visual, name = sum(height * width for height, width in grids), type(method).__name__
     wanted = budget(method.retain, visual)
     sites = method.sites or scaled_sites(wanted, visual, layers)
