@@ -174,7 +174,7 @@ def test_the_cache_computes_the_new_turn_alone(model, processor):
     "ends", [{}, {"eos_token_id": 2, "forced_eos_token_id": 2}], ids=["cut off", "ended"]
 )
 @pytest.mark.parametrize("reuse", ["image", "cache"])
-def test_an_unpruned_model_says_the_same_either_way(model, processor, reuse, ends):
+def test_an_unpruned_model_says_the_same_with_either_reuse(model, processor, reuse, ends):
     talk = chat(model, processor, reuse, **ends)
     said = [talk.ask(FIRST, [picture()]), talk.ask(SECOND), talk.ask(FIRST)]
     messages, expected = [], []

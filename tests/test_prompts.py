@@ -71,7 +71,7 @@ def words(processor, inputs):
     return processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
 
 
-def test_every_way_builds_the_same_prompt(model, processor, monkeypatch, tmp_path):
+def test_every_caller_builds_the_same_prompt(model, processor, monkeypatch, tmp_path):
     """Chat, ask and eval: images first, and the same tokens and pixels."""
     from sparsight.cli import ask as cli
 

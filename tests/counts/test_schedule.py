@@ -206,7 +206,7 @@ def test_schedules_of_methods(place, visual, retain, recycle, authors):
 
 @pytest.mark.parametrize("retain", [1.0, 576])
 @pytest.mark.parametrize("method", [SparseVLM, SparseVLMPlus])
-def test_keeping_everything(method, retain):
+def test_full_retention_keeps_every_token(method, retain):
     plan = method(retain=retain).schedule(576, 32)
     assert (plan.kept, plan.recycled, plan.mean()) == ((576,) * 3, (0,) * 3, 576)
 

@@ -109,7 +109,7 @@ METHODS = {
 
 @pytest.mark.parametrize("positions", ["keep", "renumber"])
 @pytest.mark.parametrize("method", METHODS)
-def test_broken_methods(monkeypatch, method, positions):
+def test_a_broken_method_fails_its_own_checks(monkeypatch, method, positions):
     monkeypatch.setattr(
         "sparsight.methods.answer.check_selection", lambda selection, *_: selection
     )  # the engine's own look at the counts
@@ -176,17 +176,17 @@ def lose_the_middle(where, visual, other):
         (lose_the_middle, {"text", "distinct", "order"}),
     ],
 )
-def test_broken_engines(monkeypatch, change, names):
+def test_a_broken_engine_fails_its_own_checks(monkeypatch, change, names):
     spoil_rows(monkeypatch, change)
     assert failing(tiny_model("sdpa"), SparseVLM(**SITES, positions="keep")) == names
 
 
-def test_a_ledger_that_tells_the_physical_length(monkeypatch):
+def test_a_ledger_that_tells_the_physical_length_fails_decoding(monkeypatch):
     breaks.tells_the_physical_length(monkeypatch)
     assert failing(tiny_model("sdpa"), SparseVLM(**SITES)) == {"decode"}
 
 
-def test_fillers_that_are_seen(monkeypatch):
+def test_fillers_that_are_seen_fail_beside_others(monkeypatch):
     breaks.sees_fillers(monkeypatch)
     assert failing(tiny_model("sdpa"), SparseVLM(**SITES)) == {"alone"}
 
@@ -202,7 +202,7 @@ class DropsOneMore(SparseVLM):
         )
 
 
-def test_full_retention_bites():
+def test_full_retention_that_drops_a_token_is_noticed():
     model = tiny_model("sdpa")
     with torch.no_grad():
         plain = model(**BATCH.inputs).logits

@@ -54,7 +54,7 @@ def test_block_leaves_no_trace(model, inputs, method):
     assert torch.equal(prefill(model, inputs), plain)
 
 
-def test_detach_by_hand_and_twice(model, inputs):
+def test_a_second_detach_does_nothing(model, inputs):
     before = snapshot(model)
     run = sparsify(model, SparseVLM())
     prefill(model, inputs)
@@ -65,7 +65,7 @@ def test_detach_by_hand_and_twice(model, inputs):
     assert run.stats.visual_tokens == (tiny.VISUAL,)
 
 
-def test_an_error_in_the_body(model):
+def test_an_error_in_the_body_leaves_no_trace(model):
     before = snapshot(model)
     with pytest.raises(ZeroDivisionError), sparsify(model, SparseVLM()):
         _ = 1 / 0
@@ -77,7 +77,7 @@ def test_an_error_in_the_body(model):
     "where",
     ["vision_tower", "language_model.layers.0", "language_model.layers.5", "language_model.norm"],
 )
-def test_an_error_inside_the_model(model, inputs, where, error):
+def test_an_error_inside_the_model_leaves_no_trace(model, inputs, where, error):
     before, text = snapshot(model), tiny.batch([[9]]).inputs
     plain = prefill(model, text)
 
@@ -123,7 +123,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_refused_attach(model, case):
+def test_a_refused_attach_leaves_no_trace(model, case):
     make, error = REFUSED[case]
     method = make(model)
     before = snapshot(model)
@@ -134,7 +134,7 @@ def test_a_refused_attach(model, case):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("step", ["sparsight.engine.hooks.attach_tap", "guard_generate"])
-def test_an_attach_that_breaks_half_way(model, inputs, monkeypatch, step, error):
+def test_an_attach_that_breaks_half_way_leaves_no_trace(model, inputs, monkeypatch, step, error):
     before = snapshot(model)
 
     def fail(*_):
@@ -208,7 +208,7 @@ def at_once(*jobs):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_threads(shared):
+def test_threads_answer_as_if_alone(shared):
     models = [tiny.tiny_llava()] * 2 if shared else [tiny.tiny_llava(), tiny.tiny_llava(seed=1)]
     prompts = [
         tiny.batch([["image", 5]]).inputs,

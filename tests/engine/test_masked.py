@@ -43,7 +43,7 @@ def close(got, want, message):
 
 
 @pytest.mark.parametrize(("method", "kernel", "layout"), crossed(METHODS))
-def test_prefill_and_teacher_forced_decode(method, kernel, layout):
+def test_prefill_and_forced_decode_equal_masked(method, kernel, layout):
     model, method = tiny_model(kernel), METHODS[method]
     batch = tiny.batch(LAYOUTS[layout], dtype=model.dtype)
     said = text(len(batch.alone), 4)
@@ -62,7 +62,7 @@ def test_prefill_and_teacher_forced_decode(method, kernel, layout):
 
 
 @pytest.mark.parametrize(("method", "kernel"), PAIRS)
-def test_without_a_cache(method, kernel):
+def test_a_prefill_without_a_cache_equals_masked(method, kernel):
     model, method = tiny_model(kernel), METHODS[method]
     batch = tiny.batch(LAYOUTS["unequal images"], dtype=model.dtype)
     with sparsify(model, method) as run, torch.no_grad():
@@ -93,7 +93,7 @@ MODES = {
     ],
 )
 @pytest.mark.parametrize("mode", MODES)
-def test_generate(mode, method, kernel, layout):
+def test_every_mode_of_generate_equals_masked(mode, method, kernel, layout):
     model, method = tiny_model(kernel), METHODS[method]
     settings = MODES[mode]
     if (
@@ -142,7 +142,7 @@ def test_sampling_repeats_with_its_seed():
 
 @pytest.mark.parametrize(("method", "kernel"), PAIRS)
 @pytest.mark.mode("a second turn of text")
-def test_second_text_turn_with_generate(method, kernel):
+def test_a_second_text_turn_in_generate_equals_masked(method, kernel):
     model, method = tiny_model(kernel), METHODS[method]
     inputs = tiny.batch([["image", 4]], dtype=model.dtype).inputs
     with sparsify(model, method):
@@ -163,7 +163,7 @@ def test_second_text_turn_with_generate(method, kernel):
 
 
 @pytest.mark.parametrize(("method", "kernel"), PAIRS)
-def test_second_text_turn_of_unequal_length(method, kernel):
+def test_a_second_text_turn_of_unequal_length_equals_masked(method, kernel):
     """Padding of a later turn lies in the middle of the cache, and stays padding in later steps."""
     model, method = tiny_model(kernel), METHODS[method]
     batch = tiny.batch(LAYOUTS["two"], dtype=model.dtype)
@@ -188,7 +188,7 @@ def test_second_text_turn_of_unequal_length(method, kernel):
 
 
 @pytest.mark.parametrize(("method", "kernel"), PAIRS)
-def test_second_turn_with_a_new_image(method, kernel):
+def test_a_second_turn_with_a_new_image_equals_masked(method, kernel):
     model, method = tiny_model(kernel), METHODS[method]
     first, second = (
         tiny.batch([["image", 4]], seed=seed, dtype=model.dtype).inputs for seed in (0, 1)
@@ -209,7 +209,7 @@ def test_second_turn_with_a_new_image(method, kernel):
 
 
 @pytest.mark.parametrize("method", MIXED)
-def test_an_image_after_a_text_turn(method):
+def test_an_image_after_a_text_turn_equals_masked(method):
     model, method = tiny_model("sdpa"), METHODS[method]
     batch, cache = tiny.batch([["image", 4], ["image", 4]]), DynamicCache()
     before, pads = text(2, 6), torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
@@ -232,7 +232,7 @@ def test_an_image_after_a_text_turn(method):
 
 
 @pytest.mark.parametrize("method", MIXED)
-def test_cropped_answer_can_be_said_otherwise(method):
+def test_decoding_after_a_crop_equals_masked(method):
     model, method = tiny_model("sdpa"), METHODS[method]
     inputs, cache = tiny.batch([["image", 4]]).inputs, DynamicCache()
     wrong, said = text(1, 3, seed=7), text(1, 4)
@@ -247,7 +247,7 @@ def test_cropped_answer_can_be_said_otherwise(method):
 
 
 @pytest.mark.parametrize("method", MIXED)
-def test_padding_between_real_tokens(method):
+def test_padding_between_real_tokens_equals_masked(method):
     model, method = tiny_model("sdpa"), METHODS[method]
     inputs, cache = tiny.batch([[4, "image", 7]]).inputs, DynamicCache()
     mask = inputs["attention_mask"].clone()

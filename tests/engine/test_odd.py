@@ -37,7 +37,7 @@ def tally():
 
 
 @pytest.mark.parametrize("kind", odd_models.KINDS)
-def test_odd(kind, tally):
+def test_odd_cases_are_right_or_refused(kind, tally):
     found = tally[kind] = Counter()
     layers = layers_of(odd_models.model(kind, *odd_models.variants(kind)[0]))
 
@@ -125,13 +125,13 @@ BREAKS = [sees_fillers, tells_the_physical_length, counts_from_one, keeps_the_wo
 
 
 @pytest.mark.parametrize("breaks", BREAKS)
-def test_what_is_broken_fails(monkeypatch, breaks):
+def test_a_broken_engine_fails(monkeypatch, breaks):
     breaks(monkeypatch)
     with pytest.raises((AssertionError, RuntimeError, IndexError)):
         judge(PADDED)
 
 
-def test_a_trace_that_is_left_fails(monkeypatch):
+def test_an_attribute_left_behind_fails(monkeypatch):
     plain, model = Engine.detach, odd_models.model(PADDED.kind, PADDED.kernel, PADDED.dtype)
     monkeypatch.setattr(
         Engine, "detach", lambda self: (plain(self), setattr(self.base, "left_behind", 1))

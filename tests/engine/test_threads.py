@@ -101,7 +101,7 @@ def in_threads(jobs):
     return [found[number % THREADS][number // THREADS] for number in range(len(jobs))]
 
 
-def test_every_mode_at_once_on_one_model(processor):
+def test_threads_on_one_model_answer_as_if_alone(processor):
     model = warm()
     before = snapshot(model)
     with sparsify(model, METHOD) as run:
@@ -118,7 +118,7 @@ def test_every_mode_at_once_on_one_model(processor):
     assert snapshot(model) == before
 
 
-def test_two_models_at_once(processor):
+def test_threads_on_two_models_answer_as_if_alone(processor):
     models = [warm(), warm(seed=1)]
     before = [snapshot(model) for model in models]
     with sparsify(models[0], METHOD) as first, sparsify(models[1], Uniform(retain=9)) as second:
@@ -151,7 +151,7 @@ def test_memory_stays_flat(processor):
     )  # what the last caller holds may differ by a few numbers
 
 
-def test_one_thread_reads_the_newest_of_another_that_answers_for_it():
+def test_a_thread_without_a_prefill_reads_the_newest_one():
     model = tiny.tiny_llava()
     inputs = tiny.batch([["image", 6]]).inputs
     with sparsify(model, METHOD) as run:

@@ -44,19 +44,19 @@ def make(name, kernel, layout):
 
 @pytest.mark.parametrize(("name", "layout", "method"), CASES)
 @pytest.mark.mode("left padding, ragged rows")
-def test_contract(name, layout, method):
+def test_families_keep_the_contract(name, layout, method):
     model, batch = make(name, "sdpa", layout)
     contract.check(model, METHODS[method], batch)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_contract_with_eager_attention(name):
+def test_families_keep_the_contract_with_eager_attention(name):
     model, batch = make(name, "eager", "ragged")
     contract.check(model, METHODS["sparsevlm"], batch)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_methods_that_need_grids(name):
+def test_methods_that_need_grids_work_or_are_refused(name):
     model, batch = make(name, "sdpa", "ragged")
     if name in NOWHERE:
         with (
@@ -136,7 +136,7 @@ def test_keeping_everything_is_bit_identical(name, kernel):
 
 @pytest.mark.parametrize(("name", "layout"), [*((name, "ragged") for name in KINDS), *VIDEOS])
 @pytest.mark.mode("greedy")
-def test_generate_alone_and_in_a_batch(name, layout):
+def test_generate_says_the_same_alone_and_in_a_batch(name, layout):
     model, batch = make(name, "sdpa", layout)
     with sparsify(model, METHODS["sparsevlm"]):
         together = answer(model, batch.inputs)

@@ -78,14 +78,14 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "kernel", "method"), CASES)
-def test_contract(kind, kernel, method):
+def test_models_keep_the_contract(kind, kernel, method):
     model = tiny_rotary.model(kind, kernel)
     batch = tiny_rotary.batch(kind, [*tiny_rotary.rows(kind), [12]], model.dtype)
     contract.check(model, METHODS[method], batch)
 
 
 @pytest.mark.parametrize("kind", QWEN)
-def test_contract_with_videos(kind):
+def test_models_keep_the_contract_with_videos(kind):
     model = tiny_rotary.model(kind)
     batch = tiny_rotary.batch(kind, videos(kind), model.dtype)
     for name in ("sparsevlm", "uniform inside", "pool"):
@@ -143,7 +143,7 @@ def check_masked(kind, model, method, batch):
 
 @pytest.mark.parametrize(("kind", "kernel"), PAIRS)
 @pytest.mark.mode("a hand-written loop")
-def test_manual_loop_and_second_turn(kind, kernel):
+def test_a_manual_loop_and_a_second_turn_equal_masked(kind, kernel):
     """No mask and no positions: an answer token by token, then a turn of several tokens."""
     model, method = tiny_rotary.model(kind, kernel), METHODS["sparsevlm"]
     own = tiny_rotary.batch(kind, [[2, tiny_rotary.image(kind, 3, 5), 7]], model.dtype).alone[0]
@@ -161,7 +161,7 @@ def test_manual_loop_and_second_turn(kind, kernel):
 
 
 @pytest.mark.parametrize(("kind", "kernel"), PAIRS)
-def test_second_turn_with_generate(kind, kernel):
+def test_a_second_turn_in_generate_equals_masked(kind, kernel):
     model, method = tiny_rotary.model(kind, kernel), METHODS["no recycling"]
     own = tiny_rotary.batch(kind, [[2, tiny_rotary.image(kind, 3, 5), 7]], model.dtype).alone[0]
     length = own["input_ids"].shape[1]
@@ -180,7 +180,7 @@ def test_second_turn_with_generate(kind, kernel):
 
 @pytest.mark.parametrize(("kind", "kernel"), PAIRS)
 @pytest.mark.mode("beam search")
-def test_beams(kind, kernel):
+def test_beams_score_as_masked(kind, kernel):
     model, method = tiny_rotary.model(kind, kernel), METHODS["sparsevlm"]
     batch = tiny_rotary.batch(
         kind,

@@ -62,7 +62,7 @@ def test_a_window_that_is_not_full_is_cropped(kind):
 
 @pytest.mark.parametrize("kind", SLIDING)
 @pytest.mark.mode("sliding and hybrid dynamic caches")
-def test_chosen_repeated_and_reordered_samples(kind):
+def test_ledgers_follow_chosen_repeated_and_reordered_samples(kind):
     model = tiny_rotary.model(kind)
     batch = tiny_rotary.batch(kind, tiny_rotary.rows(kind), model.dtype)
     cache, wanted = DynamicCache(config=model.config), []
@@ -132,7 +132,7 @@ def test_costs_are_those_of_what_is_stored(kind, lazy):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_nothing_is_left_behind(kind):
+def test_the_block_leaves_no_trace(kind):
     model = tiny_rotary.model(kind, "eager")
     inputs = one(kind, model)
 

@@ -171,7 +171,7 @@ def test_downscale_of_an_encoder_used_at_another_size():
     assert run.stats.mean_visual_tokens == 9
 
 
-def test_other_calls_of_the_encoder_stay_as_they_are():
+def test_other_calls_of_the_encoder_scale_nothing():
     model, inputs = tiny_model("sdpa"), tiny.batch([["image", 5]]).inputs
     plain = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output[0]
     with sparsify(model, Downscale(retain=0.5)):
@@ -198,19 +198,19 @@ def test_the_input_is_no_site_for_attention():
 
 @pytest.mark.parametrize("method", [Pool, Downscale])
 @pytest.mark.parametrize("sites", [(1,), (0, 3), None])
-def test_methods_of_the_input_alone(method, sites):
+def test_other_sites_are_refused_by_methods_of_the_input(method, sites):
     with refuses(SettingError, method.__name__, f"sites={sites}", "give sites=(0,)"):
         method(sites=sites)
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, True, None])
-def test_seeds(seed):
+def test_seeds_out_of_range_are_refused(seed):
     with refuses(SettingError, f"seed={seed!r}", "int >= 0"):
         Random(seed=seed)
 
 
 @pytest.mark.parametrize("method", [Uniform, Pool, Downscale])
-def test_unknown_grids(monkeypatch, method):
+def test_unknown_grids_are_refused_unless_all_is_kept(monkeypatch, method):
     monkeypatch.setattr(
         "sparsight.families.families", lambda: (dataclasses.replace(LLAVA, layouts=None),)
     )
@@ -231,7 +231,7 @@ def test_unknown_grids(monkeypatch, method):
                 assert torch.equal(model(**inputs).logits, plain)
 
 
-def test_encoders_of_one_size(monkeypatch):
+def test_encoders_of_one_size_are_refused(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(
             "sparsight.families.families", lambda: (dataclasses.replace(LLAVA, encoder=None),)
@@ -247,7 +247,7 @@ def test_encoders_of_one_size(monkeypatch):
 
 
 @pytest.mark.skipif(tiny.OLD, reason="transformers before 5.18 do not encode images ahead")
-def test_features_encoded_before():
+def test_features_encoded_before_are_refused():
     model, inputs = tiny_model("sdpa"), tiny.batch([["image", 5]]).inputs
     with sparsify(model, Downscale(retain=0.5)), torch.no_grad():
         features = model.get_image_features(pixel_values=inputs.pop("pixel_values"))
@@ -256,7 +256,7 @@ def test_features_encoded_before():
                 call(**inputs, mm_encoder_outputs={"image": features})
 
 
-def test_counts_that_images_cannot_share():
+def test_counts_that_images_cannot_share_are_refused():
     model, unequal = tiny_model("sdpa"), tiny.batch([["image", 5], ["image", 2, "image", 6]])
     wanted = model(**unequal.alone[1]).logits
     with sparsify(model, Downscale(retain=12)):

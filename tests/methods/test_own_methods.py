@@ -34,7 +34,7 @@ def answer(method):
     return run
 
 
-def test_a_right_one_runs():
+def test_a_right_method_runs():
     run = answer(First(retain=0.5))
     keep = run.trace.samples[0][0].keep
     assert keep.tolist() == list(range(len(keep)))
@@ -45,7 +45,7 @@ class Twice(First):
     """A subclass that changes no field needs no decorator."""
 
 
-def test_fields_of_a_class_that_is_no_dataclass():
+def test_fields_of_a_class_that_is_no_dataclass_are_refused():
     class Plain(First):
         sites = (3,)
 
@@ -148,7 +148,7 @@ RECYCLED = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_an_answer_that_is_none(name):
+def test_wrong_selections_are_named(name):
     wrong, said = ANSWERS[name]
 
     @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def test_an_answer_that_is_none(name):
 
 
 @pytest.mark.parametrize("name", RECYCLED)
-def test_recycled_tokens_that_are_none(name):
+def test_wrong_recycled_tokens_are_named(name):
     changes, said = RECYCLED[name]
 
     @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def test_recycled_tokens_that_are_none(name):
     ],
     ids=["floats", "one more", "a list", "nobody"],
 )
-def test_raters_that_are_none(chosen):
+def test_wrong_raters_are_named(chosen):
     @dataclass(frozen=True)
     class Chooses(SparseVLM):
         def raters(self, visual, text):
@@ -240,7 +240,7 @@ def test_a_method_of_groups_and_one_of_samples_choose_alike():
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (3,), (2, 3, 1)])
-def test_rows_that_are_not_one_for_each_sample(shape):
+def test_a_selection_of_too_few_or_many_rows_is_named(shape):
     @dataclass(frozen=True)
     class Wrong(NormTopK):
         def select(self, view):

@@ -56,7 +56,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("method", "kernel", "layout"), CASES)
-def test_every_choice_is_the_references(method, kernel, layout):
+def test_every_choice_is_that_of_the_reference(method, kernel, layout):
     method = {**METHODS, **EXTREME}[method]
     model, exact = tiny_model(kernel), tiny_model("sdpa")
     batch = tiny.batch(LAYOUTS[layout], dtype=model.dtype)
@@ -98,7 +98,7 @@ def same_step(step, wanted):
     text=st.integers(1, 12),
     scale=st.sampled_from([0.0, 1e-3, 1, 50]),
 )
-def test_raters(seed, visual, text, scale):
+def test_raters_are_those_of_the_reference(seed, visual, text, scale):
     random = torch.Generator().manual_seed(seed)
     v, t = (
         torch.randn(n, 6, generator=random, dtype=torch.float64) * scale for n in (visual, text)
@@ -197,7 +197,7 @@ def test_marker_values_read_the_same_score():
     )
 
 
-def test_rope_prior():
+def test_the_rope_prior_has_the_published_values():
     frequencies = 1 / 10000 ** (torch.arange(0, 128, 2).double() / 128)
     table = rope_prior(1800, frequencies, 1e-6)
     assert float(table[0]) == pytest.approx(math.sqrt(128), rel=1e-6)
@@ -257,7 +257,7 @@ def test_top_k_breaks_ties_by_index_and_keeps_every_image(case):
 
 @pytest.mark.parametrize("shape", [(1, 5), (5, 1), (4, 9), (12, 3)])
 @pytest.mark.parametrize("tolerance", [None, 0.1, 0.5])
-def test_numerical_rank(shape, tolerance):
+def test_the_numerical_rank_is_that_of_the_reference(shape, tolerance):
     random = torch.Generator().manual_seed(0)
     for rank in range(1, min(shape) + 1):
         parts = (
@@ -282,7 +282,7 @@ def same_clusters(points, clusters):
 
 @settings(max_examples=80, deadline=None)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 24), share=st.floats(0, 1))
-def test_clusters_of_random_points(seed, count, share):
+def test_clusters_of_random_points_are_those_of_the_reference(seed, count, share):
     points = torch.randn(
         count, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )
@@ -295,7 +295,7 @@ def test_clusters_of_random_points(seed, count, share):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_clusters_of_equal_points(count):
+def test_clusters_of_equal_points_are_those_of_the_reference(count):
     for value in (0.0, 1.0, 0.1, 1e6 / 3):
         for clusters in range(1, count + 1):
             same_clusters(torch.full((count, 7), value, dtype=torch.float64), clusters)
@@ -308,7 +308,7 @@ def test_clusters_of_equal_points(count):
     count=st.integers(2, 14),
     share=st.floats(0, 1),
 )
-def test_clusters_of_duplicated_points(seed, kinds, count, share):
+def test_duplicated_points_go_to_their_nearest_centre(seed, kinds, count, share):
     random = torch.Generator().manual_seed(seed)
     different = torch.randn(kinds, 6, generator=random, dtype=torch.float64)
     points = different[torch.randint(0, kinds, (count,), generator=random)]

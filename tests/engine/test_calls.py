@@ -61,7 +61,7 @@ def test_an_option_that_is_taken_back(model, inputs):
         )
 
 
-def test_arguments_by_place(model, inputs):
+def test_positional_arguments_prune_alike(model, inputs):
     ids, rest = (
         inputs["input_ids"],
         {name: part for name, part in inputs.items() if name != "input_ids"},
@@ -160,7 +160,7 @@ def test_quantised_caches_of_other_packages(model, inputs, no_vision, package):
 
 @torch.no_grad()
 @pytest.mark.mode("a pruned cache in another model, or after its block")
-def test_a_pruned_cache_in_another_model(model, inputs):
+def test_a_pruned_cache_is_refused_in_another_model(model, inputs):
     """Which would attend without the mask that its short layers need."""
     other = tiny.tiny_llava(dtype=torch.float32)
     cache = DynamicCache()
@@ -217,7 +217,7 @@ def test_last_logits_count_from_the_right(model, inputs):
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of torch's tracer, about caches of functions
 @pytest.mark.mode("torch.compile before `sparsify`, hidden in a wrapper or a `forward`")
-def test_code_compiled_before(inputs):
+def test_code_compiled_before_is_pruned_and_restored(inputs):
     """Nothing shows that a forward was compiled; the model prunes, and is as before afterwards."""
     torch._dynamo.reset()
     model, method = (
@@ -235,7 +235,7 @@ def test_code_compiled_before(inputs):
     torch.testing.assert_close(model(**inputs, use_cache=False).logits, plain)
 
 
-def test_a_decoder_that_goes_around_its_hooks(model, inputs, monkeypatch):
+def test_a_decoder_that_runs_past_its_hooks_is_refused(model, inputs, monkeypatch):
     decoder = model.model.language_model
     with sparsify(model, METHOD), torch.no_grad():
         monkeypatch.setattr(decoder, "layers", decoder.layers[:3])
@@ -244,7 +244,7 @@ def test_a_decoder_that_goes_around_its_hooks(model, inputs, monkeypatch):
 
 
 @pytest.mark.mode("continuous batching (`generate_batch`, `init_continuous_batching`)")
-def test_continuous_batching(model, inputs):
+def test_continuous_batching_is_refused(model, inputs):
     ids = [row.tolist() for row in inputs["input_ids"]]
     with sparsify(model, METHOD):
         with pytest.raises(UnsupportedError, match=r"continuous batching.*call generate\(\)"):

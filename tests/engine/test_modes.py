@@ -53,7 +53,7 @@ def forced(model, own, said):
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.mode("sampling, several answers")
 @pytest.mark.mode("beam search, several answers")
-def test_several_answers(name, way):
+def test_several_answers_score_as_each_alone(name, way):
     """Sampling and beams of ragged rows, several answers each, score as each answer alone."""
     model = tiny_family(name)
     batch, settings = family_batch(model, name, RAGGED), {**SEVERAL[way], "max_new_tokens": 3}
@@ -109,7 +109,7 @@ def drafts_alike(model, inputs, option, methods):
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.mode("`assistant_model`")
 @pytest.mark.mode("`prompt_lookup_num_tokens`")
-def test_drafted_tokens(name, option):
+def test_drafted_tokens_are_those_of_greedy_decoding(name, option):
     if tiny.OLD and option == "assistant_model":
         pytest.skip("transformers before 5.18 give the images to a drafting model that takes none")
     model = tiny_family(name)
@@ -120,7 +120,7 @@ def test_drafted_tokens(name, option):
 
 @pytest.mark.parametrize("kind", QWEN)
 @pytest.mark.mode("`prompt_lookup_num_tokens` with M-RoPE")
-def test_looked_up_tokens_with_m_rope(kind):
+def test_looked_up_tokens_with_m_rope_are_those_of_greedy_decoding(kind):
     model = tiny_rotary.model(kind)
     inputs = tiny_rotary.batch(kind, tiny_rotary.rows(kind), model.dtype).alone[0]
     echo(inputs["input_ids"], 2)
@@ -129,7 +129,7 @@ def test_looked_up_tokens_with_m_rope(kind):
 
 @pytest.mark.parametrize("kind", [*SLIDING, "paligemma"])
 @pytest.mark.mode("`assistant_model`, `prompt_lookup_num_tokens` with sliding windows; PaliGemma")
-def test_drafts_that_cannot_be_taken_back(kind):
+def test_drafts_that_cannot_be_taken_back_are_refused(kind):
     model = tiny_rotary.model(kind)
     inputs = tiny_rotary.batch(kind, tiny_rotary.rows(kind), model.dtype).alone[0]
     with sparsify(model, METHODS["keep"]):
@@ -153,7 +153,7 @@ def test_candidates_would_rate():
         assert run.trace.raters[0].tolist() == raters
 
 
-def test_a_model_that_drafts_for_itself_or_another():
+def test_a_model_may_draft_for_itself_and_for_another():
     """generate() within generate() forgets nothing of the outer one."""
     model, other = tiny.tiny_llava(), tiny.tiny_llava(seed=3)
     inputs = tiny.batch([["image", 6]]).inputs
@@ -166,7 +166,7 @@ def test_a_model_that_drafts_for_itself_or_another():
 
 
 @pytest.mark.mode("`assistant_model`, `prompt_lookup_num_tokens` on a cache that holds tokens")
-def test_drafts_in_a_later_turn():
+def test_drafts_in_a_later_turn_are_refused():
     """Where transformers' own answer differs from greedy decoding, pruned or not."""
     model, draft = tiny.tiny_llava(), {"assistant_model": assistant(), "max_new_tokens": 6}
     first, second = (tiny.batch([["image", 6]], seed=seed).inputs for seed in (0, 1))
