@@ -5,11 +5,12 @@ import torch
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from tests.support import tiny
+from tests.support.cases import tiny_model
 
 
 @pytest.fixture
 def model():
-    return tiny.tiny_llava()
+    return tiny_model("sdpa")
 
 
 @pytest.mark.parametrize("sites", [None, (1, 2, 3)])

@@ -11,6 +11,7 @@ from sparsight.methods import Uniform
 from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.view import Recycled, Selection
 from tests.support import tiny
+from tests.support.cases import tiny_model
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class First(Method):
 
 
 def answer(method):
-    model = tiny.tiny_llava()
+    model = tiny_model("sdpa")
     with torch.no_grad(), sparsify(model, method) as run:
         model(**tiny.batch([["image", 6]]).inputs)
     return run
@@ -68,7 +69,7 @@ def test_a_method_that_does_not_check_itself_is_checked_on_attach():
             pass
 
     with pytest.raises(ValueError, match="retain=-1"):
-        sparsify(tiny.tiny_llava(), Careless(retain=-1))
+        sparsify(tiny_model("sdpa"), Careless(retain=-1))
 
 
 ANSWERS = {
@@ -226,7 +227,7 @@ class OneByOne(NormTopK):
 
 def test_a_method_of_groups_and_one_of_samples_choose_alike():
     model, batch = (
-        tiny.tiny_llava(),
+        tiny_model("sdpa"),
         tiny.batch([["image", 6], ["image", 9], ["image", 3, "image", 4], [5]]),
     )
     found = []
@@ -246,7 +247,7 @@ def test_a_selection_of_too_few_or_many_rows_is_named(shape):
         def select(self, view):
             return Selection(torch.zeros(shape, dtype=torch.int64))
 
-    model, batch = tiny.tiny_llava(), tiny.batch([["image", 6], ["image", 9]])
+    model, batch = tiny_model("sdpa"), tiny.batch([["image", 6], ["image", 9]])
     with (
         torch.no_grad(),
         sparsify(model, Wrong(retain=0.5)),

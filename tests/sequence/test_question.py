@@ -175,10 +175,9 @@ def test_methods_that_read_no_question_do_not_mind():
         model(**inputs)
 
 
-def test_a_model_names_its_marks():
+def test_a_model_names_its_marks(monkeypatch):
     model = tiny_rotary.model("qwen25")
-    model.config.text_config.eos_token_id = [2, 9]
+    monkeypatch.setattr(model.config.text_config, "eos_token_id", [2, 9])
     marks = read_marks(model, model.config)
     assert marks.special >= {tiny_rotary.IMAGE, tiny_rotary.START, tiny_rotary.END, 2, 9}
     assert marks.ends >= {2, 9}
-    model.config.text_config.eos_token_id = None

@@ -9,6 +9,7 @@ import torch
 from sparsight.methods import Downscale, Pool, Random, SparseVLM, SparseVLMPlus, Uniform
 from sparsight.methods.view import Selection
 from tests.support import tiny
+from tests.support.footprint import share
 
 LAYOUTS = {
     "one": [["image", 5]],
@@ -64,7 +65,8 @@ DTYPES = {"sdpa": torch.float64, "eager": torch.float32}
 @functools.cache
 def tiny_model(kernel, **changes):
     """A tiny model, made once for all tests."""
-    return tiny.tiny_llava(attention=kernel, **{"dtype": DTYPES[kernel], **changes})
+    made = tiny.tiny_llava(attention=kernel, **{"dtype": DTYPES[kernel], **changes})
+    return share(made, f"tiny_model({kernel!r}, {changes})")
 
 
 @dataclass(frozen=True)

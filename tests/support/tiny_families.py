@@ -6,6 +6,7 @@ import torch
 import transformers as hf
 
 from tests.support import tiny
+from tests.support.footprint import share
 from tests.support.tiny import IMAGE, PAD, VOCAB
 from tests.support.tiny_kinds import BREAK, FIRST, KINDS, SIDE, VIDEO
 
@@ -21,7 +22,7 @@ def tiny_family(name, attention="sdpa", dtype=torch.float64):
         "vision_config": "eager",
     }  # some image encoders know no other
     model = kind._from_config(config, attn_implementation=kernels, experts_implementation="eager")
-    return tiny.ready(model, dtype)
+    return share(tiny.ready(model, dtype), f"tiny_family({name!r}, {attention!r}, {dtype})")
 
 
 def tokens_of(model, name, given):

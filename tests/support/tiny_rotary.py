@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from tests.support import tiny
+from tests.support.footprint import share
 from tests.support.tiny import IMAGE, PAD, TEXT, VOCAB, Batch
 
 VIDEO = 4
@@ -165,8 +166,10 @@ SIDES = {
 def model(kind, kernel="sdpa", dtype=None, **changes):
     """Return a tiny model, made once; float64 for sdpa, float32 for eager (see cases.py)."""
     dtype = dtype or {"sdpa": torch.float64, "eager": torch.float32}[kernel]
+    name = f"tiny_rotary.model({kind!r}, {kernel!r}, {dtype}, {changes})"
     if kind in LLAVA:
-        return tiny.tiny_llava(attention=kernel, dtype=dtype, **{**LLAVA[kind], **changes})
+        made = tiny.tiny_llava(attention=kernel, dtype=dtype, **{**LLAVA[kind], **changes})
+        return share(made, name)
     config = MODELS[kind](**changes)
     if kind == "qwen3_moe":
         config.text_config._experts_implementation = "eager"  # the grouped kernel knows no float64
@@ -174,7 +177,7 @@ def model(kind, kernel="sdpa", dtype=None, **changes):
     made = getattr(transformers, CLASSES[kind])._from_config(config, attn_implementation=kernel)
     if kind == "gemma3":
         torch.nn.init.normal_(made.model.multi_modal_projector.mm_input_projection_weight)
-    return tiny.ready(made, dtype)
+    return share(tiny.ready(made, dtype), name)
 
 
 def rows(kind):
