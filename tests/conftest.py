@@ -11,6 +11,8 @@ import torch
 from hypothesis import settings
 from transformers.utils import logging as transformers_logging
 
+from tests.support.footprint import altered
+
 # the same examples in every run, so that a red test stays red
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
@@ -36,11 +38,17 @@ class Deprecations(logging.Handler):
 def no_deprecated_calls():
     logger, handler = transformers_logging.get_logger("transformers"), Deprecations()
     logger.addHandler(handler)
-    type(
-        logger
-    ).warning_once.cache_clear()  # a notice that is given once would hide behind an earlier test
+    # a notice that is given once would hide behind an earlier test
+    type(logger).warning_once.cache_clear()
     yield
     logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shared_models_stay_as_they_are():
+    """Fail the session if a test changed a model that is made once for all of them."""
+    yield
+    assert not altered()
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Several questions about the same images: what is encoded, what is computed, what rates, what is left behind."""
+"""Several questions about one set of images: what is encoded, computed, rated, left behind."""
 
 from contextlib import contextmanager, nullcontext
 
@@ -74,10 +74,9 @@ def test_a_later_turn_is_pruned_for_its_own_question(model, processor, method):
             model.generate(**inputs, max_new_tokens=1, do_sample=False)
         alone = run.trace
         model.generate(**inputs, max_new_tokens=1, do_sample=False)
-    kept = [
-        [site.keep.tolist() for site in trace.samples[0]]
-        for trace in (first, found, alone, run.trace)
-    ]
+    kept = []
+    for trace in (first, found, alone, run.trace):
+        kept.append([site.keep.tolist() for site in trace.samples[0]])
     assert kept[1] == kept[2]
     assert kept[1] != kept[0]
     assert kept[1] != kept[3], "the first question rates as well"
@@ -150,7 +149,9 @@ def refuse(*_, **__):
     ],
 )
 def test_only_the_same_arguments_are_remembered(then):
-    base, memory, calls = torch.nn.Module(), {}, []
+    base = torch.nn.Module()
+    memory = {}
+    calls = []
     base.get_image_features = lambda **given: calls.append(given) or len(calls)
     first = {"pixel_values": torch.zeros(1, 2)}
     with remembered_images(base, memory):
@@ -173,7 +174,7 @@ def test_the_cache_computes_the_new_turn_alone(model, processor):
     "ends", [{}, {"eos_token_id": 2, "forced_eos_token_id": 2}], ids=["cut off", "ended"]
 )
 @pytest.mark.parametrize("reuse", ["image", "cache"])
-def test_an_unpruned_model_says_the_same_either_way(model, processor, reuse, ends):
+def test_an_unpruned_model_says_the_same_with_either_reuse(model, processor, reuse, ends):
     talk = chat(model, processor, reuse, **ends)
     said = [talk.ask(FIRST, [picture()]), talk.ask(SECOND), talk.ask(FIRST)]
     messages, expected = [], []

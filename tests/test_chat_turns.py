@@ -1,4 +1,4 @@
-"""Later turns of a chat: after an error, at another scale, with other weights, where a config leaves the end open."""
+"""Later turns of a chat: after an error, at another scale, with other weights, without an end."""
 
 import pytest
 import torch
@@ -97,7 +97,7 @@ def test_remembered_images_are_those_of_the_scale(model, processor):
     small, large = Downscale(retain=4), Downscale(retain=9)
 
     def asked(*steps):
-        """Ask the same two questions, each under a method or none; return both answers and the features used."""
+        """Ask two questions, each under a method or none; return answers and features."""
         talk, said = chat(model, processor), []
         for question, method in zip((FIRST, SECOND), steps, strict=True):
             images = [] if said else [picture()]

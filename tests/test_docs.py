@@ -50,24 +50,15 @@ def test_first_snippet_runs(monkeypatch):
 @pytest.mark.skipif(
     not is_prepared(), reason="the embedded model is not prepared; run `sparsight prepare`"
 )
-def test_whole_program_runs(monkeypatch, capsys):
+def test_whole_program_and_chat_snippet_run(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    exec(blocks("python")[1], {})  # noqa: S102
+    scope = {}
+    exec(blocks("python")[1], scope)  # noqa: S102
     lines = capsys.readouterr().out.splitlines()
     assert lines[0]
     assert lines[1].startswith("(576,) 12")
     assert 0 < float(lines[2]) < 0.5
 
-
-@pytest.mark.embedded
-@pytest.mark.skipif(
-    not is_prepared(), reason="the embedded model is not prepared; run `sparsight prepare`"
-)
-def test_chat_snippet_runs(monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    scope = {}
-    exec(blocks("python")[1], scope)  # noqa: S102
-    capsys.readouterr()
     exec(blocks("python")[2], scope)  # noqa: S102
     assert all(capsys.readouterr().out.splitlines())
     assert len(scope["chat"].messages) == 4

@@ -1,4 +1,4 @@
-"""The one way to build a prompt: the first token once, images first, and every loss refused by its cause."""
+"""How a prompt is built: one BOS token, images first, and every loss refused by its cause."""
 
 import re
 
@@ -55,7 +55,7 @@ def test_a_tokenizer_that_begins_alone_is_left_to_it(model):
 
 
 def test_later_turns_begin_nothing(model):
-    """A template that marks the first turn alone is rendered again for a turn that goes on with the cache."""
+    """A template that marks the first turn alone is rendered anew for a later turn."""
     odd = "{{- bos_token -}}{{- messages | length -}}" + tiny_processor.TEMPLATE
     talk = Chat(
         model, tiny_processor.processor(odd, True), reuse="cache", max_new_tokens=2, eos_token_id=0
@@ -71,7 +71,7 @@ def words(processor, inputs):
     return processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
 
 
-def test_every_way_builds_the_same_prompt(model, processor, monkeypatch, tmp_path):
+def test_every_caller_builds_the_same_prompt(model, processor, monkeypatch, tmp_path):
     """Chat, ask and eval: images first, and the same tokens and pixels."""
     from sparsight.cli import ask as cli
 

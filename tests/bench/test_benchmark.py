@@ -93,7 +93,7 @@ def test_an_oracle_that_cuts_nothing_changes_nothing(prefill, built):
 
 
 def test_the_oracle_is_exact(prefill, built):
-    """Causality: what the first tokens give does not depend on the tokens that are cut behind them."""
+    """The model is causal: logits of the first tokens do not depend on those behind them."""
     model, inputs = built
     with torch.no_grad():
         dense = output_cache(model(**inputs, use_cache=True)).layers[-1].keys

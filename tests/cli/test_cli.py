@@ -1,4 +1,4 @@
-"""The command line: every refusal is one line and exit code 2; the report, the JSON document and the picture."""
+"""The command line: report, JSON document, picture; a refusal is one line and exit code 2."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""docs/command-line.md: its fields are those of the real documents, and its exit codes those of the program."""
+"""docs/command-line.md lists the fields of the real documents and the program's exit codes."""
 
 import itertools
 import json
@@ -60,13 +60,16 @@ def leaves(value, name=""):
 
 
 def fields(document):
-    """Names of all values in a document; what is empty or null in one place and holds more in another is no value."""
+    """Return the names of all values of a document.
+
+    A field that is empty or null in one place and holds fields in another is no value.
+    """
     found = set(leaves(document))
-    return {
-        name
-        for name in found
-        if not any(other.startswith((f"{name}.", f"{name}[]")) for other in found)
-    }
+
+    def holds_fields(name):
+        return any(other.startswith((f"{name}.", f"{name}[]")) for other in found)
+
+    return {name for name in found if not holds_fields(name)}
 
 
 def test_fields_of_ask(folder, tmp_path):

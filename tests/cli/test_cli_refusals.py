@@ -1,4 +1,4 @@
-"""`sparsight ask` with wrong inputs of every kind: one line on standard error, exit code 2, nothing else."""
+"""`sparsight ask` answers wrong inputs with one line on standard error and exit code 2."""
 
 import base64
 import errno

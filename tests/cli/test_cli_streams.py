@@ -1,4 +1,4 @@
-"""What commands print into outputs of every kind, and how they end: encodings, closed pipes, full disks, Ctrl-C."""
+"""Commands and their output: encodings, closed pipes, full disks, Ctrl-C."""
 
 import io
 import json
@@ -181,7 +181,8 @@ def test_unexpected_errors_are_one_line_and_a_hint(words, monkeypatch):
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines() == [
         "note: one frame",
-        "error: unexpected RuntimeError: out of memory. Give --verbose behind the command to see where it comes from.",
+        "error: unexpected RuntimeError: out of memory. "
+        "Give --verbose behind the command to see where it comes from.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""The table of generation modes is up to date, and each of its rows has a test that is marked with its name."""
+"""The table of generation modes is up to date; a test is marked with the name of each row."""
 
 import ast
 from pathlib import Path

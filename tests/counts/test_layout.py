@@ -1,4 +1,4 @@
-"""Where visual tokens lie: a bright patch at a known place is noticed by the token that the layout puts there."""
+"""The layout of visual tokens: a bright patch is noticed by the token that lies there."""
 
 import functools
 
@@ -44,7 +44,7 @@ def quiet(name):
 
 
 def lit(given, index, size, cell, key="pixel_values"):
-    """The same pixels with one cell of one image lit; `size` are the rows and columns that its pixels are cut into."""
+    """Return the pixels with one cell of one image lit; `size` is rows and columns of cells."""
     pixels = given[key].clone()
     flat = pixels.view(-1, *pixels.shape[-3:])
     height, width = (
@@ -61,7 +61,7 @@ def lit(given, index, size, cell, key="pixel_values"):
 
 
 def check(layout, grid, cell, seen):
-    """Of the tokens of one grid the one at the cell notices most; what is no patch notices nothing."""
+    """Check that the token at the cell notices most, and a token that is no patch nothing."""
     token = int(grid.tokens[seen[grid.tokens].argmax()])
     assert (int(layout.row[token]), int(layout.column[token])) == cell
     assert not seen[layout.others].any()
@@ -76,7 +76,9 @@ def test_tokens_of_images_that_are_given_as_pixels(name):
         made = [
             KINDS[name].image(random, number) for number in range(1 if KINDS[name].nested else 2)
         ]
-        given = {key: torch.cat([own[key] for own in made]) for key in made[0]}
+        given = {}
+        for key in made[0]:
+            given[key] = torch.cat([own[key] for own in made])
     layout = bright.layout_of(model, given, len(encode(model, given)))
     pixels = next(key for key in given if key.startswith("pixel_values"))
     assert layout.image_count == len(layout.grids) == given[pixels].flatten(0, -4).shape[0]
@@ -109,7 +111,7 @@ def test_tokens_of_videos(name):
 
 
 def inner(place):
-    """The middle of a place: padding that is not a whole number of patches shifts rows and columns by less than one."""
+    """Return the middle of a place; padding of part of a patch shifts it by less than one row."""
     left, top, right, bottom = place
     return (
         (3 * left + right) / 4,
@@ -258,7 +260,6 @@ def test_learned_queries_lie_nowhere(name):
 
 
 # ---- in a run
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_every_family_is_read():
@@ -293,7 +294,6 @@ def test_a_prompt_with_other_images_than_it_says_has_no_layout():
 
 
 # ---- the type
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_blocks_are_laid_out_in_order():

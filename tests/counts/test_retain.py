@@ -56,7 +56,8 @@ def test_fractions_of_any_real_type(number):
     [
         (
             12.0,
-            "retain=12.0 is a float, and floats are fractions in (0, 1]; give the int 12 for a count",
+            "retain=12.0 is a float, and floats are fractions in (0, 1]; "
+            "give the int 12 for a count",
         ),
         (np.float64(192), "give the int 192 for a count"),
         (1.5, "retain=1.5 keeps nothing meaningful; give a count >= 1 or a fraction in (0, 1]"),
@@ -66,7 +67,8 @@ def test_fractions_of_any_real_type(number):
         (True, "retain=True keeps nothing meaningful"),
         (
             torch.tensor(12),
-            "retain=tensor(12) is of type Tensor, which is no real number (a tensor or array of one element",
+            "retain=tensor(12) is of type Tensor, which is no real number "
+            "(a tensor or array of one element",
         ),
         (np.array(12), "is of type ndarray, which is no real number"),
         ("192", "retain='192' is of type str, which is no real number"),

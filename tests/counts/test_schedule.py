@@ -1,4 +1,4 @@
-"""Counts and costs: the published numbers exactly, and what holds for every budget, depth and number of tokens."""
+"""Counts and costs: the published numbers, and what holds for every budget, depth and size."""
 
 import itertools
 import math
@@ -96,7 +96,6 @@ def test_unpublished_budget_names_the_published_ones():
 
 
 # ---- every budget
-# -------------------------------------------------------------------------------------------------
 
 depths = st.integers(2, 96)
 tokens = st.integers(1, 3000)
@@ -202,7 +201,7 @@ def test_schedules_of_methods(place, visual, retain, recycle, authors):
 
 @pytest.mark.parametrize("retain", [1.0, 576])
 @pytest.mark.parametrize("method", [SparseVLM, SparseVLMPlus])
-def test_keeping_everything(method, retain):
+def test_full_retention_keeps_every_token(method, retain):
     plan = method(retain=retain).plan(576, 32)
     assert (plan.kept, plan.recycled, plan.mean()) == ((576,) * 3, (0,) * 3, 576)
 
@@ -214,7 +213,6 @@ def test_the_published_cost_can_be_asked_for():
 
 
 # ---- sites and settings
-# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The cache of a pruned prompt: bound to its block, resettable, croppable down to the end of what was pruned."""
+"""The cache of a pruned prompt belongs to its block, can be reset, and cropped to the prompt."""
 
 import copy
 
@@ -10,11 +10,12 @@ from sparsight import SparseVLM, sparsify
 from sparsight.errors import AttachError, SparsightError, UnsupportedError
 from tests.support import contract, dense, tiny
 from tests.support.caches import cached
+from tests.support.cases import tiny_model
 
 
 @pytest.fixture
 def model():
-    return tiny.tiny_llava()
+    return tiny_model("sdpa")
 
 
 @pytest.fixture

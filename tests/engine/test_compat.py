@@ -1,4 +1,4 @@
-"""Names that transformers changed: both spellings work, and a name that is gone is refused on attach."""
+"""Names that transformers changed: both spellings work, and an unknown one is refused on attach."""
 
 import warnings
 from dataclasses import replace

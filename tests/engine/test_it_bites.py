@@ -1,4 +1,4 @@
-"""The contract's checks bite: whatever is broken on purpose fails exactly the checks of what it breaks."""
+"""The contract's checks bite: each thing broken on purpose fails exactly its own checks."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -86,10 +86,10 @@ class LooksAtTheRow(Broken):
 
 def failing(model, method):
     """Names of the checks that fail."""
-    names = set()
+    names, case = set(), contract.Case(model, method, BATCH)
     for name, check in contract.CHECKS.items():
         try:
-            check(model, method, BATCH)
+            check(case)
         except (AssertionError, RuntimeError, ValueError):
             names.add(name)
     return names
@@ -109,7 +109,7 @@ METHODS = {
 
 @pytest.mark.parametrize("positions", ["keep", "renumber"])
 @pytest.mark.parametrize("method", METHODS)
-def test_broken_methods(monkeypatch, method, positions):
+def test_a_broken_method_fails_its_own_checks(monkeypatch, method, positions):
     monkeypatch.setattr(
         "sparsight.methods.answer.check_selection", lambda selection, *_: selection
     )  # the engine's own look at the counts
@@ -126,7 +126,7 @@ def test_the_engine_itself_refuses_other_counts(method):
 
 
 def spoil_rows(monkeypatch, change):
-    """Have the engine change a shortened row: `change` gets its places of visual and of other tokens."""
+    """Have the engine spoil a shortened row; `change` gets indices of visual and text tokens."""
     plain = SitePruning.rearrange
 
     def rearrange(self):
@@ -176,17 +176,17 @@ def lose_the_middle(where, visual, other):
         (lose_the_middle, {"text", "distinct", "order"}),
     ],
 )
-def test_broken_engines(monkeypatch, change, names):
+def test_a_broken_engine_fails_its_own_checks(monkeypatch, change, names):
     spoil_rows(monkeypatch, change)
     assert failing(tiny_model("sdpa"), SparseVLM(**SITES, positions="keep")) == names
 
 
-def test_a_ledger_that_tells_the_physical_length(monkeypatch):
+def test_a_ledger_that_tells_the_physical_length_fails_decoding(monkeypatch):
     breaks.tells_the_physical_length(monkeypatch)
     assert failing(tiny_model("sdpa"), SparseVLM(**SITES)) == {"decode"}
 
 
-def test_fillers_that_are_seen(monkeypatch):
+def test_fillers_that_are_seen_fail_beside_others(monkeypatch):
     breaks.sees_fillers(monkeypatch)
     assert failing(tiny_model("sdpa"), SparseVLM(**SITES)) == {"alone"}
 
@@ -202,7 +202,7 @@ class DropsOneMore(SparseVLM):
         )
 
 
-def test_full_retention_bites():
+def test_full_retention_that_drops_a_token_is_noticed():
     model = tiny_model("sdpa")
     with torch.no_grad():
         plain = model(**BATCH.inputs).logits

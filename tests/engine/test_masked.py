@@ -1,14 +1,27 @@
-"""Pruned equals masked: logits of the shortened model against a dense one in which dropped tokens are masked."""
+"""Pruned equals masked: a shortened model gives the logits of a dense one with masked tokens."""
+
+import itertools
 
 import pytest
 import torch
 from transformers import DynamicCache
 
-from sparsight import SparseVLM, SparseVLMPlus, sparsify
+from sparsight import SparseVLM, sparsify
 from sparsight.engine.compat import output_cache
 from tests.support import contract, dense, tiny
 from tests.support.caches import cached
-from tests.support.cases import KERNELS, LAYOUTS, METHODS, tiny_model
+from tests.support.cases import (
+    KERNELS,
+    LAYOUTS,
+    METHODS,
+    REPRESENTATIVES,
+    crossed,
+    tiny_model,
+)
+
+# both rules for positions, fixed and adaptive counts, tokens that are kept and such that are merged
+MIXED = (*REPRESENTATIVES, "keep positions", "rank", "pool renumbered")
+PAIRS = [*itertools.product(REPRESENTATIVES, KERNELS), *((m, "sdpa") for m in MIXED[3:])]
 
 
 def text(*shape, seed=5):
@@ -29,13 +42,13 @@ def close(got, want, message):
     contract.close(got, want.to(got.dtype), message)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("method", METHODS)
-def test_prefill_and_teacher_forced_decode(method, kernel, layout):
+@pytest.mark.parametrize(("method", "kernel", "layout"), crossed(METHODS))
+def test_prefill_and_forced_decode_equal_masked(method, kernel, layout):
     model, method = tiny_model(kernel), METHODS[method]
     batch = tiny.batch(LAYOUTS[layout], dtype=model.dtype)
-    said, mask, cache = text(len(batch.alone), 4), batch.inputs["attention_mask"], DynamicCache()
+    said = text(len(batch.alone), 4)
+    mask = batch.inputs["attention_mask"]
+    cache = DynamicCache()
     with sparsify(model, method) as run, torch.no_grad():
         parts = [model(**batch.inputs, **cached(cache)).logits]
         for step in range(said.shape[1]):
@@ -48,9 +61,8 @@ def test_prefill_and_teacher_forced_decode(method, kernel, layout):
         close(got, wanted(method, alone, said[b].tolist()), f"sample {b}")
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("method", METHODS)
-def test_without_a_cache(method, kernel):
+@pytest.mark.parametrize(("method", "kernel"), PAIRS)
+def test_a_prefill_without_a_cache_equals_masked(method, kernel):
     model, method = tiny_model(kernel), METHODS[method]
     batch = tiny.batch(LAYOUTS["unequal images"], dtype=model.dtype)
     with sparsify(model, method) as run, torch.no_grad():
@@ -68,14 +80,22 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("layout", ["one", "left padded", "unequal images", "text among them"])
-@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
-    "method", [SparseVLM(retain=0.5), SparseVLM(retain=0.5, positions="keep"), SparseVLMPlus()]
+    ("method", "kernel", "layout"),
+    [
+        ("sparsevlm", "sdpa", "one"),
+        ("sparsevlm", "sdpa", "text among them"),
+        ("sparsevlm", "eager", "unequal images"),
+        ("plus", "sdpa", "unequal images"),
+        ("plus", "eager", "left padded"),
+        ("keep positions", "sdpa", "left padded"),
+        ("uniform", "eager", "text among them"),
+    ],
 )
 @pytest.mark.parametrize("mode", MODES)
-def test_generate(mode, method, kernel, layout):
-    model, settings = tiny_model(kernel), MODES[mode]
+def test_every_mode_of_generate_equals_masked(mode, method, kernel, layout):
+    model, method = tiny_model(kernel), METHODS[method]
+    settings = MODES[mode]
     if (
         tiny.OLD
         and layout == "unequal images"
@@ -88,7 +108,7 @@ def test_generate(mode, method, kernel, layout):
         done = model.generate(
             **batch.inputs,
             **settings,
-            max_new_tokens=5,
+            max_new_tokens=4,
             return_dict_in_generate=True,
             output_logits=True,
             output_scores=True,
@@ -120,10 +140,9 @@ def test_sampling_repeats_with_its_seed():
     assert rows[0] == rows[1] != rows[2]
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "kernel"), PAIRS)
 @pytest.mark.mode("a second turn of text")
-def test_second_text_turn_with_generate(method, kernel):
+def test_a_second_text_turn_in_generate_equals_masked(method, kernel):
     model, method = tiny_model(kernel), METHODS[method]
     inputs = tiny.batch([["image", 4]], dtype=model.dtype).inputs
     with sparsify(model, method):
@@ -143,10 +162,9 @@ def test_second_text_turn_with_generate(method, kernel):
     )
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("method", METHODS)
-def test_second_text_turn_of_unequal_length(method, kernel):
-    """The padding of a later turn lies in the middle of the cache, and stays padding for every step that follows."""
+@pytest.mark.parametrize(("method", "kernel"), PAIRS)
+def test_a_second_text_turn_of_unequal_length_equals_masked(method, kernel):
+    """Padding of a later turn lies in the middle of the cache, and stays padding in later steps."""
     model, method = tiny_model(kernel), METHODS[method]
     batch = tiny.batch(LAYOUTS["two"], dtype=model.dtype)
     turn, last = text(2, 5), text(2, 2, seed=6)
@@ -169,15 +187,12 @@ def test_second_text_turn_of_unequal_length(method, kernel):
         close(got, wanted(method, batch.alone[b], said)[-len(said) :], f"sample {b}")
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("method", METHODS)
-def test_second_turn_with_a_new_image(method, kernel):
+@pytest.mark.parametrize(("method", "kernel"), PAIRS)
+def test_a_second_turn_with_a_new_image_equals_masked(method, kernel):
     model, method = tiny_model(kernel), METHODS[method]
     first, second = (
         tiny.batch([["image", 4]], seed=seed, dtype=model.dtype).inputs for seed in (0, 1)
     )
-    if kernel == "eager":
-        first, second = ({**part} for part in (first, second))
     cache, said = DynamicCache(), text(3).tolist()
     with sparsify(model, method) as run, torch.no_grad():
         parts = [model(**first, **cached(cache)).logits]
@@ -193,8 +208,8 @@ def test_second_turn_with_a_new_image(method, kernel):
     close(torch.cat(parts, dim=1)[0], wanted(method, first, new, said), "two images, two turns")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_an_image_after_a_text_turn(method):
+@pytest.mark.parametrize("method", MIXED)
+def test_an_image_after_a_text_turn_equals_masked(method):
     model, method = tiny_model("sdpa"), METHODS[method]
     batch, cache = tiny.batch([["image", 4], ["image", 4]]), DynamicCache()
     before, pads = text(2, 6), torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
@@ -216,8 +231,8 @@ def test_an_image_after_a_text_turn(method):
         close(logits[b, -left:], want[-left:], f"sample {b}")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_cropped_answer_can_be_said_otherwise(method):
+@pytest.mark.parametrize("method", MIXED)
+def test_decoding_after_a_crop_equals_masked(method):
     model, method = tiny_model("sdpa"), METHODS[method]
     inputs, cache = tiny.batch([["image", 4]]).inputs, DynamicCache()
     wrong, said = text(1, 3, seed=7), text(1, 4)
@@ -231,8 +246,8 @@ def test_cropped_answer_can_be_said_otherwise(method):
     close(logits[0], wanted(method, inputs, said[0].tolist())[-5:], "after a crop")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_padding_between_real_tokens(method):
+@pytest.mark.parametrize("method", MIXED)
+def test_padding_between_real_tokens_equals_masked(method):
     model, method = tiny_model("sdpa"), METHODS[method]
     inputs, cache = tiny.batch([[4, "image", 7]]).inputs, DynamicCache()
     mask = inputs["attention_mask"].clone()

@@ -1,4 +1,4 @@
-"""Odd combinations of model, prompt, padding, budget, sites, method, kernel and way to call: right, or refused by name.
+"""Odd combinations of model, prompt, budget, method and mode are right, or refused by name.
 
 Drawn cases (support/odd_cases.py) of every kind of tiny model (support/odd_models.py), the same
 ones in every run; each is run (support/odd_run.py) and judged (support/odd_judge.py). Were the
@@ -22,7 +22,7 @@ from tests.support.breaks import sees_fillers, tells_the_physical_length
 from tests.support.odd_cases import Budget, Case, cases
 from tests.support.odd_judge import judge, layers_of
 
-EXAMPLES = 40  # of each kind of model
+EXAMPLES = 28  # of each kind of model
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
 pytestmark = pytest.mark.skipif(
@@ -37,7 +37,7 @@ def tally():
 
 
 @pytest.mark.parametrize("kind", odd_models.KINDS)
-def test_odd(kind, tally):
+def test_odd_cases_are_right_or_refused(kind, tally):
     found = tally[kind] = Counter()
     layers = layers_of(odd_models.model(kind, *odd_models.variants(kind)[0]))
 
@@ -56,14 +56,12 @@ def test_most_cases_are_served(tally, record_property):
     if set(tally) != set(odd_models.KINDS):
         pytest.skip("not all kinds have run")
     total = sum(found.total() for found in tally.values())
-    right, untouched = (
-        sum(found[word] for found in tally.values()) for word in ("right", "untouched")
-    )
+    right = sum(found["right"] for found in tally.values())
+    untouched = sum(found["untouched"] for found in tally.values())
     refused = total - right - untouched
     record_property(
         "odd cases", f"{total}: {right} right, {untouched} untouched, {refused} refused"
     )
-    print(f"{total} odd cases: {right} right, {untouched} untouched, {refused} refused")  # noqa: T201
     assert total >= 1000
     assert 0.03 < refused / total < 0.3
     assert right > total / 2
@@ -71,7 +69,6 @@ def test_most_cases_are_served(tally, record_property):
 
 
 # ---- it bites
-# -----------------------------------------------------------------------------------------------------
 
 PADDED = Case(
     kind="internvl",
@@ -128,13 +125,13 @@ BREAKS = [sees_fillers, tells_the_physical_length, counts_from_one, keeps_the_wo
 
 
 @pytest.mark.parametrize("breaks", BREAKS)
-def test_what_is_broken_fails(monkeypatch, breaks):
+def test_a_broken_engine_fails(monkeypatch, breaks):
     breaks(monkeypatch)
     with pytest.raises((AssertionError, RuntimeError, IndexError)):
         judge(PADDED)
 
 
-def test_a_trace_that_is_left_fails(monkeypatch):
+def test_an_attribute_left_behind_fails(monkeypatch):
     plain, model = Engine.detach, odd_models.model(PADDED.kind, PADDED.kernel, PADDED.dtype)
     monkeypatch.setattr(
         Engine, "detach", lambda self: (plain(self), setattr(self.base, "left_behind", 1))

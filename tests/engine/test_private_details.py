@@ -55,7 +55,6 @@ DECODERS = [
 
 
 # ---- engine.py
-# ----------------------------------------------------------------------------------------------------
 
 
 def watch(model, path, inputs):
@@ -130,23 +129,30 @@ def test_families_name_what_exists():
 
 
 def test_generate_encodes_images_into_an_argument_we_know():
-    model, inputs, seen = tiny.tiny_llava(), tiny.batch([["image", 3]]).inputs, []
+    model = tiny.tiny_llava()
+    inputs = tiny.batch([["image", 3]]).inputs
+    seen = []
     base = model.model
     base.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
     model.generate(**inputs, max_new_tokens=3)
-    features = families()[0].features
-    bring = [any(kwargs.get(name) is not None for name in features) for kwargs in seen]
+    features = set(families()[0].features)
+
+    def brings_images(kwargs):
+        return any(kwargs.get(name) is not None for name in features)
+
+    bring = list(map(brings_images, seen))
     assert bring[0], f"generate() hands the images over in none of {features}"
     assert bring[1:] == [False, False], "a decode step brings image features, and would be pruned"
     assert all("input_ids" in kwargs for kwargs in seen), "generate() no longer passes input_ids"
 
 
 # ---- scaling.py
-# ---------------------------------------------------------------------------------------------------
 
 
 def test_encoders_that_take_images_of_any_size():
-    model, inputs, seen = tiny_model("sdpa"), tiny.batch([["image", 3]]).inputs, []
+    model = tiny_model("sdpa")
+    inputs = tiny.batch([["image", 3]]).inputs
+    seen = []
     tower = model.get_submodule("model." + LLAVA.encoder)
     for encoder in (type(tower), SiglipVisionModel):
         parameters = inspect.signature(encoder.forward).parameters
@@ -166,7 +172,6 @@ def test_encoders_that_take_images_of_any_size():
 
 
 # ---- ledger.py
-# ----------------------------------------------------------------------------------------------------
 
 
 def test_dynamic_layer():
@@ -209,9 +214,10 @@ def test_mask_sizes_ask_the_length():
 def test_every_method_of_a_layer_is_known():
     """A new method that changes what is stored would leave the ledger behind."""
     known = {
-        "activate_past_recording", "batch_repeat_interleave", "batch_select_indices", "crop", "get_mask_sizes",
-        "get_max_length", "get_max_cache_shape", "get_seq_length", "is_compileable", "is_croppable", "is_sliding",
-        "lazy_initialization", "offload", "prefetch", "reorder_cache", "reset", "supports_early_init", "update",
+        "activate_past_recording", "batch_repeat_interleave", "batch_select_indices", "crop",
+        "get_mask_sizes", "get_max_length", "get_max_cache_shape", "get_seq_length",
+        "is_compileable", "is_croppable", "is_sliding", "lazy_initialization", "offload",
+        "prefetch", "reorder_cache", "reset", "supports_early_init", "update",
     }  # fmt: skip
     new = {name for name in dir(DynamicLayer) if not name.startswith("_")} - known
     assert not new, f"DynamicLayer has new methods: {new}"
@@ -228,7 +234,6 @@ def test_cache_asks_its_layers():
 
 
 # ---- attention.py
-# -------------------------------------------------------------------------------------------------
 
 
 def test_attention_registry():
@@ -301,9 +306,12 @@ def test_the_tap_changes_no_bit(kernel):
 
 def test_softcap_of_a_standalone_call():
     random = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(1, heads, 6, 8, generator=random) for heads in (4, 2, 2))
+    query = torch.randn(1, 4, 6, 8, generator=random)
+    key, value = (torch.randn(1, 2, 6, 8, generator=random) for _ in range(2))
     module = torch.nn.Module()
-    module.num_key_value_groups, module.head_dim, module.training = 2, 8, False
+    module.num_key_value_groups = 2
+    module.head_dim = 8
+    module.training = False
     mask = torch.full((1, 1, 6, 6), torch.finfo(torch.float32).min).triu(1)
     settings = {"scaling": 0.5, "softcap": 0.8}
     _, weights = modeling_gemma2.eager_attention_forward(
@@ -333,7 +341,6 @@ def test_masks_are_bool_for_sdpa_and_added_for_eager(kernel):
 
 
 # ---- guard.py
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_fields_of_the_generation_config():

@@ -1,15 +1,16 @@
-"""Ragged batches: what once went wrong in one sample because of its neighbours, of its gaps, or of its lost images."""
+"""Ragged batches: neighbours, gaps and lost images change nothing in a sample."""
 
 import pytest
 import torch
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from tests.support import tiny
+from tests.support.cases import tiny_model
 
 
 @pytest.fixture
 def model():
-    return tiny.tiny_llava()
+    return tiny_model("sdpa")
 
 
 @pytest.mark.parametrize("sites", [None, (1, 2, 3)])
@@ -28,7 +29,7 @@ def test_more_images_than_tokens_that_are_left(model, positions, sites):
 @pytest.mark.parametrize("positions", ["keep", "renumber"])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_gap_in_the_mask_moves_nothing(model, method, positions, seed):
-    """Masked tokens between image and question, with the positions that the others have without them."""
+    """Mask tokens between image and question; the others keep their positions."""
     plain = tiny.batch([["image", 9]], seed=seed).inputs
     ids, cut = plain["input_ids"], plain["input_ids"].shape[1] - 6
     gap = torch.full((1, 12), 50)

@@ -1,4 +1,4 @@
-"""What is refused, by name, and before anything runs: the message says what was given and what to do."""
+"""Refusals come before anything runs; the message says what was given and what to do."""
 
 import re
 
@@ -33,27 +33,26 @@ def refuses(error, *words):
 
 
 # ---- attaching
-# ----------------------------------------------------------------------------------------------------
 
 
-def test_a_model_without_images():
+def test_a_model_without_images_is_refused():
     with refuses(UnsupportedError, "LlamaForCausalLM", "language_model", "sparsight models"):
         sparsify(LlamaForCausalLM(tiny.text_config()), METHOD)
 
 
-def test_something_that_is_no_model():
+def test_an_object_that_is_no_model_is_refused():
     with refuses(UnsupportedError, "Linear", "language_model", "sparsight models"):
         sparsify(torch.nn.Linear(2, 2), METHOD)
 
 
 @pytest.mark.parametrize("method", ["sparsevlm", None, 192, SparseVLM])
-def test_something_that_is_no_method(model, method):
+def test_an_object_that_is_no_method_is_refused(model, method):
     with refuses(UnsupportedError, repr(method), "SparseVLM(retain=192)"):
         sparsify(model, method)
 
 
 @pytest.mark.parametrize("sites", [(8,), (0, 3), (3, 2), ()])
-def test_sites_outside_the_decoder(model, sites):
+def test_sites_outside_the_decoder_are_refused(model, sites):
     with refuses(SettingError, f"sites={sites}", "1..7"):
         sparsify(model, SparseVLM(retain=0.9, sites=sites))
 
@@ -62,7 +61,7 @@ def test_sites_outside_the_decoder(model, sites):
     "kernel", ["flex_attention", "flash_attention_2", "flash_attention_3", "paged|sdpa"]
 )
 @pytest.mark.mode("`flex_attention`, `flash_attention_2`, `flash_attention_3`, paged attention")
-def test_attention_kernels(kernel):
+def test_other_attention_kernels_are_refused(kernel):
     model = tiny.tiny_llava()
     model.model.language_model.config._attn_implementation_internal = kernel
     with refuses(UnsupportedError, kernel, "attn_implementation='sdpa' or 'eager'"):
@@ -137,7 +136,6 @@ def test_moving_rotary_tables(kind, inputs):
 
 
 # ---- prompts
-# ------------------------------------------------------------------------------------------------------
 
 
 def no_vision(model, monkeypatch):
@@ -203,7 +201,7 @@ def test_a_mask_of_another_length(model, inputs, length):
 
 
 def test_packed_prompts(model, inputs):
-    """Without mask and cache, transformers reads a fresh start of the positions as another prompt."""
+    """Without mask and cache, transformers takes restarting positions for packed prompts."""
     ids, length = inputs["input_ids"], inputs["input_ids"].shape[1]
     places = torch.cat([torch.arange(length - 3), torch.arange(3)])[None]
     call = {
@@ -247,7 +245,6 @@ def test_labels_and_scattered_logits(model, inputs):
 
 
 # ---- caches and generate
-# ------------------------------------------------------------------------------------------
 
 
 def test_caches_that_cannot_be_shortened(model, inputs):

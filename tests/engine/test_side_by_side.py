@@ -1,4 +1,4 @@
-"""Several models, threads, generators and copies beside each other: each is what it is alone, or refused by name."""
+"""Models, threads, generators and copies side by side work as if alone, or are refused by name."""
 
 import copy
 import io
@@ -59,10 +59,9 @@ def alone(model, method, inputs):
 
 
 # ---- threads
-# ------------------------------------------------------------------------------------------------------
 
 
-def test_blocks_opened_and_closed_in_threads(model, other, inputs):
+def test_threads_with_blocks_of_their_own_answer_as_if_alone(model, other, inputs):
     jobs = [(model, METHOD), (other, SparseVLMPlus(retain=0.3))]
     want, before = [alone(*job, inputs) for job in jobs], [snapshot(job[0]) for job in jobs]
     results, barrier = [[], []], threading.Barrier(2)
@@ -83,8 +82,8 @@ def test_blocks_opened_and_closed_in_threads(model, other, inputs):
     assert [snapshot(job[0]) for job in jobs] == before
 
 
-def test_a_block_ended_by_another_thread(model, inputs):
-    """What a broken pass of the first thread left there is forgotten by its next pass of any model."""
+def test_a_block_ended_by_another_thread_leaves_no_trace(model, inputs):
+    """A broken pass that a thread left behind is forgotten by its next pass of any model."""
     before = snapshot(model)
     run = sparsify(model, METHOD)
     handle = model.model.language_model.norm.register_forward_pre_hook(interrupt)
@@ -100,7 +99,6 @@ def test_a_block_ended_by_another_thread(model, inputs):
 
 
 # ---- nested
-# -------------------------------------------------------------------------------------------------------
 
 
 def interrupt(*_):
@@ -109,7 +107,7 @@ def interrupt(*_):
 
 @pytest.mark.parametrize("layer", [0, 4])
 @pytest.mark.parametrize("broken", [None, "Exception", "KeyboardInterrupt"])
-def test_a_model_that_runs_inside_another(model, other, inputs, layer, broken):
+def test_a_model_inside_another_answers_as_if_alone(model, other, inputs, layer, broken):
     """Also if the inner one breaks, and the outer one goes on."""
     want, inner = alone(model, METHOD, inputs), alone(other, SparseVLMPlus(retain=0.3), inputs)
     seen = []
@@ -136,7 +134,7 @@ def test_a_model_that_runs_inside_another(model, other, inputs, layer, broken):
     assert all(torch.equal(logits, inner) for logits in seen)
 
 
-def test_blocks_that_end_in_another_order(model, other, inputs):
+def test_blocks_may_end_in_any_order(model, other, inputs):
     plain = prefill(model, inputs)
     want = alone(other, METHOD, inputs)
     first, second = sparsify(model, METHOD), sparsify(other, METHOD)
@@ -147,11 +145,10 @@ def test_blocks_that_end_in_another_order(model, other, inputs):
 
 
 # ---- interrupted
-# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_an_interrupt_in_the_body(model, inputs, error):
+def test_an_interrupt_in_the_body_leaves_no_trace(model, inputs, error):
     before, plain = snapshot(model), prefill(model, inputs)
 
     def body():
@@ -181,7 +178,7 @@ class Stops(BaseStreamer):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_answer_stopped_half_way(model, inputs, error):
+def test_an_answer_stopped_half_way_leaves_no_trace(model, inputs, error):
     before, plain = snapshot(model), prefill(model, inputs)
     with sparsify(model, METHOD):
         want = model.generate(**inputs, max_new_tokens=6)
@@ -204,7 +201,7 @@ def spoken(model, method, inputs):
             given = {"input_ids": token}
 
 
-def test_generators_in_turns_one_closed_half_way(model, other, inputs):
+def test_generators_in_turns_answer_as_if_alone(model, other, inputs):
     before = snapshot(model), snapshot(other)
     want = []
     for each in (model, other):
@@ -224,7 +221,6 @@ def test_generators_in_turns_one_closed_half_way(model, other, inputs):
 
 
 # ---- copies
-# -------------------------------------------------------------------------------------------------------
 
 COPIES = {
     "deepcopy": copy.deepcopy,

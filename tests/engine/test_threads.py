@@ -1,9 +1,10 @@
-"""Threads on one model, and on two: each says what it says alone, and reads its own numbers. Nothing stays behind."""
+"""Threads on one model and on two: each answers as if alone and reads its own stats."""
 
 import asyncio
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.evaluate.test_evaluate import TURNS
 from tests.support import tiny, tiny_processor
 from tests.support.footprint import snapshot
 
-THREADS, ROUNDS = 4, 4
+THREADS, ROUNDS = 4, 2
 METHOD = SparseVLM(retain=12)
 MODES = ("image", "image, no history", "cache", "generate")
 
@@ -28,7 +29,7 @@ def processor():
 
 
 def warm(seed=0):
-    """A model that has run: transformers puts hooks of its own on an image encoder that runs for the first time."""
+    """Return a model that has run once, as transformers hooks an image encoder in its first run."""
     model = tiny.tiny_llava(seed=seed)
     with torch.no_grad():
         model(**tiny.batch([["image", 4]]).inputs)
@@ -100,16 +101,12 @@ def in_threads(jobs):
     return [found[number % THREADS][number // THREADS] for number in range(len(jobs))]
 
 
-def test_every_mode_at_once_on_one_model(processor):
+def test_threads_on_one_model_answer_as_if_alone(processor):
     model = warm()
     before = snapshot(model)
     with sparsify(model, METHOD) as run:
-
-        def job(mode, seed):
-            return lambda: conversation(model, processor, run, mode, seed)
-
         jobs = [
-            job(MODES[(seed + number) % 4], seed)
+            partial(conversation, model, processor, run, MODES[(seed + number) % 4], seed)
             for number in range(ROUNDS)
             for seed in range(THREADS)
         ]
@@ -121,18 +118,15 @@ def test_every_mode_at_once_on_one_model(processor):
     assert snapshot(model) == before
 
 
-def test_two_models_at_once(processor):
+def test_threads_on_two_models_answer_as_if_alone(processor):
     models = [warm(), warm(seed=1)]
     before = [snapshot(model) for model in models]
     with sparsify(models[0], METHOD) as first, sparsify(models[1], Uniform(retain=9)) as second:
         runs = [first, second]
-
-        def job(number, mode):
-            return lambda: conversation(
-                models[number % 2], processor, runs[number % 2], mode, number
-            )
-
-        jobs = [job(number, MODES[number // 2 % 4]) for number in range(16)]
+        jobs = []
+        for number in range(8):
+            own = models[number % 2], processor, runs[number % 2], MODES[number // 2 % 4]
+            jobs.append(partial(conversation, *own, number))
         alone = [work() for work in jobs]
         assert in_threads(jobs) == alone
     assert [snapshot(model) for model in models] == before
@@ -149,7 +143,7 @@ def test_memory_stays_flat(processor):
     with sparsify(model, METHOD) as run:
         jobs = [lambda m=mode: conversation(model, processor, run, m, 1) for mode in MODES]
         sizes = []
-        for _ in range(4):
+        for _ in range(3):
             in_threads(jobs)
             sizes.append(tensors())
     assert max(sizes[1:]) - min(sizes[1:]) < 4096, (
@@ -157,7 +151,7 @@ def test_memory_stays_flat(processor):
     )  # what the last caller holds may differ by a few numbers
 
 
-def test_one_thread_reads_the_newest_of_another_that_answers_for_it():
+def test_a_thread_without_a_prefill_reads_the_newest_one():
     model = tiny.tiny_llava()
     inputs = tiny.batch([["image", 6]]).inputs
     with sparsify(model, METHOD) as run:
@@ -217,12 +211,12 @@ def test_marks_of_a_text_model_are_those_of_the_caller():
 
 def test_images_are_remembered_for_the_caller_alone():
     model = tiny.tiny_llava()
-    base, one, two = (
-        model.model,
-        *(tiny.batch([["image", 4]], seed=seed).inputs["pixel_values"] for seed in (0, 1)),
-    )
+    base = model.model
+    one, two = (tiny.batch([["image", 4]], seed=seed).inputs["pixel_values"] for seed in (0, 1))
     plain = vars(base).get("get_image_features")
-    inside, outside, seen = threading.Event(), threading.Event(), []
+    inside = threading.Event()
+    outside = threading.Event()
+    seen = []
 
     def other():
         inside.wait()

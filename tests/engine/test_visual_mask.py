@@ -1,4 +1,4 @@
-"""A text model alone, whose caller puts the visual tokens in and marks them, does what it does inside a VLM."""
+"""A text model whose caller inserts and marks the visual tokens prunes as inside a VLM."""
 
 from types import SimpleNamespace
 
@@ -80,7 +80,7 @@ def test_generates_as_inside_the_vlm(pair, beams):
         assert torch.equal(found, wanted)
 
 
-def test_the_inner_model_and_a_new_mask(pair):
+def test_the_inner_model_takes_a_new_mask(pair):
     whole, text = pair
     first, second = merged(whole, ROWS["one"]), merged(whole, [[4, "image", 5]])
     with sparsify(text.model, METHOD, visual_mask=first.marks) as run, torch.no_grad():
@@ -115,7 +115,7 @@ def test_text_prompts_and_later_turns_pass_untouched(pair):
             text(inputs_embeds=text.get_input_embeddings()(turn), **cached(cache))
 
 
-def test_refusals(pair):
+def test_wrong_masks_are_refused(pair):
     whole, text = pair
     batch = merged(whole, ROWS["one"])
     for marks, said in (

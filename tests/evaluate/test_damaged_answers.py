@@ -1,4 +1,4 @@
-"""An evaluation goes on only with answers that it could have written itself; any other line is named."""
+"""An evaluation continues from answers it could have written; any other line is refused."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Evaluation with a tiny model: results, continuing after an interruption, refusals, the command."""
+"""Evaluation with a tiny model: results, interruption and continuation, refusals, the command."""
 
 import json
 import shutil
@@ -70,7 +70,7 @@ def make(suite, out, configurations=ALL, **changes):
 
 
 def untimed(document):
-    """A document without what a clock says, and without the threads, which a fixture and a test may have apart."""
+    """Return a document without times and thread counts."""
     if isinstance(document, dict):
         return {
             key: untimed(document[key])

@@ -1,4 +1,4 @@
-"""Evaluation without a model: marks, F1, intervals, evidence, swapped images, budgets of several images."""
+"""Evaluation without a model: marks, F1, intervals, evidence, swapped images, image budgets."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -55,7 +55,9 @@ def test_compares_answers_without_case_and_period():
 def test_f1_equals_its_definition():
     rng = np.random.default_rng(0)
     said, truth = rng.random(40) < 0.6, rng.random(40) < 0.5
-    both, precise, found = sum(said & truth), sum(said), sum(truth)
+    both = sum(said & truth)
+    precise = sum(said)
+    found = sum(truth)
     precision, recall = both / precise, both / found
     rows = [
         record("dense", str(i), bool(a == b), "Yes." if a else "no", "yes" if b else "no")
@@ -92,7 +94,9 @@ def test_the_interval_covers_the_difference():
 
 
 def evidence_by_loops(boxes, size, rows, columns):
-    found, wide, high = [], size[0] / columns, size[1] / rows
+    found = []
+    wide = size[0] / columns
+    high = size[1] / rows
     for row in range(rows):
         for column in range(columns):
             areas = [0.0]
@@ -184,9 +188,9 @@ def test_swapped_images_are_others():
 
 
 def test_budgets_of_several_images_are_fractions():
-    still, several, clip = (
-        next(q for q in load_suite() if q.family == f) for f in ("place", "multi-image", "clip")
-    )
+    of_family = {question.family: question for question in load_suite()}
+    still, several = of_family["place"], of_family["multi-image"]
+    clip = of_family["clip"]
     sparse = Configuration("sparsevlm", SparseVLM(retain=192))
     assert sparse.adapt_method(still, 576, 0).retain == 192
     assert (

@@ -29,13 +29,12 @@ NOWHERE = {
     "idefics2": "learned queries",
     "video-llama3": "are not known",
 }
-CASES = [
-    (name, layout)
-    for name, kind in KINDS.items()
-    for layout in LAYOUTS
-    if layout != "video" or kind.video
-]
 VIDEOS = [(name, "video") for name, kind in KINDS.items() if kind.video]
+CASES = [
+    *((name, "ragged", method) for name in KINDS for method in METHODS),
+    *((name, "one", "sparsevlm") for name in KINDS),
+    *((*video, method) for video in VIDEOS for method in ("sparsevlm", "random")),
+]
 
 
 def make(name, kernel, layout):
@@ -43,24 +42,21 @@ def make(name, kernel, layout):
     return model, family_batch(model, name, LAYOUTS[layout])
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("name", "layout"), CASES)
+@pytest.mark.parametrize(("name", "layout", "method"), CASES)
 @pytest.mark.mode("left padding, ragged rows")
-def test_contract(name, layout, method):
+def test_families_keep_the_contract(name, layout, method):
     model, batch = make(name, "sdpa", layout)
-    for check in contract.CHECKS.values():
-        check(model, METHODS[method], batch)
+    contract.check(model, METHODS[method], batch)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_contract_with_eager_attention(name):
+def test_families_keep_the_contract_with_eager_attention(name):
     model, batch = make(name, "eager", "ragged")
-    for check in contract.CHECKS.values():
-        check(model, METHODS["sparsevlm"], batch)
+    contract.check(model, METHODS["sparsevlm"], batch)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_methods_that_need_grids(name):
+def test_methods_that_need_grids_work_or_are_refused(name):
     model, batch = make(name, "sdpa", "ragged")
     if name in NOWHERE:
         with (
@@ -70,12 +66,12 @@ def test_methods_that_need_grids(name):
             model(**batch.inputs)
         return
     for method in (Pool(retain=0.5), Uniform(retain=0.3)):
-        contract.check_counts(model, method, batch)
-        contract.check_alone(model, method, batch)
+        contract.check(model, method, batch, "counts", "alone")
 
 
-@pytest.mark.parametrize("positions", ["keep", "renumber"])
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    ("kernel", "positions"), [("sdpa", "keep"), ("sdpa", "renumber"), ("eager", "renumber")]
+)
 @pytest.mark.parametrize(("name", "layout"), [*((name, "ragged") for name in KINDS), *VIDEOS])
 def test_pruned_equals_masked(name, layout, kernel, positions):
     model, batch = make(name, kernel, layout)
@@ -116,7 +112,7 @@ def test_pruned_equals_masked(name, layout, kernel, positions):
 
 def answer(model, inputs):
     return model.generate(
-        **inputs, max_new_tokens=4, output_logits=True, return_dict_in_generate=True
+        **inputs, max_new_tokens=3, output_logits=True, return_dict_in_generate=True
     )
 
 
@@ -140,16 +136,15 @@ def test_keeping_everything_is_bit_identical(name, kernel):
 
 @pytest.mark.parametrize(("name", "layout"), [*((name, "ragged") for name in KINDS), *VIDEOS])
 @pytest.mark.mode("greedy")
-def test_generate_alone_and_in_a_batch(name, layout):
+def test_generate_says_the_same_alone_and_in_a_batch(name, layout):
     model, batch = make(name, "sdpa", layout)
-    for method in METHODS.values():
-        with sparsify(model, method):
-            together = answer(model, batch.inputs)
-            for row, own in enumerate(batch.alone):
-                alone = answer(model, own)
-                assert together.sequences[row, -4:].tolist() == alone.sequences[0, -4:].tolist()
-                for step, other in zip(together.logits, alone.logits, strict=True):
-                    contract.close(step[row], other[0], f"sample {row}")
+    with sparsify(model, METHODS["sparsevlm"]):
+        together = answer(model, batch.inputs)
+        for row, own in enumerate(batch.alone):
+            alone = answer(model, own)
+            assert together.sequences[row, -3:].tolist() == alone.sequences[0, -3:].tolist()
+            for step, other in zip(together.logits, alone.logits, strict=True):
+                contract.close(step[row], other[0], f"sample {row}")
 
 
 @pytest.mark.parametrize("name", KINDS)

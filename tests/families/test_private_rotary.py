@@ -1,4 +1,4 @@
-"""What sparsight touches inside transformers for masks, windows, M-RoPE and DeepStack; each says which detail moved."""
+"""Private details of transformers: masks, windows, M-RoPE, DeepStack; a failure names the one."""
 
 import inspect
 
@@ -216,9 +216,12 @@ def test_deepstack(kind):
         "DeepStack takes other arguments"
     )
     plain = decoder._deepstack_process
-    vars(decoder)["_deepstack_process"] = lambda *args: (
-        calls.append([part.shape for part in args]) or plain(*args)
-    )
+
+    def note(*args):
+        calls.append([part.shape for part in args])
+        return plain(*args)
+
+    vars(decoder)["_deepstack_process"] = note
     inputs = prompt(kind)
     with torch.no_grad():
         model(**inputs)
@@ -243,8 +246,12 @@ def test_generate_hands_over_ids_and_features(kind):
     assert torch.equal(seen[0]["input_ids"], copied), (
         "generate() no longer copies samples one behind the other"
     )
-    features = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
-    bring = [any(kwargs.get(name) is not None for name in features) for kwargs in seen]
+    features = {"pixel_values", "pixel_values_videos", "mm_encoder_outputs"}
+
+    def brings_images(kwargs):
+        return any(kwargs.get(name) is not None for name in features)
+
+    bring = list(map(brings_images, seen))
     assert bring == [True, False, False], "features come with other steps than the first"
 
 

@@ -19,14 +19,14 @@ METHOD = SparseVLM(retain=0.5, positions="keep")
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_renumbering(kind):
+def test_renumbering_is_refused(kind):
     model = tiny_rotary.model(kind, "eager")
     with refuses(UnsupportedError, "positions='renumber'", "SparseVLM(positions='keep')"):
         sparsify(model, SparseVLM(positions="renumber"))
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_scaling_images(kind):
+def test_scaling_images_is_refused(kind):
     model = tiny_rotary.model(kind, "eager")
     for method in (Downscale(), Downscale(positions="keep")):
         with refuses(
@@ -36,7 +36,7 @@ def test_scaling_images(kind):
 
 
 @pytest.mark.parametrize("kind", QWEN)
-def test_a_prior_of_one_distance(kind):
+def test_a_prior_of_one_distance_is_refused(kind):
     with refuses(UnsupportedError, "SparseVLMPlus", "one rotary distance", "use SparseVLM instead"):
         sparsify(tiny_rotary.model(kind), SparseVLMPlus())
 

@@ -18,10 +18,11 @@ from tests.support.tiny_rotary import KINDS, LLAVA, QWEN
 
 @pytest.mark.parametrize("kind", ["gemma3", *LLAVA])
 @pytest.mark.mode("a second turn with an image")
-def test_second_turn_with_a_new_image(kind):
+def test_a_second_turn_with_a_new_image_equals_masked(kind):
     if tiny.OLD and kind == "gemma3":
         pytest.skip(
-            "transformers before 5.18 lets the blocks of a later turn begin at the wrong token, pruned or not"
+            "transformers before 5.18 lets the blocks of a later turn begin at the wrong token, "
+            "pruned or not"
         )
     model, cache = tiny_rotary.model(kind), DynamicCache(config=tiny_rotary.model(kind).config)
     first, second = one(kind, model), one(kind, model, text=5, seed=1)
@@ -54,8 +55,8 @@ def test_second_turn_with_a_new_image(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_second_turn_of_unequal_length(kind):
-    """The padding of a later turn lies in the middle of the cache, and stays padding for every step that follows."""
+def test_a_second_turn_of_unequal_length_equals_masked(kind):
+    """Padding of a later turn lies in the middle of the cache, and stays padding in later steps."""
     model = tiny_rotary.model(kind, "eager" if kind == "paligemma2" else "sdpa")
     batch = tiny_rotary.batch(kind, tiny_rotary.rows(kind), model.dtype)
     cache, first = DynamicCache(config=model.config), int(kind.startswith("paligemma"))
@@ -97,8 +98,8 @@ def test_second_turn_of_unequal_length(kind):
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
-def test_paligemma_without_token_types(kernel):
-    """transformers then lets everything see everything with sdpa, and is causal with eager attention."""
+def test_paligemma_without_token_types_follows_its_kernel(kernel):
+    """transformers is then bidirectional with sdpa, and causal with eager attention."""
     model = tiny_rotary.model("paligemma", kernel)
     inputs = one("paligemma", model)
     bare = {name: part for name, part in inputs.items() if name != "token_type_ids"}
@@ -158,7 +159,8 @@ def test_an_image_after_a_text_turn_longer_than_the_window(kind):
         }
     if tiny.OLD and types:
         pytest.skip(
-            "transformers before 5.18 lets the blocks of a later turn begin at the wrong token, pruned or not"
+            "transformers before 5.18 lets the blocks of a later turn begin at the wrong token, "
+            "pruned or not"
         )
     with sparsify(model, METHOD) as run, torch.no_grad():
         model(input_ids=before, attention_mask=pads, position_ids=places[:, :31], **cached(cache))
@@ -187,7 +189,7 @@ def test_gemma3_with_placeholders_outside_the_vocabulary():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_a_cache(kind):
+def test_a_prefill_without_a_cache_gives_the_same_logits(kind):
     model = tiny_rotary.model(kind, "eager" if kind == "paligemma2" else "sdpa")
     inputs = tiny_rotary.batch(kind, tiny_rotary.rows(kind), model.dtype).inputs
     with sparsify(model, METHOD) as run, torch.no_grad():
@@ -222,7 +224,7 @@ def test_grids_are_those_of_frames(kind):
 
 
 @pytest.mark.parametrize("kind", QWEN)
-def test_positions_that_are_given(kind):
+def test_positions_that_are_given_change_nothing(kind):
     model = tiny_rotary.model(kind)
     inputs = tiny_rotary.batch(kind, tiny_rotary.rows(kind), model.dtype).inputs
     names = ("input_ids", "image_grid_thw", "attention_mask", "mm_token_type_ids")
@@ -236,7 +238,7 @@ def test_positions_that_are_given(kind):
 
 @pytest.mark.parametrize("kind", QWEN)
 @pytest.mark.mode("a second turn with an image, M-RoPE")
-def test_second_turn_with_a_new_image_and_m_rope(kind):
+def test_a_second_turn_with_a_new_image_and_m_rope_needs_positions(kind):
     """Without positions transformers looks for the grids of both turns and fails, pruned or not."""
     model = tiny_rotary.model(kind)
     first, second = one(kind, model), one(kind, model, text=5, seed=1)

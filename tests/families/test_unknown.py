@@ -1,4 +1,4 @@
-"""Classes that nobody registered: hosted where they follow LLaVA's pattern, else refused in words."""
+"""Unregistered classes are hosted where they follow LLaVA's pattern, else refused by name."""
 
 import warnings
 
@@ -166,7 +166,10 @@ ODD = {
 def test_the_probe_sees_what_runs_beside(odd, unknown):
     path, change, words = ODD[odd]
     model = unknown(tiny.tiny_llava())
-    hook = lambda _, args, kwargs: (args, {**kwargs, **change(kwargs)})  # noqa: E731
+
+    def hook(_, args, kwargs):
+        return args, {**kwargs, **change(kwargs)}
+
     model.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True)
     before = [len(module._forward_pre_hooks) for module in model.modules()]
     with pytest.raises(UnsupportedError, match=f"(?s)UnknownLlava.*{words}|could not be probed"):
@@ -176,7 +179,10 @@ def test_the_probe_sees_what_runs_beside(odd, unknown):
 
 def test_the_probe_sees_layers_that_store_nothing(unknown):
     model = unknown(tiny.tiny_llava())
-    hook = lambda _, args, kwargs: (args, {**kwargs, **cached(DynamicCache())})  # noqa: E731
+
+    def hook(_, args, kwargs):
+        return args, {**kwargs, **cached(DynamicCache())}
+
     model.get_submodule(LAYER + ".self_attn").register_forward_pre_hook(hook, with_kwargs=True)
     with pytest.raises(UnsupportedError, match="stored"):
         sparsify(model, METHOD)

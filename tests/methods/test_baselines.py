@@ -1,4 +1,4 @@
-"""What is particular to the baselines: draws, means, smaller images, and what is refused by name."""
+"""What only the baselines do: draws, means, smaller images, refusals."""
 
 import dataclasses
 import json
@@ -44,17 +44,16 @@ def refuses(error, *words):
 
 
 # ---- choices
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_random_draws_repeat_and_follow_their_seed():
     sizes = [(6, 6), (6, 6)]
-    first, again, other, deeper = (
-        Random(retain=9, seed=seed).select(view(sizes, 9, site=site)).keep[0].tolist()
-        for seed, site in ((1, 0), (1, 0), (2, 0), (1, 3))
-    )
-    assert first == again
-    assert len({tuple(keep) for keep in (first, other, deeper)}) == 3
+
+    def draw(seed, site):
+        return tuple(Random(retain=9, seed=seed).select(view(sizes, 9, site=site)).keep[0].tolist())
+
+    assert draw(seed=1, site=0) == draw(seed=1, site=0)
+    assert len({draw(seed=1, site=0), draw(seed=2, site=0), draw(seed=1, site=3)}) == 3
 
 
 def test_random_draws_are_fair():
@@ -73,8 +72,9 @@ def test_pooled_tokens_are_means(sizes, count):
     assert answer.keep.tolist() == [[]]
     assert answer.recycled.centres.tolist() == [centres]
     for value, cell in zip(answer.recycled.values[0], cells, strict=True):
-        want = [sum(float(seen.hidden[0, t, d]) for t in cell) / len(cell) for d in range(3)]
-        torch.testing.assert_close(value, torch.tensor(want, dtype=torch.float64))
+        for d in range(3):
+            want = sum(float(seen.hidden[0, t, d]) for t in cell) / len(cell)
+            assert float(value[d]) == pytest.approx(want)
 
 
 def test_uniform_is_an_even_stride_once_the_grid_is_gone():
@@ -104,12 +104,13 @@ def test_the_budget_is_the_count_in_every_layer(method):
 
 
 # ---- smaller images
-# -----------------------------------------------------------------------------------------------
 
 
 def wanted(model, inputs, small, **switch):
     """Logits of the unpruned model on smaller images, with as many placeholders."""
-    base, ids, pixels = model.model, inputs["input_ids"][0].tolist(), inputs["pixel_values"]
+    base = model.model
+    ids = inputs["input_ids"][0].tolist()
+    pixels = inputs["pixel_values"]
     size = [n * tiny.PATCH for n in small]
     pixels = torch.nn.functional.interpolate(
         pixels.float(), size=size, mode="bicubic", antialias=True
@@ -174,7 +175,7 @@ def test_downscale_of_an_encoder_used_at_another_size():
     assert run.stats.mean_visual_tokens == 9
 
 
-def test_other_calls_of_the_encoder_stay_as_they_are():
+def test_other_calls_of_the_encoder_scale_nothing():
     model, inputs = tiny_model("sdpa"), tiny.batch([["image", 5]]).inputs
     plain = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output[0]
     with sparsify(model, Downscale(retain=0.5)):
@@ -190,7 +191,6 @@ def test_other_calls_of_the_encoder_stay_as_they_are():
 
 
 # ---- refusals
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_the_input_is_no_site_for_attention():
@@ -202,19 +202,19 @@ def test_the_input_is_no_site_for_attention():
 
 @pytest.mark.parametrize("method", [Pool, Downscale])
 @pytest.mark.parametrize("sites", [(1,), (0, 3), None])
-def test_methods_of_the_input_alone(method, sites):
+def test_other_sites_are_refused_by_methods_of_the_input(method, sites):
     with refuses(SettingError, method.__name__, f"sites={sites}", "give sites=(0,)"):
         method(sites=sites)
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, True, None])
-def test_seeds(seed):
+def test_seeds_out_of_range_are_refused(seed):
     with refuses(SettingError, f"seed={seed!r}", "int >= 0"):
         Random(seed=seed)
 
 
 @pytest.mark.parametrize("method", [Uniform, Pool, Downscale])
-def test_unknown_grids(monkeypatch, method):
+def test_unknown_grids_are_refused_unless_all_is_kept(monkeypatch, method):
     monkeypatch.setattr(
         "sparsight.families.families", lambda: (dataclasses.replace(LLAVA, layouts=None),)
     )
@@ -235,7 +235,7 @@ def test_unknown_grids(monkeypatch, method):
                 assert torch.equal(model(**inputs).logits, plain)
 
 
-def test_encoders_of_one_size(monkeypatch):
+def test_encoders_of_one_size_are_refused(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(
             "sparsight.families.families", lambda: (dataclasses.replace(LLAVA, encoder=None),)
@@ -251,7 +251,7 @@ def test_encoders_of_one_size(monkeypatch):
 
 
 @pytest.mark.skipif(tiny.OLD, reason="transformers before 5.18 do not encode images ahead")
-def test_features_encoded_before():
+def test_features_encoded_before_are_refused():
     model, inputs = tiny_model("sdpa"), tiny.batch([["image", 5]]).inputs
     with sparsify(model, Downscale(retain=0.5)), torch.no_grad():
         features = model.get_image_features(pixel_values=inputs.pop("pixel_values"))
@@ -260,7 +260,7 @@ def test_features_encoded_before():
                 call(**inputs, mm_encoder_outputs={"image": features})
 
 
-def test_counts_that_images_cannot_share():
+def test_counts_that_images_cannot_share_are_refused():
     model, unequal = tiny_model("sdpa"), tiny.batch([["image", 5], ["image", 2, "image", 6]])
     wanted = model(**unequal.alone[1]).logits
     with sparsify(model, Downscale(retain=12)):
@@ -277,7 +277,6 @@ def test_counts_that_images_cannot_share():
 
 
 # ---- command line
-# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", BASELINES)

@@ -1,4 +1,4 @@
-"""Grids of visual tokens: cells, centres, shares and smaller grids, against loops and by their properties."""
+"""Grids of visual tokens: cells, centres, shares and smaller grids against slow loops."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def partitions(draw):
 
 @settings(max_examples=300)
 @given(partitions())
-def test_cells(case):
+def test_cells_are_rectangles_of_the_reference(case):
     height, width, count = case
     labels = grid_cells(height, width, count)
     wanted = reference.cells(height, width, count)
@@ -51,7 +51,7 @@ def test_cells_of_published_budgets_are_compact():
 
 @settings(max_examples=200)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.data())
-def test_shares(sizes, data):
+def test_shares_are_the_references(sizes, data):
     count = data.draw(st.integers(0, sum(sizes)))
     parts = share(count, sizes)
     assert list(parts) == reference.share(count, sizes)
@@ -76,7 +76,7 @@ def test_smaller_grids_of_llava(most, small):
 
 @settings(max_examples=300)
 @given(partitions())
-def test_smaller_grids(case):
+def test_smaller_grids_fit_and_keep_their_shape(case):
     height, width, most = case
     rows, columns = downscaled((height, width), most)
     assert 1 <= rows <= height

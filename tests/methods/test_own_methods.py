@@ -11,6 +11,7 @@ from sparsight.methods import Uniform
 from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.view import Recycled, Selection
 from tests.support import tiny
+from tests.support.cases import tiny_model
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class First(Method):
 
 
 def answer(method):
-    model = tiny.tiny_llava()
+    model = tiny_model("sdpa")
     with torch.no_grad(), sparsify(model, method) as run:
         model(**tiny.batch([["image", 6]]).inputs)
     return run
 
 
-def test_a_right_one_runs():
+def test_a_right_method_runs():
     run = answer(First(retain=0.5))
     keep = run.trace.samples[0][0].keep
     assert keep.tolist() == list(range(len(keep)))
@@ -45,7 +46,7 @@ class Twice(First):
     """A subclass that changes no field needs no decorator."""
 
 
-def test_fields_of_a_class_that_is_no_dataclass():
+def test_fields_of_a_class_that_is_no_dataclass_are_refused():
     class Plain(First):
         sites = (3,)
 
@@ -68,7 +69,7 @@ def test_a_method_that_does_not_check_itself_is_checked_on_attach():
             pass
 
     with pytest.raises(ValueError, match="retain=-1"):
-        sparsify(tiny.tiny_llava(), Careless(retain=-1))
+        sparsify(tiny_model("sdpa"), Careless(retain=-1))
 
 
 ANSWERS = {
@@ -148,7 +149,7 @@ RECYCLED = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_an_answer_that_is_none(name):
+def test_wrong_selections_are_named(name):
     wrong, said = ANSWERS[name]
 
     @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def test_an_answer_that_is_none(name):
 
 
 @pytest.mark.parametrize("name", RECYCLED)
-def test_recycled_tokens_that_are_none(name):
+def test_wrong_recycled_tokens_are_named(name):
     changes, said = RECYCLED[name]
 
     @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def test_an_adaptive_method_may_keep_fewer_than_its_bound():
     ],
     ids=["floats", "one more", "a list", "nobody"],
 )
-def test_raters_that_are_none(chosen):
+def test_wrong_raters_are_named(chosen):
     @dataclass(frozen=True)
     class Chooses(SparseVLM):
         def raters(self, visual, text):
@@ -278,28 +279,27 @@ class OneByOne(NormTopK):
 
 def test_a_method_of_groups_and_one_of_samples_choose_alike():
     model, batch = (
-        tiny.tiny_llava(),
+        tiny_model("sdpa"),
         tiny.batch([["image", 6], ["image", 9], ["image", 3, "image", 4], [5]]),
     )
     found = []
     for method in (NormTopK, OneByOne):
         with torch.no_grad(), sparsify(model, method(retain=0.5)) as run:
             logits = model(**batch.inputs).logits
-            found.append(
-                (logits, [[site.keep.tolist() for site in own] for own in run.trace.samples])
-            )
+            keeps = [site.keep.tolist() for own in run.trace.samples for site in own]
+            found.append((logits, keeps))
     assert torch.equal(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (3,), (2, 3, 1)])
-def test_rows_that_are_not_one_for_each_sample(shape):
+def test_a_selection_of_too_few_or_many_rows_is_named(shape):
     @dataclass(frozen=True)
     class Wrong(NormTopK):
         def select(self, view):
             return Selection(torch.zeros(shape, dtype=torch.int64))
 
-    model, batch = tiny.tiny_llava(), tiny.batch([["image", 6], ["image", 9]])
+    model, batch = tiny_model("sdpa"), tiny.batch([["image", 6], ["image", 9]])
     with (
         torch.no_grad(),
         sparsify(model, Wrong(retain=0.5)),

@@ -13,6 +13,7 @@ from sparsight.methods import methods
 from sparsight.methods.method import SIGNALS
 from sparsight.methods.view import Distance, Selection, View
 from tests.support import tiny
+from tests.support.cases import tiny_model
 
 
 class Forbidden:
@@ -105,7 +106,7 @@ def test_a_method_that_declares_nothing_gets_nothing_and_taps_nothing():
             seen.append((view.attention, view.distance, view.layout))
             return Selection(torch.arange(view.count).expand(len(view.hidden), -1))
 
-    model = tiny.tiny_llava()
+    model = tiny_model("sdpa")
     with torch.no_grad(), sparsify(model, Plain(retain=0.5)) as run:
         model(**tiny.batch([["image", 6]]).inputs)
     assert seen == [(None, None, None)]

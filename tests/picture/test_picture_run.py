@@ -1,4 +1,4 @@
-"""The picture of a run: what it says in words, samples, clips, smaller images, refusals, and the command line."""
+"""The picture of a run: its words, samples, clips, smaller images, refusals, command line."""
 
 import dataclasses
 
@@ -151,7 +151,6 @@ def test_row_ends_are_counted_in_words(written):
 
 
 # ---- clips
-# --------------------------------------------------------------------------------------------------------
 
 
 def test_clips_are_drawn_as_frames(written):
@@ -190,12 +189,11 @@ def test_long_clips_are_thinned_out_and_say_so():
 
 
 # ---- command line
-# -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def ask(tmp_path):
-    """`sparsight ask` about a tall photograph, with a picture, as exit code, errors and the picture's path."""
+    """Ask about a tall photograph; return exit code, errors and the picture's path."""
     photo, target = tmp_path / "tall.png", tmp_path / "kept.png"
     Image.linear_gradient("L").convert("RGB").resize((40, 120)).save(photo)
     words = [
@@ -206,7 +204,11 @@ def ask(tmp_path):
         tiny_processor.save(tmp_path / "model"),
     ]
     words += ["--retain", "9", "--picture", target, "--runs", "1", "--max-new-tokens", "2"]
-    return lambda *more: (CliRunner().invoke(app, [str(word) for word in (*words, *more)]), target)
+
+    def ask_more(*more):
+        return CliRunner().invoke(app, [str(word) for word in (*words, *more)]), target
+
+    return ask_more
 
 
 def test_the_command_draws_what_the_run_draws(ask, written):

@@ -1,4 +1,4 @@
-"""What an image processor shows of an image, told by the processor; and the letters on a picture."""
+"""The part of an image that its processor shows to the model; and the letters on a picture."""
 
 from types import SimpleNamespace
 
@@ -100,10 +100,11 @@ def test_tiles_of_several_images_belong_to_their_own():
     process = alone(GotOcr2ImageProcessorPil(crop_to_patches=True, max_patches=2, size=CROP))
     images = [Image.new("RGB", (192, 96), "red"), Image.new("RGB", (96, 96), "blue")]
     rows, _ = lay_out_panels(grids_layout([(2, 2)] * 4), images, process)
-    assert [(row.title, [grid.image for grid in row.grids]) for row in rows] == [
-        ("image 1, 2 tiles", [0, 1]),
-        ("image 1, in one tile", [2]),
-        ("image 2", [3]),
+    assert [(row.title, grid.image) for row in rows for grid in row.grids] == [
+        ("image 1, 2 tiles", 0),
+        ("image 1, 2 tiles", 1),
+        ("image 1, in one tile", 2),
+        ("image 2", 3),
     ]
     assert [row.image.getpixel((0, 0)) for row in rows] == [(255, 0, 0), (255, 0, 0), (0, 0, 255)]
 
@@ -130,7 +131,6 @@ def test_what_is_cut_off_is_struck_out():
 
 
 # ---- letters
-# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

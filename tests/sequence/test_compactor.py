@@ -9,6 +9,7 @@ from sparsight.methods import Uniform
 from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.parts.merging import density_peaks, merge
 from tests.support import tiny
+from tests.support.cases import tiny_model
 
 
 class Operations(TorchDispatchMode):
@@ -32,7 +33,7 @@ def operations(model, method, samples):
 
 @pytest.mark.parametrize("method", [SparseVLM, SparseVLMPlus, Uniform])
 def test_sixteen_samples_cost_few_operations_more_than_one(method):
-    model = tiny.tiny_llava()
+    model = tiny_model("sdpa")
     assert operations(model, method(retain=0.5), 16) <= 2.7 * operations(
         model, method(retain=0.5), 1
     )

@@ -1,4 +1,4 @@
-"""A question in front of its image cannot rate it: refused, or told in a warning where that is not certain."""
+"""A question in front of its image cannot rate it: refused, or a warning where unsure."""
 
 import warnings
 
@@ -11,8 +11,13 @@ from sparsight.methods import Uniform
 from sparsight.sequence.question import SpecialIds, check_questions, read_special_ids
 from tests.support import tiny, tiny_rotary
 
-START, END, VISION_END = 90, 91, 92  # of a turn, and of an image
-IMAGE, BOS, PAD = 3, 1, 0
+# of a turn, and of an image
+START = 90
+END = 91
+VISION_END = 92
+IMAGE = 3
+BOS = 1
+PAD = 0
 MARKS = SpecialIds(frozenset({START, END, VISION_END, IMAGE, BOS, PAD}), frozenset({END}))
 PICTURE, WORDS = [IMAGE] * 4, [*range(20, 30)]
 CHAT_TAIL = [
@@ -89,7 +94,8 @@ def test_images_first_pass_without_a_word(row):
 def test_a_question_in_front_is_refused(row):
     with pytest.raises(
         PromptError,
-        match=r"sample 0: no (words|text) follows? the last image.*put the image before its question",
+        match=r"sample 0: no (words|text) follows? the last image"
+        r".*put the image before its question",
     ):
         look(row)
 
@@ -169,10 +175,9 @@ def test_methods_that_read_no_question_do_not_mind():
         model(**inputs)
 
 
-def test_a_model_names_its_marks():
+def test_a_model_names_its_marks(monkeypatch):
     model = tiny_rotary.model("qwen25")
-    model.config.text_config.eos_token_id = [2, 9]
+    monkeypatch.setattr(model.config.text_config, "eos_token_id", [2, 9])
     marks = read_special_ids(model, model.config)
     assert marks.special >= {tiny_rotary.IMAGE, tiny_rotary.START, tiny_rotary.END, 2, 9}
     assert marks.ends >= {2, 9}
-    model.config.text_config.eos_token_id = None

@@ -21,7 +21,7 @@ ENCODERS = ("pixel_values", "pixel_values_images", "pixel_values_videos")
 
 @torch.no_grad()
 def deaf(model):
-    """A copy whose image encoder's attention says nothing, so that each patch knows of itself alone."""
+    """Return a copy without attention in its image encoder: each patch knows of itself alone."""
     model = copy.deepcopy(model)
     for name, weight in model.named_parameters():
         if "language_model" not in name and "text_model" not in name and name.endswith(MIXERS):
@@ -78,7 +78,7 @@ def noticing(model, dark, bright):
 
 
 def painted(size, spot):
-    """A grey photograph, noise on it, with a bright spot given as shares of its width and height."""
+    """Return a noisy grey photograph with a bright spot, placed in shares of width and height."""
     width, height = size
     noise = np.random.default_rng(0).integers(80, 120, (height, width, 3)).astype(np.uint8)
     if spot is not None:

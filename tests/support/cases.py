@@ -1,6 +1,7 @@
 """Prompts and methods that the contract is checked on."""
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from sparsight.methods import Downscale, Pool, Random, SparseVLM, SparseVLMPlus, Uniform
 from sparsight.methods.view import Selection
 from tests.support import tiny
+from tests.support.footprint import share
 
 LAYOUTS = {
     "one": [["image", 5]],
@@ -41,6 +43,20 @@ METHODS = {
 }
 
 KERNELS = ("sdpa", "eager")
+
+# what the engine owes every prompt is crossed with one method that reads attention, one at the
+# input and one that merges; every other method meets two ragged batches, one with each kernel
+REPRESENTATIVES = ("plus", "uniform", "sparsevlm")
+RAGGED = (("sdpa", "unequal images"), ("eager", "left padded"))
+
+
+def crossed(every, representatives=REPRESENTATIVES):
+    """Return (method, kernel, layout): all of the representatives, two of every other method."""
+    cases = itertools.product(representatives, KERNELS, LAYOUTS)
+    others = [method for method in every if method not in representatives]
+    return [*cases, *((method, *case) for method in others for case in RAGGED)]
+
+
 # in float64 transformers' own eager mask makes padded rows NaN: its smallest float64 is -inf in a
 # float32 softmax
 DTYPES = {"sdpa": torch.float64, "eager": torch.float32}
@@ -49,7 +65,8 @@ DTYPES = {"sdpa": torch.float64, "eager": torch.float32}
 @functools.cache
 def tiny_model(kernel, **changes):
     """A tiny model, made once for all tests."""
-    return tiny.tiny_llava(attention=kernel, **{"dtype": DTYPES[kernel], **changes})
+    made = tiny.tiny_llava(attention=kernel, **{"dtype": DTYPES[kernel], **changes})
+    return share(made, f"tiny_model({kernel!r}, {changes})")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Every method in a whole model, masked instead of shortened, from nothing but its settings.
+"""Every method in a whole model, masked instead of shortened. Imports nothing of sparsight.
 
-Imports nothing of sparsight.
+Of a method it reads the settings; sites, counts and choices are worked out by the references here.
 
 The pass is dense: every layer computes the whole logical sequence, and a token dropped at a site is
 masked as a key in every layer from the site on. A recycled token is written into the place of its
@@ -15,7 +15,7 @@ import torch
 
 from tests.support import reference as ref
 from tests.support import reference_baselines as base
-from tests.support import reference_counts
+from tests.support import reference_counts as counts
 
 
 @dataclass
@@ -41,21 +41,17 @@ class Step:
 
 @dataclass
 class Part:
-    """A turn on its way.
-
-    Slots of its visual tokens, slots that are left in stored order, raters, planned counts, decisions.
-    """
+    """A turn on its way: slots of visual tokens, slots left in stored order, raters, decisions."""
 
     slots: list
     order: list
     raters: list
-    plan: object
     steps: list = field(default_factory=list)
 
 
 @dataclass
 class State:
-    """All turns on their way: hidden states (n, D) of the logical sequence, attention (H, n, n) of the last layer."""
+    """All turns on their way: hidden states (n, D), attention (H, n, n) of the last layer."""
 
     hidden: torch.Tensor
     parts: list
@@ -94,7 +90,7 @@ class Reference:
         for index, layer in enumerate(self.layers):
             before = state.order
             for part in state.parts:
-                if part.slots and index in part.plan.sites:
+                if part.slots and index in self._plan(part).sites:
                     self._prune(index, state, part, before)
             stored.append(state.order)
             self._layer(layer, state)
@@ -106,7 +102,9 @@ class Reference:
 
     def _start(self, turns):
         ids = [token for turn in turns for token in turn.ids]
-        hidden, parts, start = self.decoder.embed_tokens(torch.tensor(ids)).clone(), [], 0
+        hidden = self.decoder.embed_tokens(torch.tensor(ids)).clone()
+        parts = []
+        start = 0
         for turn in turns:
             order = list(range(start, start + len(turn.ids)))
             placeholders = [slot for slot in order if ids[slot] == self.base.config.image_token_id]
@@ -120,13 +118,11 @@ class Reference:
                 text = [slot for slot in order if slot > slots[-1]]
                 if "attention" in self.method.signals:
                     raters = [text[i] for i in ref.rate(hidden[slots], hidden[text])]
-            grids = self._grids(len(slots) // self.side**2)
-            plan = reference_counts.plan(self.method, grids, len(self.layers)) if slots else None
-            parts.append(Part(slots, order, raters, plan))
+            parts.append(Part(slots, order, raters))
         return State(hidden, parts)
 
     def _features(self, pixels):
-        """Visual tokens (V, D) of all images; those of a smaller image stand for several placeholders."""
+        """Return visual tokens (V, D); those of a smaller image stand for several placeholders."""
         count, small = len(pixels), (self.side, self.side)
         if type(self.method).__name__ == "Downscale":
             small = base.small_grid(self._grids(count), self.method.retain)
@@ -146,6 +142,10 @@ class Reference:
     def _grids(self, count):
         return ((self.side, self.side),) * count
 
+    def _plan(self, part):
+        grids = self._grids(len(part.slots) // self.side**2)
+        return counts.plan(self.method, grids, len(self.layers))
+
     def _positions(self, order, length):
         position = list(range(length))
         if self.method.positions == "renumber":
@@ -155,22 +155,21 @@ class Reference:
 
     def _layer(self, layer, state):
         hidden, order = state.hidden, state.order
-        length, rank = len(hidden), {slot: i for i, slot in enumerate(order)}
-        rows = [
-            [i == j or (j in rank and rank[j] <= rank.get(i, -1)) for j in range(length)]
-            for i in range(length)
-        ]
+        length, allowed = len(hidden), torch.eye(len(hidden), dtype=torch.bool)
+        for number, slot in enumerate(order):  # a token that is left sees those before it
+            allowed[slot, order[:number]] = True
         positions = torch.tensor(self._positions(order, length))
-        attended, state.attention = self._attend(layer, hidden, torch.tensor(rows), positions)
+        attended, state.attention = self._attend(layer, hidden, allowed, positions)
         hidden = hidden + attended
         state.hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
     def _attend(self, layer, hidden, allowed, positions):
-        attn, normed, length = layer.self_attn, layer.input_layernorm(hidden), len(hidden)
-        projections = (attn.q_proj, attn.k_proj, attn.v_proj)
-        query, key, value = (
-            project(normed).view(length, -1, attn.head_dim) for project in projections
-        )
+        attn = layer.self_attn
+        normed = layer.input_layernorm(hidden)
+        length = len(hidden)
+        query = attn.q_proj(normed).view(length, -1, attn.head_dim)
+        key = attn.k_proj(normed).view(length, -1, attn.head_dim)
+        value = attn.v_proj(normed).view(length, -1, attn.head_dim)
         cos, sin = (table[0] for table in self.decoder.rotary_emb(hidden[None], positions[None]))
         heads, maps = [], []
         for h in range(query.shape[1]):
@@ -204,28 +203,24 @@ class Reference:
         part.order = self._reorder(part, {present[i] for i in keep}, centres)
 
     def _prune_blindly(self, site, state, part, present):
-        slots, plan = part.slots, part.plan
+        slots, plan = part.slots, self._plan(part)
         count = plan.counts[plan.sites.index(site)]
         if count >= len(present):
             return
-        grids, images = (
-            self._grids(len(slots) // self.side**2),
-            [_run(slots, slot) for slot in present],
-        )
+        grids = self._grids(len(slots) // self.side**2)
+        images = [_run(slots, slot) for slot in present]
         keep, score, cells, centres = base.choose(self.method, site, grids, images, count)
-        names, place = [slots.index(slot) for slot in present], [present[c] for c in centres]
+        names = [slots.index(slot) for slot in present]
+        place = [present[c] for c in centres]
         step = Step(
             site, names, [names[i] for i in keep], score, centres=[names[c] for c in centres]
         )
         pooled = sorted((token, label) for label, cell in enumerate(cells) for token in cell)
-        step.pool, step.labels = (
-            [names[token] for token, _ in pooled],
-            [label for _, label in pooled],
-        )
+        step.pool = [names[token] for token, _ in pooled]
+        step.labels = [label for _, label in pooled]
         if cells:
-            values = torch.stack(
-                [state.hidden[[present[t] for t in cell]].mean(dim=0) for cell in cells]
-            )
+            visual = state.hidden[present]
+            values = torch.stack([visual[cell].mean(dim=0) for cell in cells])
             state.hidden = state.hidden.index_copy(0, torch.tensor(place), values)
         part.steps.append(step)
         part.order = self._reorder(part, {present[i] for i in keep}, place)
@@ -251,18 +246,17 @@ class Reference:
 
     def _adapts(self, part):
         """Whether the rank decides: by level="rank", unless the budget says to keep everything."""
-        plan = part.plan
+        plan = self._plan(part)
         unbounded = self.method.retain is None
-        level = getattr(self.method, "level", "schedule")
-        return level == "rank" and (unbounded or min(plan.counts) < len(part.slots))
+        return self.method.level == "rank" and (unbounded or min(plan.counts) < len(part.slots))
 
     def _counts(self, site, attention, part, present):
-        method, plan = self.method, part.plan
+        method, plan = self.method, self._plan(part)
         step = plan.sites.index(site)
         kept, clusters = plan.kept[step], plan.recycled[step]
         if not self._adapts(part):
             return kept, clusters
-        rows = [[float(attention[:, r, c].mean()) for c in present] for r in part.raters]
+        rows = attention.mean(dim=0)[part.raters][:, present].tolist()
         removed = int(
             method.prune_scale * (len(present) - ref.rank_of(rows, method.rank_tolerance))
         )
@@ -275,10 +269,13 @@ class Reference:
         return (own, extra) if own + extra <= kept + clusters else (kept, clusters)
 
     def _recycle(self, state, part, choice):
-        (present, keep, clusters), method, step = choice, self.method, part.steps[-1]
+        present, keep, clusters = choice
+        method = self.method
+        step = part.steps[-1]
         dropped = [i for i in range(len(present)) if i not in keep]
         size = max(ref.pool_size(len(dropped), method.tau, method.theta)[0], clusters)
-        pool = [dropped[i] for i in ref.choose([step.score[i] for i in dropped], size)]
+        scores = [step.score[i] for i in dropped]
+        pool = [dropped[i] for i in ref.choose(scores, size)]
         points = [state.hidden[present[i]].tolist() for i in pool]
         centres, labels = ref.density_peaks(points, clusters)
         values = ref.merge(points, labels, clusters, method.aggregate)

@@ -1,4 +1,4 @@
-"""Pruned equals masked, for any model: its own eager full-length run, with the tokens that a trace drops hidden.
+"""Pruned equals masked, for any model: its own eager dense run with dropped tokens masked.
 
 Hooks on the decoder layers write recycled values over their centres and take dropped tokens out of
 every later layer's mask. What was decided comes from the trace; the model's own masks, windows,
@@ -7,6 +7,7 @@ for those, and masks are causal in the order of what is left.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -53,19 +54,18 @@ def run(model, inputs, steps, raters=(), *, aggregate="mean", then=(), renumber=
     """
     ids = inputs["input_ids"][0]
     places = torch.isin(ids, torch.tensor(sorted(placeholders(model.config)))).nonzero().flatten()
-    starts = [0, *(start for start, _ in then), len(ids)]
-    turns = [
-        (places[(places >= start) & (places < end)], own)
-        for start, end, own in zip(
-            starts, starts[1:], [steps, *(own for _, own in then)], strict=False
-        )
-    ]
+    starts, traces = [0], [steps]
+    for start, trace in then:
+        starts.append(start)
+        traces.append(trace)
+    turns = []
+    for start, end, trace in zip(starts, [*starts[1:], len(ids)], traces, strict=True):
+        turns.append((places[(places >= start) & (places < end)], trace))
     decoder = decoder_of(model)
     state = Run(turns, list(range(len(ids))), decoder, renumber, aggregate)
     handles = []
     for i, layer in enumerate(decoder.layers):
-        note = lambda _, __, out, i=i: state.maps.update({i: out[1][0].mean(dim=0)})  # noqa: E731
-        handles.append(layer.self_attn.register_forward_hook(note))
+        handles.append(layer.self_attn.register_forward_hook(partial(_note, i, state)))
         handles.append(layer.register_forward_pre_hook(_hook(i, state), with_kwargs=True))
     try:
         result = model(**inputs, use_cache=False).logits[0]
@@ -79,12 +79,18 @@ def run(model, inputs, steps, raters=(), *, aggregate="mean", then=(), renumber=
     return result[state.order], scores
 
 
+def _note(index, state, _, __, out):
+    """Keep a layer's attention, averaged over heads."""
+    state.maps[index] = out[1][0].mean(dim=0)
+
+
 def _hook(index, state):
     def before(layer, args, kwargs):
         hidden = args[0]
-        for slots, step in [
+        here = [
             (slots, step) for slots, steps in state.turns for step in steps if step.site == index
-        ]:
+        ]
+        for slots, step in here:
             hidden = _write(hidden, slots, step, state.aggregate)
             state.order = _reorder(state, slots, step)
         if state.order == list(range(hidden.shape[1])):
@@ -117,7 +123,7 @@ def _ranks(state, length):
 
 
 def _visible(state, length):
-    """(L, L) bool: nobody sees what is gone but itself, so that no row is empty; renumbered, all is causal."""
+    """Return (L, L) bool: a dropped token is seen by itself alone, so that no row is empty."""
     rank = torch.tensor(_ranks(state, length))
     seen = (
         (rank >= 0) & (rank <= rank[:, None]) if state.renumber else (rank >= 0).expand(length, -1)
@@ -135,16 +141,14 @@ def _write(hidden, slots, step, aggregate):
 
 
 def _reorder(state, slots, step):
-    """What is left behind a site; renumbered, recycled tokens stand behind the last token of their image."""
-    present, stays = (
-        {int(slots[name]) for name in names} for names in (step.present, step.survivors)
-    )
+    """Return the slots left; renumbered, recycled tokens stand at the end of their image."""
+    present, stays = set(slots[step.present].tolist()), set(slots[step.survivors].tolist())
     if not state.renumber:
         return [slot for slot in state.order if slot not in present or slot in stays]
     image = dict(
         zip(slots.tolist(), (slots.diff(prepend=slots[:1]) > 1).cumsum(0).tolist(), strict=True)
     )
-    kept, centres = ([int(slots[name]) for name in names] for names in (step.keep, step.centres))
+    kept, centres = slots[step.keep].tolist(), slots[step.centres].tolist()
     last, result = {image[slot]: slot for slot in state.order if slot in present}, []
     for slot in state.order:
         if slot not in present or slot in set(kept):

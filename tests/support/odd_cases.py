@@ -1,4 +1,4 @@
-"""Odd combinations: what one case is, and how it is drawn. Most can be served; some of each kind must be refused."""
+"""Odd combinations: what a case is and how it is drawn; most are served, some refused."""
 
 from dataclasses import dataclass, field
 
@@ -24,7 +24,7 @@ class Budget:
     raw: bool = False
 
     def of(self, counts, least):
-        """The value of `retain` for samples of these visual tokens, whose layer mean is at least `least`."""
+        """Return `retain` for samples of so many visual tokens and least layer means."""
         if not counts:  # words alone
             return self.share or 1.0
         floor = (

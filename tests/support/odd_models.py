@@ -1,4 +1,4 @@
-"""Every tiny model under one roof for odd combinations: how it is made, what its prompts are made of, how they fail."""
+"""Every tiny model for odd combinations: how it is made, and what its prompts are made of."""
 
 import functools
 
@@ -40,7 +40,7 @@ def variants(kind):
 
 @functools.cache
 def model(kind, kernel, dtype):
-    """A tiny model, made once and run once: transformers puts hooks of its own on some parts then."""
+    """Return a tiny model, made once and run once, as transformers hooks some parts in a run."""
     if kind in LLAVA:
         side, changes = LLAVA[kind]
         made = tiny.tiny_llava(attention=kernel, dtype=dtype, side=side, **changes)
@@ -83,7 +83,7 @@ def batch(kind, made, rows, seed):
 
 @st.composite
 def prompts(draw, kind):
-    """One to three samples: images and videos among words, words alone, sometimes nothing after the last image."""
+    """Draw one to three samples: images and videos among text, or text alone."""
     videos = kind in tiny_rotary.QWEN or (
         kind in tiny_kinds.KINDS and tiny_kinds.KINDS[kind].video is not None
     )

@@ -1,4 +1,4 @@
-"""Runs one odd combination, in a sparsify block or not: a prefill, a loop by hand, generate(), a second turn."""
+"""Runs an odd combination: a prefill, a hand-written loop, generate(), a second turn."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ ANSWER = 2  # tokens that generate() says
 
 @dataclass
 class Sides:
-    """What was computed: logits of the prefill (None for generate()) and of what follows, the latter's tokens, cache.
+    """What was computed: logits of the prefill (None for generate()) and of what follows, cache.
 
     `later` are the logits (B, k, vocab) that `said` (B, s) led to, all of them or those of its last
     k tokens.
@@ -81,11 +81,9 @@ def words(count, rows, seed):
 
 def loop(case, model, inputs):
     """A prefill and a few later passes on its cache, of one token or several."""
-    cache, mask, given = (
-        DynamicCache(config=model.config),
-        inputs.get("attention_mask"),
-        numbers(case, inputs),
-    )
+    cache = DynamicCache(config=model.config)
+    mask = inputs.get("attention_mask")
+    given = numbers(case, inputs)
     prefill = model(**inputs, **given, **cached(cache)).logits
     said, parts = words(sum(case.said), len(prefill), case.seed), []
     start = first_place(case)

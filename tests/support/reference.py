@@ -1,4 +1,4 @@
-"""SparseVLM's choices written slowly from the paper: loops and float64. Imports nothing of sparsight."""
+"""SparseVLM's choices, slowly from the paper: loops and float64. Imports no sparsight."""
 
 import math
 
@@ -6,10 +6,10 @@ import torch
 
 
 def rate(visual, text):
-    """Raters: text tokens with more than the mean share of the visual tokens' similarity; all of them if none has."""
+    """Return the raters: text above the mean share of similarity; all text if there is none."""
     share = [0.0] * len(text)
     for v in visual.tolist():
-        dots = [math.fsum(a * b for a, b in zip(v, t, strict=True)) for t in text.tolist()]
+        dots = [_dot(v, t) for t in text.tolist()]
         top = max(dots)
         total = math.fsum(math.exp(d - top) for d in dots)
         for i, dot in enumerate(dots):
@@ -18,8 +18,16 @@ def rate(visual, text):
     return chosen or list(range(len(text)))
 
 
+def _dot(a, b):
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def _squared(a, b):
+    return math.fsum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+
+
 def choose(score, count, images=None):
-    """The best, lower index first where scores are equal; where it fits, every image's best comes before the rest."""
+    """Return the best, every image's best first where that fits; ties go to the lower index."""
     ranked = sorted(range(len(score)), key=lambda i: (-score[i], i))
     first = []
     if images is not None and len(set(images)) <= count:
@@ -30,13 +38,11 @@ def choose(score, count, images=None):
 
 def mean_score(attention, raters, columns):
     """Attention (H, n, n) averaged over heads and raters, for each visual column."""
-    heads = len(attention)
-    return [
-        math.fsum(float(attention[h][r][c]) for h in range(heads) for r in raters)
-        / heads
-        / len(raters)
-        for c in columns
-    ]
+    scores = []
+    for c in columns:
+        rated = [float(head[r][c]) for head in attention for r in raters]
+        scores.append(math.fsum(rated) / len(rated))
+    return scores
 
 
 def prior(distance, base, width, floor):
@@ -52,15 +58,16 @@ def prior(distance, base, width, floor):
 def corrected_score(attention, raters, columns, prior_of, heads):
     """SparseVLM+: the prior divided out, the heads with most mass, mean over raters."""
     weights = {(r, c): prior_of(r, c) for r in raters for c in columns}
-    per_head = [
-        [
-            math.fsum(float(matrix[r][c]) / weights[r, c] for r in raters) / len(raters)
-            for c in columns
-        ]
-        for matrix in attention
-    ]
+    per_head = []
+    for matrix in attention:
+        row = []
+        for c in columns:
+            rated = [float(matrix[r][c]) / weights[r, c] for r in raters]
+            row.append(math.fsum(rated) / len(raters))
+        per_head.append(row)
     voting = choose([math.fsum(row) for row in per_head], heads)
-    return [math.fsum(per_head[h][i] for h in voting) / len(voting) for i in range(len(columns))]
+    columns = zip(*[per_head[h] for h in voting], strict=True)
+    return [math.fsum(column) / len(voting) for column in columns]
 
 
 def rank_of(rows, tolerance):
@@ -78,18 +85,15 @@ def pool_size(dropped, tau, theta):
 
 
 def density_peaks(points, clusters):
-    """Centres in falling order of density times separation, and each point's cluster; ties go to the lower index."""
+    """Return centres by falling density times separation, and each point's cluster."""
     count, width = len(points), len(points[0])
-    far = [
-        [
-            math.sqrt(math.fsum((a - b) ** 2 for a, b in zip(p, q, strict=True)) / width)
-            for q in points
-        ]
-        for p in points
-    ]
-    density = [
-        math.exp(-math.fsum(d * d for d in sorted(row)[:clusters]) / clusters) for row in far
-    ]
+    far = []
+    density = []
+    for p in points:
+        row = [math.sqrt(_squared(p, q) / width) for q in points]
+        nearest = [d * d for d in sorted(row)[:clusters]]
+        far.append(row)
+        density.append(math.exp(-math.fsum(nearest) / clusters))
     largest = max(max(row) for row in far)
     peak = []
     for i in range(count):

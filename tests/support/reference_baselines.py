@@ -1,7 +1,8 @@
-"""The baselines' choices written slowly: loops and exact fractions. Imports nothing of sparsight."""
+"""The baselines' choices, slowly: loops and exact fractions. Imports nothing of sparsight."""
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import torch
 
@@ -9,7 +10,7 @@ from tests.support import reference as ref
 
 
 def share(count, sizes, most=None):
-    """One by one, to whoever misses most of its proportional part; a first one for each comes before all else."""
+    """Return parts of `count`: one each, then one by one to the part furthest below its share."""
     parts = [0] * len(sizes)
     if count >= len(sizes):
         parts = [1] * len(sizes)
@@ -29,12 +30,11 @@ def cells(height, width, count):
     bands = min(
         max(round(math.sqrt(count * height / width)), math.ceil(count / width)), height, count
     )
-    band_of = [
-        next(b for b in range(bands) if row < (b + 1) * height // bands) for row in range(height)
-    ]
+    edges = [band * height // bands for band in range(bands + 1)]
     found = []
-    for band, parts in enumerate(share(count, [band_of.count(b) for b in range(bands)], width)):
-        rows = [row for row in range(height) if band_of[row] == band]
+    heights = [end - start for start, end in pairwise(edges)]
+    for band, parts in enumerate(share(count, heights, width)):
+        rows = range(edges[band], edges[band + 1])
         for part in range(parts):
             columns = [column for column in range(width) if column * parts // width == part]
             found.append([row * width + column for row in rows for column in columns])
@@ -50,17 +50,20 @@ def centre(members, width):
 
 def cells_of(grids, count):
     """Cells of all grids, as names of tokens, and their centres."""
-    members, centres, first = [], [], 0
+    members = []
+    centres = []
+    first = 0
     for (height, width), part in zip(grids, share(count, [h * w for h, w in grids]), strict=True):
         own = cells(height, width, part) if part else []
-        members += [[first + m for m in cell] for cell in own]
-        centres += [first + centre(cell, width) for cell in own]
+        for cell in own:
+            members.append([first + m for m in cell])
+            centres.append(first + centre(cell, width))
         first += height * width
     return members, centres
 
 
 def small_grid(grids, retain):
-    """The grid each image is scaled down to: sides scaled alike, then both ways of rounding each."""
+    """Return the grid each image is scaled down to: sides scaled alike, both roundings tried."""
     height, width = grids[0]
     most = (
         retain // len(grids)
@@ -85,7 +88,7 @@ def under(grid, small):
 
 
 def choose(method, site, grids, images, count):
-    """What a baseline does with the tokens present, as indices among them: keep, score, clusters, their centres."""
+    """Return indices among the tokens present: kept ones, scores, clusters, their centres."""
     name, present = type(method).__name__, len(images)
     if name == "Random":
         seed = ((method.seed * 4099 + site) * 1_000_003 + present) % 2**63

@@ -1,8 +1,10 @@
-"""Counts at each site, slowly, from a method's settings alone, in exact fractions.
+"""How many visual tokens stay at each site, written slowly. Imports nothing of sparsight.
 
-Imports nothing of sparsight.
+Budgets are fractions of whole numbers, and the bisection runs on integers, so nothing is rounded
+before the end.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,13 +12,14 @@ from fractions import Fraction
 from tests.support import reference as ref
 from tests.support import reference_baselines as base
 
-PAPER_SITES, PAPER_LAYERS = (3, 7, 16), 32
-EXACT = Fraction(1, 10**9)  # a count this much below a whole number is that number
+PRESETS = ("SparseVLM", "SparseVLMPlus", "Random", "Uniform", "Pool", "Downscale")
+SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
+BITS = 48  # of the bisected ratio
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One sample's sites, and how many tokens each of them keeps and recycles."""
+    """Sites of one sample, and at each of them tokens kept and tokens recycled."""
 
     sites: tuple
     kept: tuple
@@ -26,86 +29,109 @@ class Plan:
     def counts(self):
         return tuple(map(sum, zip(self.kept, self.recycled, strict=True)))
 
-
-def plan(method, grids, layers):
-    """The plan of a sample whose visual tokens are these grids, one for each image."""
-    visual = sum(height * width for height, width in grids)
-    wanted = budget(method.retain, visual)
-    sites = method.sites or scaled(wanted, visual, layers)
-    name = type(method).__name__
-    if name == "Downscale":
-        small = base.small_grid(grids, method.retain) if wanted < visual else grids[0]
-        return Plan(sites, (len(grids) * small[0] * small[1],), (0,))
-    given = getattr(method, "kept", None)
-    if given and not (isinstance(method.retain, int) and method.retain >= visual):
-        return Plan(sites, *beside(method, given, visual))
-    shift = getattr(method, "accounting", "entering") == "authors"
-    counts = solve(wanted, visual, [max(site - shift, 0) for site in sites], layers)
-    if name == "Pool" and wanted < visual:
-        return Plan(sites, (0,), tuple(counts))
-    return Plan(sites, *within(method, counts, visual))
+    def entering(self, visual, layers):
+        """Visual tokens that enter each layer."""
+        row, steps = [visual] * layers, zip(self.sites, self.counts, strict=True)
+        for site, count in steps:
+            row[site:] = [count] * (layers - site)
+        return tuple(row)
 
 
 def budget(retain, visual):
+    """The layer mean that is wanted, exactly: 1/3 of 36 is 12."""
     if retain is None:
         return Fraction(visual)
-    return Fraction(min(retain, visual)) if isinstance(retain, int) else Fraction(retain) * visual
+    if isinstance(retain, int):
+        return Fraction(min(retain, visual))
+    return Fraction(retain).limit_denominator(10**6) * visual
 
 
-def scaled(wanted, visual, layers):
-    """The paper's sites at another depth; layers before the first cost half the budget at most."""
-    half = [Fraction(site * layers, PAPER_LAYERS) + Fraction(1, 2) for site in PAPER_SITES]
-    first, *later = sorted({min(max(math.floor(site), 1), layers - 1) for site in half})
-    return (min(first, max(1, math.floor(wanted * layers / visual / 2))), *later)
+def scaled_sites(wanted, visual, layers):
+    """Return SparseVLM's sites for another depth; the first costs half the budget or less."""
+    sites = []
+    for site in (3, 7, 16):
+        rounded = math.floor(Fraction(site * layers, 32) + Fraction(1, 2))
+        sites.append(min(max(rounded, 1), layers - 1))
+    while sites[0] > 1 and sites[0] * visual > wanted * layers / 2:
+        sites[0] -= 1
+    return tuple(sorted(set(sites)))
 
 
-def solve(wanted, visual, starts, layers):
-    """Counts V r, V r^1.5, ...: the largest of 2^40 values of r that fits, then single tokens."""
-    ends = [*starts[1:], layers]
-    weights = [end - start for start, end in zip(starts, ends, strict=True)]
-    room = wanted * layers - starts[0] * visual + EXACT
+def solve(wanted, visual, sites, layers, authors):
+    """Counts V s^2, V s^3, V s^4, ...: the largest s whose cost is met, then token by token."""
+    starts = [max(site - authors, 0) for site in sites]
+    spans = [end - start for start, end in zip(starts, [*starts[1:], layers], strict=True)]
+    room = wanted * layers - starts[0] * visual
 
-    def smooth(step):
-        return [max(1.0, visual * (step / 2**40) ** (1 + i / 2)) for i in range(len(starts))]
+    def shares(ratio):
+        scaled = Fraction(ratio, 2**BITS)
+        return [visual * scaled ** (2 + i) for i in range(len(sites))]
 
-    def fits(counts):
-        return sum(w * Fraction(c) for w, c in zip(weights, counts, strict=True)) <= room
+    def cost(values):
+        return sum(span * max(1, value) for span, value in zip(spans, values, strict=True))
 
-    step = 0
-    for bit in reversed(range(41)):
-        if step + 2**bit <= 2**40 and fits(smooth(step + 2**bit)):
-            step += 2**bit
-    counts = [math.floor(Fraction(count) + EXACT) for count in smooth(step)]
-    heaviest_first = sorted(range(len(starts)), key=lambda i: -weights[i])
+    ratio = 0
+    for bit in reversed(range(BITS + 1)):
+        if ratio + 2**bit <= 2**BITS and cost(shares(ratio + 2**bit)) <= room + SLACK:
+            ratio += 2**bit
+    counts = [max(1, math.floor(share + SLACK)) for share in shares(ratio)]
+    heaviest = sorted(range(len(sites)), key=lambda i: (-spans[i], i))
     while True:
-        more = [[count + (i == site) for i, count in enumerate(counts)] for site in heaviest_first]
-        allowed = [new for new in more if fits(new) and new == sorted(new, reverse=True)]
-        allowed = [new for new in allowed if new[0] <= visual]
-        if not allowed:
+        left = room - sum(span * count for span, count in zip(spans, counts, strict=True))
+        above = [visual, *counts]
+        fits = [i for i in heaviest if spans[i] <= left + SLACK and counts[i] < above[i]]
+        if not fits:
             return counts
-        counts = allowed[0]
+        counts[fits[0]] += 1
 
 
-def clusters_of(method, dropped):
-    if not dropped or not getattr(method, "recycle", False):
-        return 0
-    return ref.pool_size(dropped, method.tau, method.theta)[1]
+def split(count, present, tau, theta):
+    """The most tokens kept whose dropped ones' clusters still fit; else half of the places each."""
+    if count >= present:
+        return present, 0
+    fits = [
+        kept
+        for kept in range(1, count + 1)
+        if kept + ref.pool_size(present - kept, tau, theta)[1] <= count
+    ]
+    kept = max(fits, default=count - count // 2)
+    return kept, count - kept
 
 
-def beside(method, given, visual):
-    """Kept as given; the recycled ones come on top."""
-    recycled, now = [], visual
-    for count in given:
-        recycled.append(clusters_of(method, now - count))
-        now = count + recycled[-1]
-    return given, tuple(recycled)
+def at_site(method, index, count, present):
+    """Tokens kept and recycled at one site of a method that SparseVLM's settings describe."""
+    recycles = getattr(method, "recycle", False)
+    if getattr(method, "kept", None) is not None:
+        kept = min(method.kept[index], present)
+        pool = present - kept if recycles else 0
+        return kept, ref.pool_size(pool, method.tau, method.theta)[1] if pool else 0
+    count = min(count, present)
+    return split(count, present, method.tau, method.theta) if recycles else (count, 0)
 
 
-def within(method, counts, visual):
-    """Kept and recycled tokens that add up to each count, as many kept as the rule leaves room."""
-    kept, now = [], visual
-    for count in counts:
-        most = [k for k in range(1, count + 1) if k + clusters_of(method, now - k) <= count]
-        kept.append(max(most, default=count - count // 2))
-        now = count
-    return tuple(kept), tuple(count - k for count, k in zip(counts, kept, strict=True))
+def plan(method, grids, layers):
+    """The counts of one sample, from a method's settings and the grids of its images."""
+    return _plan(method, type(method.retain), grids, layers)
+
+
+@functools.cache
+def _plan(method, kind, grids, layers):
+    del kind  # a count of 1 and a share of 1.0 are equal as keys
+    visual, name = sum(height * width for height, width in grids), type(method).__name__
+    wanted = budget(method.retain, visual)
+    sites = method.sites or scaled_sites(wanted, visual, layers)
+    if wanted == visual and (isinstance(method.retain, int) or not getattr(method, "kept", None)):
+        return Plan(sites, (visual,) * len(sites), (0,) * len(sites))
+    if name == "Downscale":
+        height, width = base.small_grid(grids, method.retain)
+        return Plan(sites, (len(grids) * height * width,), (0,))
+    authors = getattr(method, "accounting", "entering") == "authors"
+    counts = [None] * len(sites)
+    if not getattr(method, "kept", None):
+        counts = solve(wanted, visual, sites, layers, authors)
+    steps, present = [], visual
+    for index, count in enumerate(counts):
+        steps.append(at_site(method, index, count, present))
+        present = sum(steps[-1])
+    kept, recycled = zip(*steps, strict=True)
+    return Plan(sites, recycled, kept) if name == "Pool" else Plan(sites, kept, recycled)

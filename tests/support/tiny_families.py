@@ -1,4 +1,4 @@
-"""Tiny random models of every family of one-dimensional positions, and inputs that fit them; nothing is downloaded."""
+"""Tiny random models of every family of one-dimensional positions, and their inputs."""
 
 import functools
 
@@ -6,6 +6,7 @@ import torch
 import transformers as hf
 
 from tests.support import tiny
+from tests.support.footprint import share
 from tests.support.tiny import IMAGE, PAD, VOCAB
 from tests.support.tiny_kinds import BREAK, FIRST, KINDS, SIDE, VIDEO
 
@@ -21,7 +22,7 @@ def tiny_family(name, attention="sdpa", dtype=torch.float64):
         "vision_config": "eager",
     }  # some image encoders know no other
     model = kind._from_config(config, attn_implementation=kernels, experts_implementation="eager")
-    return tiny.ready(model, dtype)
+    return share(tiny.ready(model, dtype), f"tiny_family({name!r}, {attention!r}, {dtype})")
 
 
 def tokens_of(model, name, given):
@@ -48,7 +49,11 @@ def family_batch(model, name, rows, seed=0):
     Args:
         rows: for each sample, a list of "image", "video" and numbers of random words, in order.
     """
-    random, kind, ids, given, number = torch.Generator().manual_seed(seed), KINDS[name], [], [], 0
+    random = torch.Generator().manual_seed(seed)
+    kind = KINDS[name]
+    ids = []
+    given = []
+    number = 0
     for row in rows:
         tokens, own = [1], []
         for part in row:
@@ -85,9 +90,9 @@ def join(kind, given):
     if kind.nested:
         most = max(map(len, given))
         empty = torch.zeros(1, 1, 3, SIDE, SIDE, dtype=torch.float64)
-        rows = [
-            [image["pixel_values"] for image in own] + [empty] * (most - len(own)) for own in given
-        ]
+        rows = []
+        for own in given:
+            rows.append([image["pixel_values"] for image in own] + [empty] * (most - len(own)))
         found = next((image["pixel_values"].dtype for own in given for image in own), None)
         return (
             {"pixel_values": torch.cat([torch.cat(row, dim=1) for row in rows]).to(found)}

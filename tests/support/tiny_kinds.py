@@ -1,4 +1,4 @@
-"""Configs of tiny models of every family of one-dimensional positions, and the images and videos that they take."""
+"""Configs of tiny models of every family of one-dimensional positions, and their images."""
 
 import functools
 from collections.abc import Callable
@@ -10,8 +10,14 @@ import transformers as hf
 
 from tests.support.tiny import IMAGE, OLD, PAD, VOCAB, text_config
 
-VIDEO, BREAK, FIRST = 6, 7, 10  # ids: of video placeholders, of row ends, of the first word
-SMALL, SIDE, PATCH = 16, 32, 4  # pixels: 16 patches, or 64 that are merged to 16 visual tokens
+# ids: of video placeholders, of row ends, of the first word
+VIDEO = 6
+BREAK = 7
+FIRST = 10
+# pixels: 16 patches, or 64 that are merged to 16 visual tokens
+SMALL = 16
+SIDE = 32
+PATCH = 4
 WIDE, TALL = (
     [SMALL, 2 * SMALL],
     [2 * SMALL - 8, SMALL],
@@ -147,8 +153,8 @@ def idefics(kind, own, **changes):
 
 def perceiver():
     return hf.models.idefics2.Idefics2PerceiverConfig(
-        hidden_size=64, resampler_n_latents=16, resampler_depth=1, resampler_n_heads=2, resampler_head_dim=16,
-        num_key_value_heads=2, initializer_range=0.3,
+        hidden_size=64, resampler_n_latents=16, resampler_depth=1, resampler_n_heads=2,
+        resampler_head_dim=16, num_key_value_heads=2, initializer_range=0.3,
     )  # fmt: skip
 
 
@@ -163,8 +169,9 @@ def ovis_vision():
 
 def got_vision():
     return hf.models.got_ocr2.GotOcr2VisionConfig(
-        hidden_size=32, output_channels=16, num_hidden_layers=2, num_attention_heads=2, image_size=SIDE * 2,
-        patch_size=PATCH, window_size=4, global_attn_indexes=[1], mlp_dim=48, initializer_range=0.3,
+        hidden_size=32, output_channels=16, num_hidden_layers=2, num_attention_heads=2,
+        image_size=SIDE * 2, patch_size=PATCH, window_size=4, global_attn_indexes=[1], mlp_dim=48,
+        initializer_range=0.3,
     )  # fmt: skip
 
 
@@ -180,8 +187,9 @@ def janus_vision():
 
 def janus_vq():
     return hf.models.janus.JanusVQVAEConfig(
-        embed_dim=8, num_embeddings=16, latent_channels=32, base_channels=32, channel_multiplier=[1, 1],
-        num_patches=4, projection_dim=64, image_token_embed_dim=64, num_res_blocks=1,
+        embed_dim=8, num_embeddings=16, latent_channels=32, base_channels=32,
+        channel_multiplier=[1, 1], num_patches=4, projection_dim=64, image_token_embed_dim=64,
+        num_res_blocks=1,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A tiny tokenizer and processor that fit `tiny.tiny_llava`, and a folder that holds both; nothing is downloaded."""
+"""A tiny tokenizer and processor for `tiny.tiny_llava`, and a folder that holds both."""
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -21,7 +21,7 @@ BEGINS = "{{- bos_token -}}" + TEMPLATE  # as Gemma 3 and Llama 3 write it
 
 
 def tokenizer(begins=False):
-    """One token a word, as many as `tiny.VOCAB`; `begins` puts the first token (BOS) in front of every text."""
+    """Return a tokenizer of one token a word; `begins` puts BOS in front of every text."""
     names = dict(SPECIAL) | {5 + i: word for i, word in enumerate(WORDS)}
     vocabulary = {names.get(i, f"w{i}"): i for i in range(tiny.VOCAB)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106

@@ -1,4 +1,4 @@
-"""Tiny random models with other positions or masks than LLaVA's, and prompts for them; nothing is downloaded.
+"""Tiny random models with other positions or masks than LLaVA's, and prompts for them.
 
 A prompt is a list of parts: a number of random words, ("image", h, w) or ("video", t, h, w) in
 visual tokens; models whose images are all alike take ("image",).
@@ -10,9 +10,13 @@ import torch
 import transformers
 
 from tests.support import tiny
+from tests.support.footprint import share
 from tests.support.tiny import IMAGE, PAD, TEXT, VOCAB, Batch
 
-VIDEO, START, END, FIRST = 4, 5, 6, 10
+VIDEO = 4
+START = 5
+END = 6
+FIRST = 10
 MERGE, PATCH = 2, 4
 QWEN = ("qwen2", "qwen2_sliding", "qwen25", "qwen3", "qwen3_moe", "glm4v")
 STAMPED = ("qwen3", "qwen3_moe", "glm4v")  # text before each frame of a video
@@ -160,10 +164,12 @@ SIDES = {
 
 @functools.cache
 def model(kind, kernel="sdpa", dtype=None, **changes):
-    """A tiny model, made once for all tests; float64 for sdpa, float32 for eager (see tests/support/cases.py)."""
+    """Return a tiny model, made once; float64 for sdpa, float32 for eager (see cases.py)."""
     dtype = dtype or {"sdpa": torch.float64, "eager": torch.float32}[kernel]
+    name = f"tiny_rotary.model({kind!r}, {kernel!r}, {dtype}, {changes})"
     if kind in LLAVA:
-        return tiny.tiny_llava(attention=kernel, dtype=dtype, **{**LLAVA[kind], **changes})
+        made = tiny.tiny_llava(attention=kernel, dtype=dtype, **{**LLAVA[kind], **changes})
+        return share(made, name)
     config = MODELS[kind](**changes)
     if kind == "qwen3_moe":
         config.text_config._experts_implementation = "eager"  # the grouped kernel knows no float64
@@ -171,7 +177,7 @@ def model(kind, kernel="sdpa", dtype=None, **changes):
     made = getattr(transformers, CLASSES[kind])._from_config(config, attn_implementation=kernel)
     if kind == "gemma3":
         torch.nn.init.normal_(made.model.multi_modal_projector.mm_input_projection_weight)
-    return tiny.ready(made, dtype)
+    return share(tiny.ready(made, dtype), name)
 
 
 def rows(kind):
@@ -273,11 +279,13 @@ def inputs_of(kind, rows, ids, made):
 def batch(kind, rows, dtype, seed=0):
     """Build a padded batch of samples, and each sample alone."""
     random = torch.Generator().manual_seed(seed)
-    ids = [[1, *(token for part in row for token in tokens(kind, part, random))] for row in rows]
-    made = [
-        [None if isinstance(part, int) else pixels(kind, part, random, dtype) for part in row]
-        for row in rows
-    ]
+    ids = []
+    for row in rows:
+        ids.append([1, *(token for part in row for token in tokens(kind, part, random))])
+    made = []
+    for row in rows:
+        images = [None if isinstance(p, int) else pixels(kind, p, random, dtype) for p in row]
+        made.append(images)
     alone = [
         inputs_of(kind, [row], [own], [images])
         for row, own, images in zip(rows, ids, made, strict=True)

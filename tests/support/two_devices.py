@@ -1,4 +1,4 @@
-"""Two devices that do not exist: CPU tensors that say they are elsewhere, and refuse to meet those of another place.
+"""Two devices that do not exist: CPU tensors that refuse to meet those of another device.
 
 A model split over them is a model with a `device_map`: each layer brings its arguments to its own
 device, after every hook that stands before it. Numbers are the CPU's, so results compare bit by

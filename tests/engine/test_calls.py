@@ -1,4 +1,4 @@
-"""Ways to call generate() and the model: each is right, or refused by name before any image is encoded."""
+"""Calls of generate() and the model are right, or refused before any image is encoded."""
 
 import pytest
 import torch
@@ -35,7 +35,6 @@ def no_vision(model, monkeypatch):
 
 
 # ---- options
-# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,7 @@ def test_an_option_that_is_taken_back(model, inputs):
         )
 
 
-def test_arguments_by_place(model, inputs):
+def test_positional_arguments_prune_alike(model, inputs):
     ids, rest = (
         inputs["input_ids"],
         {name: part for name, part in inputs.items() if name != "input_ids"},
@@ -127,7 +126,6 @@ def test_a_pipeline():
 
 
 # ---- caches
-# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.mode("`StaticCache`, with and without torch.compile")
@@ -162,13 +160,11 @@ def test_quantised_caches_of_other_packages(model, inputs, no_vision, package):
 
 @torch.no_grad()
 @pytest.mark.mode("a pruned cache in another model, or after its block")
-def test_a_pruned_cache_in_another_model(model, inputs):
+def test_a_pruned_cache_is_refused_in_another_model(model, inputs):
     """Which would attend without the mask that its short layers need."""
-    other, cache, step = (
-        tiny.tiny_llava(dtype=torch.float32),
-        DynamicCache(),
-        {"input_ids": torch.tensor([[9]])},
-    )
+    other = tiny.tiny_llava(dtype=torch.float32)
+    cache = DynamicCache()
+    step = {"input_ids": torch.tensor([[9]])}
     with sparsify(model, METHOD):
         model(**inputs, **cached(cache))
         with pytest.raises(AttachError, match="another model's"):
@@ -182,7 +178,6 @@ def test_a_pruned_cache_in_another_model(model, inputs):
 
 
 # ---- outputs
-# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.mode("`output_hidden_states`, `output_attentions`")
@@ -217,14 +212,13 @@ def test_last_logits_count_from_the_right(model, inputs):
 
 
 # ---- compiled code
-# ------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of torch's tracer, about caches of functions
 @pytest.mark.mode("torch.compile before `sparsify`, hidden in a wrapper or a `forward`")
-def test_code_compiled_before(inputs):
-    """No module shows that its forward was compiled; it prunes all the same, and forgets it afterwards."""
+def test_code_compiled_before_is_pruned_and_restored(inputs):
+    """Nothing shows that a forward was compiled; the model prunes, and is as before afterwards."""
     torch._dynamo.reset()
     model, method = (
         tiny.tiny_llava(dtype=torch.float32, num_hidden_layers=3),
@@ -241,7 +235,7 @@ def test_code_compiled_before(inputs):
     torch.testing.assert_close(model(**inputs, use_cache=False).logits, plain)
 
 
-def test_a_decoder_that_goes_around_its_hooks(model, inputs, monkeypatch):
+def test_a_decoder_that_runs_past_its_hooks_is_refused(model, inputs, monkeypatch):
     decoder = model.model.language_model
     with sparsify(model, METHOD), torch.no_grad():
         monkeypatch.setattr(decoder, "layers", decoder.layers[:3])
@@ -250,7 +244,7 @@ def test_a_decoder_that_goes_around_its_hooks(model, inputs, monkeypatch):
 
 
 @pytest.mark.mode("continuous batching (`generate_batch`, `init_continuous_batching`)")
-def test_continuous_batching(model, inputs):
+def test_continuous_batching_is_refused(model, inputs):
     ids = [row.tolist() for row in inputs["input_ids"]]
     with sparsify(model, METHOD):
         with pytest.raises(UnsupportedError, match=r"continuous batching.*call generate\(\)"):

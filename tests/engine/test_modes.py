@@ -1,4 +1,6 @@
-"""Every way to generate, for every family: a pruned model says what its pruned prefill says, step by step."""
+"""Generation modes, for every family: a pruned model says what its pruned prefill says."""
+
+import functools
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ QWEN = [kind for kind in tiny_rotary.QWEN if kind != "qwen2_sliding"]
 SLIDING = ["qwen2_sliding", "gemma3", "mistral", "qwen2_window"]
 
 
+@functools.cache
 def assistant():
     torch.manual_seed(1)
     return LlamaForCausalLM(tiny.text_config()).eval()
@@ -50,7 +53,7 @@ def forced(model, own, said):
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.mode("sampling, several answers")
 @pytest.mark.mode("beam search, several answers")
-def test_several_answers(name, way):
+def test_several_answers_score_as_each_alone(name, way):
     """Sampling and beams of ragged rows, several answers each, score as each answer alone."""
     model = tiny_family(name)
     batch, settings = family_batch(model, name, RAGGED), {**SEVERAL[way], "max_new_tokens": 3}
@@ -87,8 +90,8 @@ def echo(ids, count):
 
 
 def drafts_alike(model, inputs, option, methods):
-    """Check that drafted answers, keep-all and pruned, are those of plain greedy decoding, raters included."""
-    words = {"max_new_tokens": 10}
+    """Check that drafted answers and raters, dense and pruned, are those of greedy decoding."""
+    words = {"max_new_tokens": 6}
     draft = {option: DRAFTS[option]()}
     dense = model.generate(**inputs, **words)
     with sparsify(model, FULL):
@@ -106,18 +109,18 @@ def drafts_alike(model, inputs, option, methods):
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.mode("`assistant_model`")
 @pytest.mark.mode("`prompt_lookup_num_tokens`")
-def test_drafted_tokens(name, option):
+def test_drafted_tokens_are_those_of_greedy_decoding(name, option):
     if tiny.OLD and option == "assistant_model":
         pytest.skip("transformers before 5.18 give the images to a drafting model that takes none")
     model = tiny_family(name)
     inputs = family_batch(model, name, [["image", 2, 8, "image", 9]]).inputs
     echo(inputs["input_ids"], 4)
-    drafts_alike(model, inputs, option, METHODS.values())
+    drafts_alike(model, inputs, option, [METHODS["renumber"]])
 
 
 @pytest.mark.parametrize("kind", QWEN)
 @pytest.mark.mode("`prompt_lookup_num_tokens` with M-RoPE")
-def test_looked_up_tokens_with_m_rope(kind):
+def test_looked_up_tokens_with_m_rope_are_those_of_greedy_decoding(kind):
     model = tiny_rotary.model(kind)
     inputs = tiny_rotary.batch(kind, tiny_rotary.rows(kind), model.dtype).alone[0]
     echo(inputs["input_ids"], 2)
@@ -126,7 +129,7 @@ def test_looked_up_tokens_with_m_rope(kind):
 
 @pytest.mark.parametrize("kind", [*SLIDING, "paligemma"])
 @pytest.mark.mode("`assistant_model`, `prompt_lookup_num_tokens` with sliding windows; PaliGemma")
-def test_drafts_that_cannot_be_taken_back(kind):
+def test_drafts_that_cannot_be_taken_back_are_refused(kind):
     model = tiny_rotary.model(kind)
     inputs = tiny_rotary.batch(kind, tiny_rotary.rows(kind), model.dtype).alone[0]
     with sparsify(model, METHODS["keep"]):
@@ -137,7 +140,7 @@ def test_drafts_that_cannot_be_taken_back(kind):
 
 @pytest.mark.mode("`GenerationMixin.generate(model, ...)`, past the model's own attribute")
 def test_candidates_would_rate():
-    """The check bites: with candidates in the prompt, other words rate and another answer comes out."""
+    """The check bites: candidates in the prompt change the raters and with them the answer."""
     model = tiny.tiny_llava()
     inputs = tiny.batch([["image", 6]]).inputs
     draft = {"assistant_model": tiny.tiny_llava(seed=3), "max_new_tokens": 4}
@@ -150,7 +153,7 @@ def test_candidates_would_rate():
         assert run.trace.raters[0].tolist() == raters
 
 
-def test_a_model_that_drafts_for_itself_or_another():
+def test_a_model_may_draft_for_itself_and_for_another():
     """generate() within generate() forgets nothing of the outer one."""
     model, other = tiny.tiny_llava(), tiny.tiny_llava(seed=3)
     inputs = tiny.batch([["image", 6]]).inputs
@@ -163,7 +166,7 @@ def test_a_model_that_drafts_for_itself_or_another():
 
 
 @pytest.mark.mode("`assistant_model`, `prompt_lookup_num_tokens` on a cache that holds tokens")
-def test_drafts_in_a_later_turn():
+def test_drafts_in_a_later_turn_are_refused():
     """Where transformers' own answer differs from greedy decoding, pruned or not."""
     model, draft = tiny.tiny_llava(), {"assistant_model": assistant(), "max_new_tokens": 6}
     first, second = (tiny.batch([["image", 6]], seed=seed).inputs for seed in (0, 1))

@@ -28,7 +28,7 @@ def answer(model, inputs):
 
 
 def same_when_full(model, inputs):
-    """Check that keeping everything changes no bit, and that pruning changes something; return what that says."""
+    """Return the pruned logits; check that keeping everything changes no bit and pruning does."""
     with torch.no_grad():
         plain = model(**inputs).logits
         with sparsify(model, FULL):
@@ -45,7 +45,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 # ---- adapters
-# -----------------------------------------------------------------------------------------------------
 
 
 def adapted(model):
@@ -100,7 +99,6 @@ def test_a_wrapper_hides_no_refusal(model, inputs):
 
 
 # ---- quantised weights
-# --------------------------------------------------------------------------------------------
 
 
 def of_torch(model):
@@ -126,18 +124,17 @@ def of_quanto(model):
 )
 @pytest.mark.parametrize("quantise", [of_torch, of_torchao, of_quanto])
 @pytest.mark.mode("quantised weights")
-def test_quantised_weights(model, inputs, quantise):
+def test_quantised_weights_are_pruned(model, inputs, quantise):
     same_when_full(quantise(model), inputs)
 
 
 # ---- precision
-# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ["llava", "qwen3", "gemma3"])
 @pytest.mark.mode("autocast to bfloat16 and float16")
-def test_autocast(model, inputs, kind, dtype):
+def test_autocast_is_pruned(model, inputs, kind, dtype):
     if kind != "llava":
         model = tiny_rotary.model(kind, "sdpa", torch.float32)
         inputs = tiny_rotary.batch(kind, tiny_rotary.rows(kind), torch.float32).alone[0]
@@ -173,12 +170,11 @@ def test_scores_are_float32_under_autocast(model, inputs, monkeypatch):
 
 
 # ---- training
-# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", ["", "model", "model.language_model"])
 @pytest.mark.mode("`model.train()` on the model or a part")
-def test_training_mode_of_any_part(model, inputs, part):
+def test_training_mode_of_any_part_is_refused(model, inputs, part):
     model.get_submodule(part).train()
     with (
         sparsify(model, METHOD),
@@ -189,7 +185,7 @@ def test_training_mode_of_any_part(model, inputs, part):
 
 @pytest.mark.parametrize("checkpoints", [False, True])
 @pytest.mark.mode("gradients and gradient checkpointing in evaluation mode")
-def test_gradients_in_evaluation_mode(model, inputs, checkpoints):
+def test_gradients_in_evaluation_mode_are_unchanged_by_checkpoints(model, inputs, checkpoints):
     """Checkpointing only works while training; in evaluation mode it must change nothing."""
     weights = []
     for on in (False, checkpoints):
