@@ -1,0 +1,44 @@
+"""Recordings of published methods in tests/data/rivals: what their authors' code, or a reference, chose.
+
+Each file holds tensors, and as metadata `info` its method, settings, seed, origin, source and
+commit. Some are shortened to the rows that a test reads.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+FOLDER = Path(__file__).parents[1] / "data" / "rivals"
+
+
+def read(name):
+    """The settings and the tensors of one recording."""
+    with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
+        info = json.loads(file.metadata()["info"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, a file is no dict
+    return info["settings"], tensors
+
+
+def names(method):
+    """Names of a method's recordings; an empty list would test nothing."""
+    listed = sorted(path.stem for path in FOLDER.glob(f"{method}-*.safetensors"))
+    assert listed, f"no recording of {method}"
+    return listed
+
+
+def each(*methods):
+    """Parametrise a test by the recordings of methods, in float32 and float64."""
+    listed = [name for method in methods for name in names(method)]
+    return lambda test: pytest.mark.parametrize("name", listed)(
+        pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["single", "double"])(
+            test
+        )
+    )
+
+
+def within(dtype):
+    """How close real numbers must be: 1e-6 where the computation is in float64."""
+    return {"rtol": 0, "atol": 1e-6 if dtype == torch.float64 else 1e-5}
