@@ -22,21 +22,15 @@ def read(name):
     return info["settings"], tensors
 
 
-def names(method):
-    """Names of a method's recordings; an empty list would test nothing."""
-    listed = sorted(path.stem for path in FOLDER.glob(f"{method}-*.safetensors"))
-    assert listed, f"no recording of {method}"
-    return listed
-
-
-def each(*methods):
-    """Parametrise a test by the recordings of methods, in float32 and float64."""
-    listed = [name for method in methods for name in names(method)]
-    return lambda test: pytest.mark.parametrize("name", listed)(
-        pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["single", "double"])(
-            test
-        )
-    )
+def each(*patterns):
+    """Parametrise a test by the recordings whose names match, in float32 and float64."""
+    listed = []
+    for pattern in patterns:
+        matching = sorted(path.stem for path in FOLDER.glob(f"{pattern}.safetensors"))
+        assert matching, f"no recording matches {pattern}"  # no recording would test nothing
+        listed += matching
+    kinds = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+    return lambda test: pytest.mark.parametrize("name", listed)(kinds(test))
 
 
 def within(dtype):

@@ -92,3 +92,100 @@ def visionzip(score, metric, hidden, dominant, contextual):
         mean = sum(hidden[i].double() for i in own) / len(own) if own else 0.0
         merged.append(hidden[anchor].double() + mean)
     return keep, anchors, members, torch.stack(merged)
+
+
+def quantile(values, share):
+    """The quantile, interpolated linearly."""
+    ordered = sorted(float(v) for v in values)
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def outliers(score):
+    low, high = quantile(score, 0.25), quantile(score, 0.75)
+    return max(1, sum(float(s) > high + 1.5 * (high - low) for s in score))
+
+
+def prumerge_plus(score, important):
+    """Published places: every n-th of the image that is not important."""
+    order = ranked(score)[:important]
+    step = max(1, int(int(1 / (important / len(score))) / 3))
+    return order + [i for i in range(0, len(score) - 1, step) if i not in order]
+
+
+def prumerge_tokens(points, keys, score, keep, neighbours):
+    """Each kept token plus its nearest others by keys, then what is left, all weighted by attention."""
+    points, rows = points.double(), []
+    for i in keep:
+        alike = [cosine(keys[i], key) for key in keys]
+        near = ranked(alike, set(range(len(keys))) - {i})[:neighbours]
+        rows.append(points[i] + sum(float(score[j]) * points[j] for j in near))
+    rows.append(sum(float(score[j]) * points[j] for j in range(len(points)) if j not in keep))
+    return torch.stack(rows)
+
+
+def windows(height, width, side):
+    """The window of each token; what fills no window belongs to the last one."""
+    down, across = max(1, height // side), max(1, width // side)
+    return [
+        min(row // side, down - 1) * across + min(column // side, across - 1)
+        for row in range(height)
+        for column in range(width)
+    ]
+
+
+def vscan(local, overall, count, grid, side):
+    window_of = windows(*grid, side)
+    limit = math.ceil(count // 2 / (max(window_of) + 1))
+    chosen, used = [], [0] * (max(window_of) + 1)
+    for i in ranked(local):
+        if used[window_of[i]] < limit and len(chosen) < count // 2:
+            chosen.append(i)
+            used[window_of[i]] += 1
+    others = ranked(overall, set(range(len(overall))) - set(chosen))
+    return sorted(chosen + others[: count - len(chosen)])
+
+
+def mean_of_nearest(points, keep):
+    """Each kept token's mean with the dropped ones that are most like it."""
+    members = [[i] for i in keep]
+    for i in range(len(points)):
+        if i not in keep:
+            members[ranked([cosine(points[i], points[k]) for k in keep])[0]].append(i)
+    return torch.stack([points[group].double().mean(dim=0) for group in members])
+
+
+def last_row(hidden, norm, q_proj, k_proj, *, heads):
+    """What the last token pays to all, mean over heads, by a layer's norm, projections and rotation."""
+    hidden = hidden.double()
+    normed = hidden / (hidden.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() * norm.double()
+    width = len(q_proj) // heads
+    angles = torch.outer(
+        torch.arange(len(hidden), dtype=torch.float64),
+        10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width),
+    )
+    row = [0.0] * len(hidden)
+    for head in range(heads):
+        rows = slice(head * width, (head + 1) * width)
+        q, k = (turn(normed @ w[rows].double().T, angles) for w in (q_proj, k_proj))
+        shares = softmax([float(q[-1] @ other) / math.sqrt(width) for other in k])
+        row = [total + share / heads for total, share in zip(row, shares, strict=True)]
+    return row
+
+
+def turn(vectors, angles):
+    """Llama's rotation: the first half of the width with the second."""
+    first, second = vectors.chunk(2, dim=-1)
+    cosines, sines = angles.cos(), angles.sin()
+    return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
+
+
+def dart(hidden, pivots, visual, each):
+    """Kept among the visual tokens: pivots among them, and for each pivot those least like it."""
+    kept = [visual.index(p) for p in pivots if p in visual]
+    for pivot in pivots:
+        unlike = [-cosine(hidden[pivot], hidden[v]) for v in visual]
+        kept += ranked(unlike, set(range(len(visual))) - set(kept))[:each]
+    return sorted(kept)

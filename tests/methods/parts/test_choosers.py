@@ -29,7 +29,7 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@each("divprune")
+@each("divprune-*")
 def test_divprune(name, dtype):
     settings, tensors = read(name)
     order = choose_max_min(compare(tensors["features"].to(dtype)), settings["retain"])
@@ -37,7 +37,7 @@ def test_divprune(name, dtype):
     assert torch.equal(order.sort().values, tensors["kept"])
 
 
-@each("cenprune")
+@each("cenprune-*")
 def test_cenprune(name, dtype):
     settings, tensors = read(name)
     points, count = tensors["features"].to(dtype), settings["retain"]
@@ -57,7 +57,7 @@ def test_cenprune(name, dtype):
     assert torch.equal(order, tensors["order"])
 
 
-@each("scope")
+@each("scope-*")
 def test_scope(name, dtype):
     settings, tensors = read(name)
     points, attention = tensors["features"].to(dtype), tensors["cls_attention"].to(dtype)

@@ -7,12 +7,15 @@ from sparsight.methods.parts import scores
 from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.parts.encoder_choices import (
     choose_hiprune,
+    choose_prumerge,
+    choose_prumerge_plus,
     choose_visionzip,
     choose_vispruner,
     count_anchors,
+    count_outliers,
 )
 from sparsight.methods.parts.geometry import compare
-from sparsight.methods.parts.merging import merge_contextual
+from sparsight.methods.parts.merging import merge_contextual, merge_dropped, merge_neighbours
 from sparsight.methods.parts.scores import (
     score_attention_received,
     score_class_attention,
@@ -27,7 +30,7 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@each("fastv")
+@each("fastv-*")
 def test_fastv(name, dtype):
     settings, tensors = read(name)
     visual = torch.arange(settings["visual"])[None] + settings["text_before"]
@@ -38,7 +41,7 @@ def test_fastv(name, dtype):
     assert torch.equal(keep[0], tensors["kept"])
 
 
-@each("fastervlm")
+@each("fastervlm-*")
 def test_fastervlm(name, dtype):
     settings, tensors = read(name)
     score = tensors["cls_attention"].to(dtype).mean(dim=1)
@@ -46,7 +49,7 @@ def test_fastervlm(name, dtype):
     assert torch.equal(top_k(score, settings["visual_token_num"]), tensors["kept"])
 
 
-@each("hiprune")
+@each("hiprune-*")
 def test_hiprune(name, dtype):
     settings, tensors = read(name)
     middle, deep = tensors["object_score"].to(dtype), tensors["deep_score"].to(dtype)
@@ -82,7 +85,7 @@ def test_hiprune_marks_neighbours_of_anchors(anchors):
         assert keep[row].tolist() == reference.hiprune(middle[row], deep[row], 12, anchors, 8)
 
 
-@each("vispruner")
+@each("vispruner-*")
 def test_vispruner(name, dtype):
     settings, tensors = read(name)
     count, ratio = settings["visual_token_num"], settings["important_ratio"]
@@ -101,7 +104,7 @@ def test_vispruner_with_odd_counts(count, important):
         assert keep[row].tolist() == wanted
 
 
-@each("visionzip")
+@each("visionzip-*")
 def test_visionzip(name, dtype):
     settings, tensors = read(name)
     query, key = tensors["query"].to(dtype), tensors["key"].to(dtype)
@@ -147,3 +150,54 @@ def test_attention_scores(monkeypatch):
     wanted = torch.tensor(reference.received(maps, skip=0, causal=True), dtype=torch.float32)
     score = score_attention_received(query[:1], key[:1], skip=0, scale=0.1, causal=True)
     torch.testing.assert_close(score[0], wanted)
+
+
+@each("prumerge-[ab]", "prumerge-plus-*")
+def test_prumerge(name, dtype):
+    settings, tensors = read(name)
+    query, key = (tensors[part].to(dtype) for part in ("query", "key"))
+    # heads are not split
+    attention = score_class_attention(query[:, None], key[:, None])
+    torch.testing.assert_close(attention[0], tensors["cls_attention"].to(dtype), **within(dtype))
+    important = settings["important"]
+    if settings["adaptive"]:
+        assert count_outliers(attention).tolist() == [important]
+    if "plus" in name:
+        keep = choose_prumerge_plus(attention[0], important)[None]
+    else:
+        keep = choose_prumerge(attention, important)
+    assert torch.equal(keep[0], tensors["kept"])
+    points, similarity = tensors["hidden"].to(dtype), compare(key[:, 1:])
+    rows = [
+        merge_neighbours(points, similarity, attention, keep, settings["neighbours"]),
+        merge_dropped(points, attention, keep),
+    ]
+    torch.testing.assert_close(torch.cat(rows, dim=1), tensors["output"].to(dtype), **within(dtype))
+
+
+def test_prumerge_in_a_batch():
+    attention, keys, points = (
+        random(2, 30).exp(),
+        random(2, 30, 4, seed=1),
+        random(2, 30, 5, seed=2),
+    )
+    outliers, keep = count_outliers(attention), choose_prumerge(attention, 4, 5)
+    near = merge_neighbours(points, compare(keys), attention, keep, 6)
+    merged = torch.cat([near, merge_dropped(points, attention, keep)], dim=1)
+    for row in range(2):
+        assert outliers[row] == reference.outliers(attention[row])
+        order = reference.ranked(attention[row])[:4]
+        others = [i for i in range(30) if i not in order]
+        spread = [others[int((n + 0.5) * 26 / 5)] for n in range(5)]
+        assert keep[row].tolist() == order + spread
+        wanted = reference.prumerge_tokens(
+            points[row], keys[row], attention[row], order + spread, 6
+        )
+        torch.testing.assert_close(merged[row].double(), wanted, rtol=0, atol=1e-5)
+        plus = choose_prumerge_plus(attention[row], 4).tolist()
+        assert plus == reference.prumerge_plus(attention[row], 4)
+
+
+def test_flat_attention_has_one_outlier():
+    assert count_outliers(torch.full((2, 9), 0.1)).tolist() == [1, 1]
+    assert len(choose_prumerge_plus(torch.full((9,), 0.1), 5)) == 8

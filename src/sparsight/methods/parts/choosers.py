@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from sparsight.methods.parts.geometry import Similarity, find_most_isolated
-from sparsight.methods.parts.tensors import widen
+from sparsight.methods.parts.tensors import check_count, widen
 
 
 def top_k(score: torch.Tensor, count: int, images: torch.Tensor | None = None) -> torch.Tensor:
@@ -79,6 +79,7 @@ def choose_max_min(
         start: (...) int64, the first token; None for the one whose nearest neighbour is farthest.
     Returns: (..., K) int64; of equally far tokens the first is chosen.
     """
+    check_count(count, similarity.shape[-1])
     index = find_most_isolated(similarity) if start is None else start
     row = _row(similarity, index)
     near, taken = torch.full_like(row, float("inf")), torch.zeros_like(row, dtype=torch.bool)
@@ -122,6 +123,7 @@ def choose_determinantal(
         epsilon: what a token must add at least.
     Returns: (..., K) int64; of equally good tokens the first is chosen.
     """
+    check_count(count, similarity.shape[-1])
     if start is None:
         start = find_most_isolated(similarity) if quality is None else quality.argmax(dim=-1)
     index, row = start[..., None], _row(similarity, start)  # (..., 1) and (..., N)
@@ -168,6 +170,7 @@ def choose_discounted(
         discount: makes a number in 0..1 of a similarity.
     Returns: (..., K) int64; of equal scores the first is chosen.
     """
+    check_count(count, similarity.shape[-1])
     score = widen(score)
     taken = torch.zeros_like(score, dtype=torch.bool)
     chosen: list[torch.Tensor] = []

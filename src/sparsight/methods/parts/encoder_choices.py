@@ -9,7 +9,14 @@ import torch
 from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.parts.geometry import Similarity, compare
 from sparsight.methods.parts.merging import Groups, group_contextual
-from sparsight.methods.parts.tensors import mark, rank_descending, widest
+from sparsight.methods.parts.tensors import (
+    check_count,
+    list_others,
+    mark,
+    rank_descending,
+    widen,
+    widest,
+)
 
 
 def choose_hiprune(
@@ -32,9 +39,10 @@ def choose_hiprune(
     Returns: (..., K) int64, ascending.
     """
     present = deep_score.shape[-1]
+    check_count(count, present)
     best = top_k(object_score, min(anchors, count))
-    steps = torch.tensor([-1, 1, -width, width], device=best.device)
-    beside = (best[..., None] + steps).clamp(0, present - 1).flatten(-2)
+    beside = torch.cat([best - 1, best + 1, best - width, best + width], dim=-1)
+    beside = beside.clamp(0, present - 1)
     level = mark(beside, present).long().masked_fill(mark(best, present), 2)
     return top_k(level * present - rank_descending(deep_score), count)
 
@@ -68,6 +76,7 @@ def choose_vispruner(
     Returns: (..., K) int64, ascending.
     """
     order = torch.sort(attention, dim=-1, descending=True, stable=True).indices
+    check_count(count, attention.shape[-1])
     similarity = compare(features.to(widest(features.device))).hold()
     others = order[..., important:]
     while others.shape[-1] > count - important:
@@ -95,3 +104,69 @@ def choose_visionzip(
         contextual: anchors, at most N - dominant.
     """
     return group_contextual(similarity, top_k(attention, dominant), contextual)
+
+
+def count_outliers(attention: torch.Tensor, bound: float = 1.5) -> torch.Tensor:
+    """Return how many tokens have an attention above the third quartile by `bound` interquartile ranges.
+
+    Source: PruMerge (arXiv 2403.15388), with quartiles interpolated linearly.
+    Differs: at least one, without which PruMerge keeps a single merged token and PruMerge+ divides
+    by zero.
+
+    Args: attention: (..., N) float.
+    Returns: (...) int64.
+    """
+    wide = widen(attention)
+    low, high = (_quantile(wide, share) for share in (0.25, 0.75))
+    return (wide > high + bound * (high - low)).sum(dim=-1).clamp_min(1)
+
+
+def _quantile(values: torch.Tensor, share: float) -> torch.Tensor:
+    # torch.quantile refuses more than 2^24 numbers
+    ordered = values.sort(dim=-1).values
+    place = share * (values.shape[-1] - 1)
+    below = int(place)
+    above = min(below + 1, values.shape[-1] - 1)
+    between = ordered[..., below] + (place - below) * (ordered[..., above] - ordered[..., below])
+    return between[..., None]
+
+
+def choose_prumerge(attention: torch.Tensor, important: int, spread: int = 0) -> torch.Tensor:
+    """Return the tokens of highest attention, then tokens spread evenly over the others.
+
+    Source: PruMerge (arXiv 2403.15388) with a fixed number of important tokens; the spread ones are
+    PruMerge+'s.
+    Differs: PruMerge+ takes every n-th place of the image that is not important yet, a count that
+    depends on the image; here `spread` of the others, each the middle of a stretch of equal length,
+    so that any count is met exactly. `choose_prumerge_plus` does as published.
+
+    Args:
+        attention: (..., N) float, of the class token with one head as wide as the encoder.
+        important: tokens of highest attention.
+        spread: tokens spread over the others.
+    Returns: (..., important + spread) int64: by falling attention, then the spread ones ascending.
+    """
+    order = torch.sort(attention, dim=-1, descending=True, stable=True).indices[..., :important]
+    others = list_others(order, attention.shape[-1])
+    steps = torch.arange(spread, device=order.device)
+    middles = (2 * steps + 1) * others.shape[-1] // (2 * max(spread, 1))
+    return torch.cat([order, others[..., middles]], dim=-1)
+
+
+def choose_prumerge_plus(attention: torch.Tensor, important: int) -> torch.Tensor:
+    """Return one image's tokens of highest attention, then every n-th place not yet chosen.
+
+    Source: PruMerge+ (arXiv 2403.15388), authors' code: n is int(int(N / important) / 3).
+    Differs: n is at least 1, where the code raises.
+
+    Args:
+        attention: (N,) float, of one image, as the count depends on it.
+        important: `count_outliers` of it.
+    Returns: (K,) int64: by falling attention, then the others ascending.
+    """
+    present = attention.shape[-1]
+    order = torch.sort(attention, descending=True, stable=True).indices[:important]
+    # as coded: the ratio is important / N, and its inverse is rounded down before the third
+    step = max(1, int(int(1 / (important / present)) / 3))
+    places = torch.arange(0, present - 1, step, device=attention.device)
+    return torch.cat([order, places[~mark(order, present)[places]]])

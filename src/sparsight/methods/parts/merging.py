@@ -163,3 +163,46 @@ def count_members(labels: torch.Tensor, clusters: int) -> torch.Tensor:
     """Return (..., C) int64, how many labels (..., N) name each of the clusters 0..C-1."""
     size = labels.new_zeros(*labels.shape[:-1], clusters)
     return size.scatter_add(-1, labels, torch.ones_like(labels))
+
+
+def merge_neighbours(
+    points: torch.Tensor,
+    similarity: Similarity,
+    attention: torch.Tensor,
+    keep: torch.Tensor,
+    neighbours: int = 32,
+) -> torch.Tensor:
+    """Return each kept token plus its nearest others, kept ones included, weighted by attention.
+
+    Source: PruMerge (arXiv 2403.15388), authors' code. The paper speaks of a weighted average over
+    dropped tokens; as coded, it is a sum over all others whose weights are not normalised.
+
+    Args:
+        points: (..., N, D) float.
+        similarity: (..., N, N), of the keys of the encoder's last block, heads not split.
+        attention: (..., N) float, of the class token.
+        keep: (..., K) int64.
+        neighbours: in 0..N-1.
+    Returns: (..., K, D), dtype of `points`.
+    """
+    alike = similarity.rows(keep).scatter(-1, keep[..., None], float("-inf"))  # (..., K, N)
+    order = torch.sort(alike, dim=-1, descending=True, stable=True).indices[..., :neighbours]
+    near = torch.zeros_like(alike).scatter(-1, order, 1.0)
+    wide = widen(points)
+    added = (near * attention[..., None, :]).to(wide.dtype) @ wide
+    return (take(wide, keep) + added).to(points.dtype)
+
+
+def merge_dropped(
+    points: torch.Tensor, attention: torch.Tensor, keep: torch.Tensor
+) -> torch.Tensor:
+    """Return the sum of all tokens that are not kept, weighted by attention.
+
+    Source: PruMerge's extra token.
+
+    Args: as of `merge_neighbours`.
+    Returns: (..., 1, D), dtype of `points`.
+    """
+    wide = widen(points)
+    weight = attention.to(wide.dtype).scatter(-1, keep, 0.0)
+    return (weight[..., None, :] @ wide).to(points.dtype)

@@ -2,6 +2,8 @@
 
 import torch
 
+from sparsight.errors import MethodError
+
 
 def widen(values: torch.Tensor) -> torch.Tensor:
     """Return values in float32, or in their own dtype where that is wider."""
@@ -29,6 +31,14 @@ def take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     Returns: (..., K, D).
     """
     return values.gather(-2, index[..., None].expand(*index.shape, values.shape[-1]))
+
+
+def check_count(count: int, present: int) -> None:
+    """Raise MethodError unless a number of tokens to choose lies in 1..present."""
+    if not 1 <= count <= present:
+        raise MethodError(
+            f"{count} tokens are to be chosen of {present}; give a count of 1..{present}."
+        )
 
 
 def mark(index: torch.Tensor, present: int) -> torch.Tensor:
