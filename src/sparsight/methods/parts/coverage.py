@@ -5,10 +5,14 @@ the choice covers better than before. That gives the same tokens and costs about
 whatever the count.
 """
 
+from typing import Literal
+
 import torch
 
 from sparsight.methods.parts.geometry import BLOCK, Similarity
-from sparsight.methods.parts.tensors import widest
+from sparsight.methods.parts.tensors import check_count, widest
+
+Scale = Literal["mean", "min-max"]
 
 ALL_AT_ONCE = 2**24  # entries up to which a GPU works on every row, rather than wait for a count
 
@@ -108,6 +112,7 @@ def choose_coverage(
         allowed: (..., N) bool, at least K True, tokens that may be chosen; None for all.
     Returns: (..., K) int64; of equal gains the first is chosen.
     """
+    check_count(count, similarity.shape[-1])
     gains, chosen = Gains(similarity, demand, floor), []
     taken = torch.zeros_like(gains.gain, dtype=torch.bool)
     if allowed is not None:
@@ -120,3 +125,57 @@ def choose_coverage(
         if step < count - 1:
             gains.take(index)
     return torch.stack(chosen, dim=-1)
+
+
+def choose_tops(
+    relevance: torch.Tensor,
+    similarity: Similarity,
+    count: int,
+    *,
+    alpha: float = 0.5,
+    coverage_weight: float = 0.5,
+    scale: Scale = "mean",
+) -> torch.Tensor:
+    """Return tokens in the order of choice, by relevance plus diversity plus coverage.
+
+    Each is scaled over the tokens that are free at a step; only free tokens want to be covered. The
+    first token is the most relevant one.
+
+    Source: TOPS (arXiv 2606.27161), algorithm 1; its text scales by min-max instead of the mean.
+    Differs: gains are brought up to date instead of summed anew, as in `choose_coverage`.
+
+    Args:
+        relevance: (..., N) float >= 0.
+        similarity: (..., N, N), cosines.
+        count: K in 1..N.
+        alpha: weight of the diversity.
+        coverage_weight: weight of the coverage, lambda in the paper.
+        scale: "mean" divides by the mean of the free tokens, "min-max" stretches them to 0..1.
+    Returns: (..., K) int64; of equal sums the first is chosen.
+    """
+    check_count(count, similarity.shape[-1])
+    gains = Gains(similarity, floor=-1.0)
+    relevance = relevance.to(gains.gain.dtype)
+    taken = torch.zeros_like(relevance, dtype=torch.bool)
+    index = relevance.argmax(dim=-1)
+    chosen = [index]
+    for _ in range(count - 1):
+        taken = taken.scatter(-1, index[..., None], True)
+        gains.forget(index)
+        gains.take(index)
+        worth = _scale_free(relevance, taken, scale)
+        worth = worth + alpha * _scale_free(1 - gains.best, taken, scale)
+        worth = worth + coverage_weight * _scale_free(gains.measure(), taken, scale)
+        index = worth.masked_fill(taken, float("-inf")).argmax(dim=-1)
+        chosen.append(index)
+    return torch.stack(chosen, dim=-1)
+
+
+def _scale_free(values: torch.Tensor, taken: torch.Tensor, scale: Scale) -> torch.Tensor:
+    if scale == "mean":
+        total = values.masked_fill(taken, 0).sum(dim=-1, keepdim=True)
+        mean = total / (~taken).sum(dim=-1, keepdim=True)
+        return torch.where(mean == 0, 0.0, values / torch.where(mean == 0, 1.0, mean))
+    low = values.masked_fill(taken, float("inf")).amin(dim=-1, keepdim=True)
+    reach = values.masked_fill(taken, float("-inf")).amax(dim=-1, keepdim=True) - low
+    return torch.where(reach == 0, 0.0, (values - low) / torch.where(reach == 0, 1.0, reach))
