@@ -1,4 +1,4 @@
-"""Recordings of published methods in tests/data/rivals: what their authors' code, or a reference, chose.
+"""Recordings in tests/data/rivals: what code of published methods, or a reference, chose.
 
 Each file holds tensors, and as metadata `info` its method, settings, seed, origin, source and
 commit. Some are shortened to the rows that a test reads.
@@ -18,7 +18,7 @@ def read(name):
     """The settings and the tensors of one recording."""
     with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
         info = json.loads(file.metadata()["info"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, a file is no dict
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     return info["settings"], tensors
 
 
@@ -30,7 +30,11 @@ def each(*patterns):
         assert matching, f"no recording matches {pattern}"  # no recording would test nothing
         listed += matching
     kinds = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
-    return lambda test: pytest.mark.parametrize("name", listed)(kinds(test))
+
+    def mark(test):
+        return pytest.mark.parametrize("name", listed)(kinds(test))
+
+    return mark
 
 
 def within(dtype):

@@ -1,4 +1,4 @@
-"""Choices of methods that rank by attention, written slowly: loops and float64. Imports nothing of sparsight."""
+"""Methods that rank by attention, written slowly in float64. Imports nothing of sparsight."""
 
 import math
 
@@ -116,7 +116,7 @@ def prumerge_plus(score, important):
 
 
 def prumerge_tokens(points, keys, score, keep, neighbours):
-    """Each kept token plus its nearest others by keys, then what is left, all weighted by attention."""
+    """Each kept token plus its nearest others by keys, then what is left."""
     points, rows = points.double(), []
     for i in keep:
         alike = [cosine(keys[i], key) for key in keys]
@@ -158,7 +158,7 @@ def mean_of_nearest(points, keep):
 
 
 def last_row(hidden, norm, q_proj, k_proj, *, heads):
-    """What the last token pays to all, mean over heads, by a layer's norm, projections and rotation."""
+    """What the last token pays to all, mean over heads, by a layer that rotates."""
     hidden = hidden.double()
     normed = hidden / (hidden.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() * norm.double()
     width = len(q_proj) // heads

@@ -1,4 +1,4 @@
-"""Choices of methods that compare tokens, written slowly: loops and float64. Imports nothing of sparsight."""
+"""Methods that compare tokens, written slowly in float64. Imports nothing of sparsight."""
 
 import math
 

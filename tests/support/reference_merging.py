@@ -33,7 +33,7 @@ def weighted_means(values, sizes, groups):
 
 
 def anchors(points, count, form):
-    """RESTORE's anchors, by falling score; the paper compares with denser tokens, the code with others."""
+    """RESTORE's anchors, by falling score; the paper compares with denser tokens."""
     alike = [[cosine(x, y) for y in points] for x in points]
     density = [math.fsum(row) for row in alike]
     score = []

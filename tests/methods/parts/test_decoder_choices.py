@@ -8,11 +8,10 @@ from sparsight.methods.parts.coverage import choose_tops
 from sparsight.methods.parts.decoder_choices import (
     choose_pivots,
     choose_unlike_pivots,
-    measure_key_norm,
 )
 from sparsight.methods.parts.geometry import compare
 from sparsight.methods.parts.merging import density_peaks, merge
-from sparsight.methods.parts.scores import score_last_attention
+from sparsight.methods.parts.scores import measure_key_norm, score_last_attention
 from sparsight.methods.parts.tensors import list_others
 from sparsight.methods.parts.words import measure_residual, sum_strongest_heads
 from tests.support import reference_attention, reference_diversity

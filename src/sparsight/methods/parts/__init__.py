@@ -2,7 +2,7 @@
 
 What many methods share:
 
-* `scores`: attention of the class token, of the last token, received; distinctiveness; scaling.
+* `scores`: attention of the class token, of the last token, received; key norm, distinctiveness.
 * `words`: scores by text: cosines to words, EADP's, MMTok's rows, what text does not explain.
 * `geometry`: cosines of tokens as they are, centred or standardised; rows of them on demand.
 * `choosers`: top-k, max-min, determinantal greedy, discounted top-k; numerical rank.

@@ -67,7 +67,7 @@ def find_lower_median(labels: torch.Tensor, values: torch.Tensor, clusters: int)
 def group_by_anchors(
     points: torch.Tensor, keep: torch.Tensor, count: int, form: AnchorForm = "code"
 ) -> Groups:
-    """Return anchors among the tokens that are not kept, and which of them are most like which anchor.
+    """Return anchors among the tokens not kept, and which of these are most like which anchor.
 
     Source: RESTORE (arXiv 2606.01711): any method keeps half of the budget, the anchors are the
     other half; a merged token is its group's mean, stands at `find_lower_median` of its positions

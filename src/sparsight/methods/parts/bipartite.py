@@ -1,4 +1,4 @@
-"""Bipartite merging of look-alikes: every second token may join its nearest among the others (ToMe).
+"""Bipartite merging (ToMe): every second token may join the most alike of the others.
 
 Leading dimensions are a batch.
 """

@@ -14,7 +14,7 @@ def bias_of_sizes(sizes: torch.Tensor) -> torch.Tensor:
     """Return the logarithm of how many tokens each key stands for.
 
     Source: ToMe (arXiv 2210.09461), proportional attention; RESTORE (arXiv 2606.01711), layers
-    1 and later. For layer 0 RESTORE gives each visual key the same log(N / K): call this with N / K.
+    1 and later. In layer 0 RESTORE adds the same log(N / K) to each visual key: give N / K then.
 
     Args: sizes: (..., N), at least 1; 1 for text.
     Returns: (..., N) float32 or wider, for all queries.
@@ -48,7 +48,7 @@ def bias_of_axes(
     length: int,
     constant: float = 2.0,
 ) -> torch.Tensor:
-    """Return the bias of `bias_of_distance` for positions of several axes, such as time, row, column.
+    """Return the bias of distance for positions of several axes, such as time, row and column.
 
     Source: RESTORE: D is the sum over axes of their share of frequencies times the mean cosine of
     the distance along that axis. A key at or before its query is one that stands no later in the

@@ -9,12 +9,13 @@ from typing import Literal
 
 import torch
 
-from sparsight.methods.parts.geometry import BLOCK, Similarity
+from sparsight.methods.parts.geometry import Similarity
 from sparsight.methods.parts.tensors import check_count, widest
 
 Scale = Literal["mean", "min-max"]
 
 ALL_AT_ONCE = 2**24  # entries up to which a GPU works on every row, rather than wait for a count
+IN_CACHE = 2**18  # entries of the rows that a CPU works on at once
 
 
 class Gains:
@@ -64,8 +65,10 @@ class Gains:
         rise = covered - self.best
         changed = torch.sort(rise, dim=-1, descending=True).indices[..., : self._count(rise)]
         better = torch.maximum(self.best, covered)
-        for first in range(0, changed.shape[-1], BLOCK):
-            rows = changed[..., first : first + BLOCK]
+        on_host = rise.device.type == "cpu"
+        step = max(1, (IN_CACHE if on_host else ALL_AT_ONCE) // self.gain.shape[-1])
+        for first in range(0, changed.shape[-1], step):
+            rows = changed[..., first : first + step]
             alike = self._similarity.rows(rows).to(self.best.dtype)  # (..., R, N)
             before, after = (best.gather(-1, rows)[..., None] for best in (self.best, better))
             lost = (alike - before).clamp_min_(0) - (alike - after).clamp_min_(0)
@@ -73,15 +76,8 @@ class Gains:
             self.gain = self.gain - (demand[..., None, :] @ lost)[..., 0, :]
         self.best = better
 
-    def forget(self, index: torch.Tensor) -> None:
-        """Take the rows (...) int64 out of those to be covered."""
-        row = index[..., None]
-        over = self._similarity.rows(row)[..., 0, :] - self.best.gather(-1, row)
-        self.gain = self.gain - over.clamp_min(0) * self._demand.gather(-1, row)
-        self._demand = self._demand.scatter(-1, row, 0.0)
-
     def _count(self, rise: torch.Tensor) -> int:
-        """Return how many rows change in the sample where most do; the others gain rows of zeros."""
+        """Return how many rows change in the sample where most do; in others, zeros fill up."""
         if rise.device.type != "cpu" and self._similarity.shape[-2:].numel() <= ALL_AT_ONCE:
             return rise.shape[-1]
         return int((rise > 0).sum(dim=-1).amax())
@@ -161,8 +157,7 @@ def choose_tops(
     chosen = [index]
     for _ in range(count - 1):
         taken = taken.scatter(-1, index[..., None], True)
-        gains.forget(index)
-        gains.take(index)
+        gains.take(index)  # a token covers itself wholly, so that its row asks for no more
         worth = _scale_free(relevance, taken, scale)
         worth = worth + alpha * _scale_free(1 - gains.best, taken, scale)
         worth = worth + coverage_weight * _scale_free(gains.measure(), taken, scale)

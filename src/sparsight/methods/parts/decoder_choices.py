@@ -7,18 +7,7 @@ dimensions are a batch.
 
 import torch
 
-from sparsight.methods.parts.tensors import normalise, take, widen
-
-
-def measure_key_norm(keys: torch.Tensor) -> torch.Tensor:
-    """Return the L1 norm of each token's keys over all heads.
-
-    Source: DART (arXiv 2502.11494), authors' code; keys after rotation.
-
-    Args: keys: (..., H, N, d) float.
-    Returns: (..., N).
-    """
-    return widen(keys).abs().sum(dim=(-3, -1))
+from sparsight.methods.parts.tensors import normalise, take
 
 
 def choose_pivots(

@@ -55,7 +55,7 @@ def count_anchors(count: int, alpha: float = 0.1) -> int:
 def choose_vispruner(
     attention: torch.Tensor, features: torch.Tensor, count: int, important: int, step: int = 8
 ) -> torch.Tensor:
-    """Return the tokens of highest attention, and of the others those left when look-alikes are gone.
+    """Return the tokens of highest attention, and of the others those left without look-alikes.
 
     Each round splits the others, in their present order, into even and odd places; the `step` even
     ones most like an odd one go, and the even ones that stay are sorted by falling likeness and put
@@ -107,7 +107,7 @@ def choose_visionzip(
 
 
 def count_outliers(attention: torch.Tensor, bound: float = 1.5) -> torch.Tensor:
-    """Return how many tokens have an attention above the third quartile by `bound` interquartile ranges.
+    """Return how many tokens lie above the third quartile by `bound` interquartile ranges.
 
     Source: PruMerge (arXiv 2403.15388), with quartiles interpolated linearly.
     Differs: at least one, without which PruMerge keeps a single merged token and PruMerge+ divides

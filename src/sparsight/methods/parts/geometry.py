@@ -1,6 +1,6 @@
-"""How alike tokens are: cosines of tokens as they are, centred, standardised or without their text part.
+"""How alike tokens are: cosines of tokens as they are, centred, standardised, or residuals.
 
-A geometry gives rows of a similarity matrix on demand, so that no N x N matrix need exist.
+A geometry gives rows of a similarity matrix on demand, so that no N x N matrix need exist. Residuals come from `words`.
 Leading dimensions are a batch.
 """
 
@@ -131,7 +131,7 @@ def compare_centred(points: torch.Tensor) -> Cosines:
 
 
 def standardise(points: torch.Tensor, epsilon: float = 1e-6) -> torch.Tensor:
-    """Return tokens (..., N, D) with each channel divided by its standard deviation over the tokens.
+    """Return tokens (..., N, D), each channel divided by its standard deviation over the tokens.
 
     Source: Cen-Prune, for encoders such as Qwen's, where one channel holds nearly all variance. It
     belongs before the encoder's merger, on the mean of the patches of a merged token.

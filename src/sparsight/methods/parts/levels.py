@@ -1,4 +1,4 @@
-"""How many tokens a sample deserves: by how much its text and image tell about each other (AutoPrune).
+"""How many tokens a sample deserves, by what its text and image tell of each other (AutoPrune).
 
 The counts of other methods are known from the budget alone; see `sparsight.counts`.
 """
@@ -26,7 +26,7 @@ def measure_mutual_information(attention: torch.Tensor) -> torch.Tensor:
 
 
 def score_first_layer(class_attention: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
-    """Return AutoPrune's score in layer 0: class-token attention plus text attention that tells much.
+    """Return AutoPrune's score in layer 0: class-token attention plus weighted text attention.
 
     Source: AutoPrune, authors' code: 0.3 times the mutual information per text token times the mean
     attention over heads and text tokens.
@@ -47,7 +47,7 @@ def find_slope(information: float, start: float = 0.4, gamma: float = 0.2) -> fl
 
 
 def draw_curve(slope: float, layers: int, middle: float = 14.9) -> list[float]:
-    """Return AutoPrune's unscaled fraction of tokens that stay in layers 1..layers-1, a falling logistic.
+    """Return AutoPrune's unscaled fraction of tokens that stay in each layer, a falling logistic.
 
     Args:
         slope: at least 0; 0 keeps the fraction constant.

@@ -27,7 +27,7 @@ def mark_unpredicted(
     predicted; with one, an anti-diagonal of the grid at a time.
 
     Args:
-        pixels: (..., h w, P) float in 0..1, all values of a merged token's patches, in raster order.
+        pixels: (..., h w, P) float in 0..1, a merged token's patches in a row, in raster order.
         grid: h and w.
         tolerance: difference up to which tokens are alike.
         metric: how the differences of P values become one.

@@ -37,7 +37,7 @@ def group_by_components(features: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def measure_mean_cosine(points: torch.Tensor) -> torch.Tensor:
-    """Return (...) float, the mean cosine of all pairs of different tokens (..., N, D), N at least 2."""
+    """Return (...) float, the mean cosine of pairs of different tokens (..., N, D), N at least 2."""
     units, count = normalise(points), points.shape[-2]
     return (units.sum(dim=-2).square().sum(dim=-1) - count) / (count * (count - 1))
 
@@ -45,11 +45,11 @@ def measure_mean_cosine(points: torch.Tensor) -> torch.Tensor:
 def suppress_alike(
     score: torch.Tensor, features: torch.Tensor, groups: torch.Tensor, threshold: torch.Tensor
 ) -> torch.Tensor:
-    """Return which tokens survive when each group's best suppresses those more like it than a threshold.
+    """Return which tokens survive when each group's best suppresses those too much like it.
 
     Source: PruneSID, non-maximum suppression within groups.
-    Differs: all groups and samples take a step at once. The number of steps depends on the tokens, so
-    each one waits for the device.
+    Differs: all groups and samples take a step at once. The number of steps depends on the tokens,
+    so each one waits for the device.
 
     Args:
         score: (..., N) float.

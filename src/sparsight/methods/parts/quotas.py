@@ -44,12 +44,12 @@ def label_strips(present: int, strips: int, device: torch.device | None = None) 
 
 
 def rank_in_groups(score: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Return each token's place in its group by falling score: 0 for the highest, of equal ones the first.
+    """Return each token's place in its group by falling score, 0 for the highest.
 
     Args:
         score: (..., N).
         groups: (N,) or (..., N) int64.
-    Returns: (..., N) int64.
+    Returns: (..., N) int64; of equal scores the first comes first.
     """
     order = torch.sort(score, dim=-1, descending=True, stable=True).indices
     sorted_groups, by_group = groups.expand_as(order).gather(-1, order).sort(dim=-1, stable=True)
@@ -123,7 +123,7 @@ def share_by_weight(weight: torch.Tensor, count: int, sizes: torch.Tensor) -> to
 
 
 def deal_out(count: torch.Tensor, room: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return what each group gets when tokens are dealt one each by falling weight, round after round.
+    """Return what each group gets when tokens are dealt one each by falling weight, in rounds.
 
     Args:
         count: (..., 1) int64, tokens to deal, at most the sum of the room.

@@ -1,4 +1,4 @@
-"""Scores: how much each visual token matters, by attention, words or distinctiveness; higher is kept.
+"""Scores: how much each visual token matters, by attention or distinctiveness; higher is kept.
 
 Leading dimensions are a batch; everything is computed in float32 or wider.
 """
@@ -95,6 +95,17 @@ def score_attention_received(
         bias = None if hidden is None else torch.where(hidden, float("-inf"), 0.0)
         received = received + attend(rows, key, scale, bias).mean(dim=-3).sum(dim=-2)
     return (received / (present - index if causal else present))[..., skip:]
+
+
+def measure_key_norm(keys: torch.Tensor) -> torch.Tensor:
+    """Return the L1 norm of each token's keys over all heads.
+
+    Source: DART (arXiv 2502.11494), authors' code; keys after rotation.
+
+    Args: keys: (..., H, N, d) float.
+    Returns: (..., N).
+    """
+    return widen(keys).abs().sum(dim=(-3, -1))
 
 
 def measure_distinctiveness(points: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Small tools of the other parts: wide numbers, gathered rows, sets of indices. Leading dimensions are a batch."""
+"""Tools of the other parts: wide numbers, gathered rows, sets of indices, in batches."""
 
 import torch
 
@@ -72,7 +72,7 @@ def list_others(keep: torch.Tensor, present: int) -> torch.Tensor:
 
 
 def rank_descending(score: torch.Tensor) -> torch.Tensor:
-    """Return each token's place when sorted by falling score: 0 for the highest; of equal ones the first.
+    """Return each token's place by falling score, 0 for the highest; of equal ones the first.
 
     Args: score: (..., N).
     Returns: (..., N) int64, a permutation of 0..N-1.

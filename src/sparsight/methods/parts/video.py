@@ -10,9 +10,10 @@ from sparsight.methods.parts.tensors import normalise, rank_descending, widen
 
 
 def count_video(frames: int, size: int, rate: float, least: int) -> int:
-    """Return how many tokens of a clip stay: int(frames size (1 - rate)), in floating point, at least `least`.
+    """Return how many tokens of a clip stay: int(frames size (1 - rate)), at least `least`.
 
-    Source: EVS and VidCom2 as vLLM has them: 1,120 tokens at rate 0.8 give 223, not 224.
+    Source: EVS and VidCom2 as vLLM has them, in floating point: 1,120 tokens at rate 0.8 give 223,
+    not 224.
 
     Args:
         frames: T.
@@ -24,7 +25,7 @@ def count_video(frames: int, size: int, rate: float, least: int) -> int:
 
 
 def score_change(features: torch.Tensor) -> torch.Tensor:
-    """Return how much each token changed since the frame before: 1 - cosine, 255 in the first frame.
+    """Return how much each token changed since the last frame: 1 - cosine, 255 in the first.
 
     Source: EVS. `top_k` of it always keeps the whole first frame, if it is given that many.
 

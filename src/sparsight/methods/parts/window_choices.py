@@ -60,8 +60,8 @@ def score_strips(
     present = attention.shape[-1]
     if not 1 <= strips <= present // 2:
         raise MethodError(
-            f"{present} tokens are to be cut into {strips} strips; give 1..{present // 2} strips, as "
-            "each needs two tokens."
+            f"{present} tokens are to be cut into {strips} strips; give 1..{present // 2} strips, "
+            "as each needs two tokens."
         )
     longest, longer = -(-present // strips), present % strips
     # strips of unequal length are padded to the longest: (C, L) places and which of them are real

@@ -134,7 +134,7 @@ def list_mmtok_rows(
     visual_temperature: float = 0.2,
     alpha: float = 0.5,
 ) -> Matrix:
-    """Return what `choose_coverage` is to cover: words and tokens, each by its shares of the tokens.
+    """Return what `choose_coverage` is to cover: words and tokens, each by its shares of tokens.
 
     Source: MMTok (arXiv 2508.18264), authors' code: softmax over tokens of the words' cosines, over
     M, and of the tokens' own, times alpha, over N.
