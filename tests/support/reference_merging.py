@@ -1,4 +1,4 @@
-"""Merging, videos and duplicates written slowly: loops and float64. Imports nothing of sparsight."""
+"""Merging, videos and duplicates written slowly. Imports nothing of sparsight."""
 
 import itertools
 import math

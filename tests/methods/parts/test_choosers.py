@@ -1,14 +1,20 @@
 """Greedy choosers, against recordings and slow references."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from sparsight.errors import MethodError
+from sparsight.methods.parts import coverage, geometry
+from sparsight.methods.parts.anchors import choose_anchors
 from sparsight.methods.parts.choosers import (
     choose_determinantal,
     choose_discounted,
     choose_max_min,
 )
-from sparsight.methods.parts.coverage import choose_coverage
+from sparsight.methods.parts.coverage import choose_coverage, choose_tops
+from sparsight.methods.parts.encoder_choices import choose_hiprune, choose_vispruner
 from sparsight.methods.parts.geometry import (
     Matrix,
     compare,
@@ -21,6 +27,7 @@ from sparsight.methods.parts.scores import (
     scale_min_max,
     scale_sigmoid,
 )
+from sparsight.methods.parts.window_choices import choose_vscan
 from tests.support import reference_diversity as reference
 from tests.support.recordings import each, read, within
 
@@ -156,6 +163,53 @@ def test_incremental_coverage_chooses_as_sums_made_anew(seed, case):
 def test_coverage_that_is_complete_takes_the_first_of_the_others():
     order = choose_coverage(compare(torch.eye(3).repeat(1, 3, 1)), 9)
     assert order.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 8]]
+
+
+@pytest.mark.parametrize("size", [1, 7, 30])
+def test_blocks_change_nothing(monkeypatch, size):
+    points, score = random(2, 30, 5), random(2, 30, seed=1).abs()
+    choices = {
+        "max-min": partial(choose_max_min, compare(points), 8),
+        "coverage": partial(choose_coverage, compare(points), 8, demand=score),
+        "matrix": partial(choose_coverage, compare(points).hold(), 8),
+        "anchors": partial(choose_anchors, compare(points), 8),
+        "tops": partial(choose_tops, score, compare(points), 8),
+    }
+    whole = {name: choose() for name, choose in choices.items()}
+    monkeypatch.setattr(geometry, "BLOCK", size)
+    monkeypatch.setattr(coverage, "IN_CACHE", size * 30)
+    for name, choose in choices.items():
+        assert torch.equal(choose(), whole[name]), name
+
+
+def test_large_similarities_are_not_held(monkeypatch):
+    monkeypatch.setattr(geometry, "HELD", 20)
+    assert isinstance(compare(random(2, 20, 3)).hold(), Matrix)
+    similarity = compare(random(2, 21, 3))
+    assert similarity.hold() is similarity
+    rows, columns = torch.arange(4).expand(2, -1), torch.arange(5, 8).expand(2, -1)
+    whole = Matrix(similarity.units @ similarity.units.transpose(-1, -2))
+    for name, index in (("rows", (rows,)), ("columns", (columns,)), ("pairs", (rows, columns))):
+        torch.testing.assert_close(getattr(similarity, name)(*index), getattr(whole, name)(*index))
+    assert similarity.shape == whole.shape == (2, 21, 21)
+
+
+@pytest.mark.parametrize("count", [0, 10])
+def test_counts_out_of_range_are_refused(count):
+    points, score = random(2, 9, 4), random(2, 9).abs()
+    similarity = compare(points)
+    for choose in (choose_max_min, choose_determinantal, choose_coverage, choose_anchors):
+        with pytest.raises(MethodError, match=rf"^{count} tokens .* of 9; give a count of 1\.\.9"):
+            choose(similarity, count)
+    for choose in (
+        partial(choose_discounted, score, similarity, count),
+        partial(choose_tops, score, similarity, count),
+        partial(choose_hiprune, score, score, count, 1, 3),
+        partial(choose_vispruner, score, points, count, 0),
+        partial(choose_vscan, score, score, count, (3, 3)),
+    ):
+        with pytest.raises(MethodError, match=rf"^{count} tokens .* of 9; give a count of 1\.\.9"):
+            choose()
 
 
 def test_a_sample_alone_is_chosen_from_as_in_a_batch():

@@ -81,7 +81,7 @@ def choose_vispruner(
     others = order[..., important:]
     while others.shape[-1] > count - important:
         even, odd = others[..., ::2], others[..., 1::2]
-        gone = min(step, others.shape[-1] - (count - important), even.shape[-1])
+        gone = min(step, others.shape[-1] - (count - important))
         alike = similarity.pairs(even, odd).amax(dim=-1)
         places = torch.sort(alike, dim=-1, descending=True, stable=True).indices
         others = torch.cat([even.gather(-1, places[..., gone:]), odd], dim=-1)
@@ -166,7 +166,6 @@ def choose_prumerge_plus(attention: torch.Tensor, important: int) -> torch.Tenso
     """
     present = attention.shape[-1]
     order = torch.sort(attention, descending=True, stable=True).indices[:important]
-    # as coded: the ratio is important / N, and its inverse is rounded down before the third
-    step = max(1, int(int(1 / (important / present)) / 3))
+    step = max(1, int(1 / (important / present)) // 3)
     places = torch.arange(0, present - 1, step, device=attention.device)
     return torch.cat([order, places[~mark(order, present)[places]]])

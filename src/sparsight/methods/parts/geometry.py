@@ -1,7 +1,7 @@
 """How alike tokens are: cosines of tokens as they are, centred, standardised, or residuals.
 
-A geometry gives rows of a similarity matrix on demand, so that no N x N matrix need exist. Residuals come from `words`.
-Leading dimensions are a batch.
+A geometry gives rows of a similarity matrix on demand, so that no N x N matrix need exist.
+Residuals come from `words`. Leading dimensions are a batch.
 """
 
 from collections.abc import Iterator

@@ -37,7 +37,7 @@ def group_by_components(features: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def measure_mean_cosine(points: torch.Tensor) -> torch.Tensor:
-    """Return (...) float, the mean cosine of pairs of different tokens (..., N, D), N at least 2."""
+    """Return (...) float, the mean cosine of pairs of different tokens (..., N, D), N above 1."""
     units, count = normalise(points), points.shape[-2]
     return (units.sum(dim=-2).square().sum(dim=-1) - count) / (count * (count - 1))
 
