@@ -22,6 +22,7 @@ from sparsight.methods.parts.geometry import (
     find_most_isolated,
     standardise,
 )
+from sparsight.methods.parts.merging import assign_to_nearest
 from sparsight.methods.parts.scores import (
     measure_distinctiveness,
     scale_min_max,
@@ -163,6 +164,21 @@ def test_incremental_coverage_chooses_as_sums_made_anew(seed, case):
 def test_coverage_that_is_complete_takes_the_first_of_the_others():
     order = choose_coverage(compare(torch.eye(3).repeat(1, 3, 1)), 9)
     assert order.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 8]]
+
+
+def test_standardised_and_centred_tokens():
+    points = random(2, 12, 4)
+    points[..., 2] = 0.7  # a channel that does not vary
+    points[..., 3] *= 50
+    alike = compare_centred(standardise(points)).hold().values
+    for row in range(2):
+        wanted = reference.cosines(reference.centred(reference.standardised(points[row])))
+        torch.testing.assert_close(alike[row], torch.tensor(wanted, dtype=torch.float64))
+
+
+def test_equal_centres_belong_to_themselves():
+    labels = assign_to_nearest(compare(torch.ones(1, 5, 3)), torch.tensor([[4, 1, 2]]))
+    assert labels.tolist() == [[0, 1, 2, 0, 0]]
 
 
 @pytest.mark.parametrize("size", [1, 7, 30])
