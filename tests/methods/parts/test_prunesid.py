@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sparsight.methods.parts.levels import (
     draw_curve,
@@ -27,12 +29,12 @@ def random(*shape, seed=0):
 
 @each("prunesid-*")
 def test_prunesid(name, dtype):
-    settings, tensors = read(name)
-    budget, features = settings["retain"], tensors["hidden_states"][:, 1:].to(dtype)
+    config, tensors = read(name)
+    budget, features = config["retain"], tensors["hidden_states"][:, 1:].to(dtype)
     threshold = budget / 32 * measure_mean_cosine(features)
     recorded = tensors["suppression_threshold"].to(dtype)
     torch.testing.assert_close(threshold, recorded, **within(dtype))
-    groups = group_by_components(features, settings["groups"])
+    groups = group_by_components(features, config["groups"])
     assert torch.equal(groups, tensors["groups_exact_svd"])
     attention = tensors["cls_attention"].to(dtype)
     keep = choose_prunesid(attention, features, tensors["groups"], budget, budget - 1)
@@ -73,15 +75,33 @@ def test_shares_of_groups_with_an_empty_one():
         assert sum(wanted) == budget - 1
 
 
+@settings(max_examples=200)
+@given(st.integers(1, 8), st.integers(0, 999), st.booleans())
+def test_limits_of_groups(quarter, seed, heavy):
+    # 4 to 32 groups; a heavy one has most survivors and runs into its limit
+    draw, groups = torch.Generator().manual_seed(seed), 4 * quarter
+    budget = 4 * groups
+    sizes = torch.randint(4, 12, (groups,), generator=draw)
+    survivors = (sizes * torch.rand(groups, generator=draw)).long().clamp_min(1)
+    if heavy:
+        sizes[1], survivors[1] = 300, 200
+    shares = share_among_groups(sizes, survivors, budget, budget - 1)
+    wanted = reference_diversity.prunesid_quotas(
+        sizes.tolist(), survivors.tolist(), budget, budget - 1
+    )
+    assert shares.tolist() == wanted
+    assert sum(wanted) == budget - 1
+
+
 @each("autoprune-*")
 def test_autoprune(name, dtype):
-    settings, tensors = read(name)
+    config, tensors = read(name)
     information = measure_mutual_information(tensors["attention"].to(dtype))
     torch.testing.assert_close(information[None], tensors["mutual_information"], rtol=0, atol=1e-6)
-    slope = find_slope(float(information), settings["k0"], settings["gamma"])
+    slope = find_slope(float(information), config["k0"], config["gamma"])
     assert slope == pytest.approx(float(tensors["slope"]), abs=1e-6)
-    curve = draw_curve(slope, settings["layers"], settings["x0"])
-    start, target = settings["tokens_after_layer_0"], settings["target"]
+    curve = draw_curve(slope, config["layers"], config["x0"])
+    start, target = config["tokens_after_layer_0"], config["target"]
     fractions = fit_curve(curve, target, start)
     assert fractions == pytest.approx(tensors["keep_fraction"].tolist(), abs=1e-6)
     assert plan_counts(fractions, target, start) == tensors["planned_counts"].tolist()

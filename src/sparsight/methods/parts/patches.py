@@ -48,7 +48,8 @@ def _mark_different(image: torch.Tensor) -> torch.Tensor:
         kept[..., 0, 1:] = ~like_left[..., 0, :]
     if height > 1:
         kept[..., 1:, 0] = ~like_upper[..., :, 0]
-    take_upper = like_upper[..., :, :-1] & ~like_left[..., :-1, :]
+    # a corner that is like both neighbours makes them equal, so that either may predict
+    take_upper = like_upper[..., :, :-1]
     like = torch.where(take_upper, like_upper[..., :, 1:], like_left[..., 1:, :])
     kept[..., 1:, 1:] = ~like
     return kept
