@@ -144,8 +144,8 @@ def share(weight, count, sizes):
     return [a + b for a, b in zip(parts, deal(over, room, weight), strict=True)]
 
 
-def holov(score, points, count, strip_count):
-    weight, groups = [], strips(len(score), strip_count)
+def strip_scores(score, points, groups):
+    weight = []
     for group in groups:
         paid = [1000 * float(score[i]) for i in group]
         spread = []
@@ -159,6 +159,12 @@ def holov(score, points, count, strip_count):
             for p, s in zip(paid, spread, strict=True)
         ]
         weight.append(math.fsum(scores) / len(group))
+    return weight
+
+
+def holov(score, points, count, strip_count):
+    groups = strips(len(score), strip_count)
+    weight = strip_scores(score, points, groups)
     quotas = share(weight, count, [len(group) for group in groups])
     return sorted(
         i for group, quota in zip(groups, quotas, strict=True) for i in ranked(score, group)[:quota]

@@ -63,14 +63,15 @@ def test_vidcom2(name, dtype):
     assert torch.equal(keep, tensors["kept"])
 
 
+@pytest.mark.parametrize("rate", [0.05, 0.6, 0.99])
 @pytest.mark.parametrize("count", [3, 10, 30])
-def test_vidcom2_in_a_batch(count):
+def test_vidcom2_in_a_batch(count, rate):
     features = random(2, 3, 12, 8) + 0.5
-    keep = choose_vidcom2(features, 0.6, count)
+    keep = choose_vidcom2(features, rate, count)
     near_clip, _ = measure_commonness(features)
     for row in range(2):
-        _, counts, exact = reference.vidcom2(list(features[row]), 0.6, count)
-        assert count_frames(near_clip, 0.6)[row].tolist() == counts
+        _, counts, exact = reference.vidcom2(list(features[row]), rate, count)
+        assert count_frames(near_clip, rate)[row].tolist() == counts
         assert keep[row].tolist() == exact
 
 

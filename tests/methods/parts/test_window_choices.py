@@ -16,7 +16,7 @@ from sparsight.methods.parts.quotas import (
     rank_in_groups,
     share_by_weight,
 )
-from sparsight.methods.parts.window_choices import choose_holov, choose_vscan
+from sparsight.methods.parts.window_choices import choose_holov, choose_vscan, score_strips
 from tests.support import reference_attention, reference_diversity
 from tests.support.recordings import each, read, within
 
@@ -41,7 +41,11 @@ def test_holov(name, dtype):
 def test_holov_with_strips_of_unequal_length(count, strips):
     attention, points = random(2, 41).exp().square(), random(2, 41, 5, seed=1)
     keep = choose_holov(attention, points, count, strips)
+    weights = score_strips(attention, points, strips)
+    groups = reference_diversity.strips(41, strips)
     for row in range(2):
+        weight = reference_diversity.strip_scores(attention[row], points[row], groups)
+        torch.testing.assert_close(weights[row], torch.tensor(weight, dtype=torch.float64))
         wanted = reference_diversity.holov(attention[row], points[row], count, strips)
         assert keep[row].tolist() == wanted
 
