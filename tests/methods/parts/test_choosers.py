@@ -198,6 +198,18 @@ def test_blocks_change_nothing(monkeypatch, size):
         assert torch.equal(choose(), whole[name]), name
 
 
+def test_rows_that_do_not_change_add_nothing(monkeypatch):
+    # a GPU works on all rows rather than wait for the number of those that change
+    points = random(2, 60, 6).float()
+    few = choose_coverage(compare(points), 20)
+
+    def count_all(self, rise):
+        return rise.shape[-1]
+
+    monkeypatch.setattr(coverage.Gains, "_count", count_all)
+    assert torch.equal(choose_coverage(compare(points), 20), few)
+
+
 def test_large_similarities_are_not_held(monkeypatch):
     monkeypatch.setattr(geometry, "HELD", 20)
     assert isinstance(compare(random(2, 20, 3)).hold(), Matrix)
