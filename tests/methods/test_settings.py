@@ -8,7 +8,21 @@ import torch
 from sparsight import sparsify
 from sparsight.cli.method import cli_name
 from sparsight.errors import SparsightError
-from sparsight.methods import Downscale, Pool, Random, SparseVLM, SparseVLMPlus, Uniform, methods
+from sparsight.methods import (
+    SCOPE,
+    DivPrune,
+    Downscale,
+    FastV,
+    HiPrune,
+    Pool,
+    Random,
+    SparseVLM,
+    SparseVLMPlus,
+    Uniform,
+    VisionZip,
+    VisPruner,
+    methods,
+)
 from tests.support import tiny
 from tests.support.cases import tiny_model
 
@@ -39,6 +53,27 @@ CHANGES = {
         "heads": ({}, 1),
         "prior_floor": ({}, 1.0),
     },
+    FastV: {
+        **EVERYWHERE,
+        "sites": ({}, (3,)),
+        "rater": ({}, "all"),
+        "kept": ({"kept": (14,)}, (13,)),
+    },
+    HiPrune: {**EVERYWHERE, "alpha": ({}, 1.0), "object_block": ({"alpha": 1.0}, 0)},
+    VisPruner: {
+        **EVERYWHERE,
+        "ratio": ({}, 0.9),
+        "score": ({}, "received"),
+        "step": ({"ratio": 0.2}, 1),
+    },
+    VisionZip: {
+        **EVERYWHERE,
+        "contextual": ({}, 0.5),
+        "score": ({}, "received"),
+        "merge": ({}, "tokens"),
+    },
+    DivPrune: {**EVERYWHERE, "centred": ({}, True), "space": ({}, "features")},
+    SCOPE: {**EVERYWHERE, "alpha": ({}, 3.0), "score": ({}, "received")},
     Random: {**EVERYWHERE, "seed": ({}, 1)},
     Uniform: EVERYWHERE,
     Pool: EVERYWHERE,

@@ -8,8 +8,9 @@ import torch
 from sparsight import Method, SparseVLM, SparseVLMPlus, sparsify
 from sparsight.cli.method import cli_name
 from sparsight.counts.layout import grids_layout
-from sparsight.errors import SettingError
-from sparsight.methods import methods
+from sparsight.errors import MethodError, SettingError
+from sparsight.methods import SCOPE, DivPrune, HiPrune, VisionZip, VisPruner, methods
+from sparsight.methods.encoder import EncoderNeed, EncoderSignals, TextSignal
 from sparsight.methods.method import SIGNALS
 from sparsight.methods.view import Distance, Selection, View
 from tests.support import tiny
@@ -43,7 +44,23 @@ class Attention:
         return (self.found if weight is None else self.found * weight[:, None]).mean(dim=2)
 
 
-def view(signals, site):
+class Encoder(EncoderSignals):
+    """Random signals of 36 tokens, those that are needed."""
+
+    def __init__(self, needs):
+        random = torch.Generator().manual_seed(2)
+        sizes = {"features": (8,), "keys": (4,)}
+        values = {
+            need: torch.rand(2, 36, *sizes.get(need.kind, ()), generator=random)
+            for need in needs
+            if need.kind != "projector"
+        }
+        projects = any(need.kind == "projector" for need in needs)
+        super().__init__(values, torch.nn.Identity() if projects else None)
+
+
+def view(signals, site, needs=()):
+    text = TextSignal(torch.zeros(2, 3, 8))
     place = torch.arange(36).expand(2, -1)
     distance = Distance(place, torch.arange(40, 43).expand(2, -1), 50, torch.ones(4))
     return View(
@@ -55,15 +72,27 @@ def view(signals, site):
         attention=Attention() if "attention" in signals else Forbidden("attention"),
         distance=distance if "distance" in signals else Forbidden("distance"),
         layout=grids_layout([(6, 6)]) if "layout" in signals else Forbidden("layout"),
+        text=text if "text" in signals else Forbidden("text"),
+        encoder=Encoder(needs) if "encoder" in signals else Forbidden("encoder"),
     )
 
 
 @pytest.mark.parametrize("method", methods(), ids=cli_name)
 def test_no_method_reads_more_than_it_declares(method):
     own = method(retain=12)
-    answer = own.select(view(own.signals, 0 if own.sites == (0,) else 2))
+    answer = own.select(view(own.signals, 0 if own.sites == (0,) else 2, own.encoder_needs))
     assert answer.keep.shape[0] == 2
     assert own.signals <= SIGNALS
+    assert not own.encoder_needs or "encoder" in own.signals
+
+
+@pytest.mark.parametrize("method", [HiPrune, VisPruner, VisionZip, SCOPE, DivPrune])
+def test_each_need_of_the_encoder_is_read(method):
+    own = method(retain=12, **({"space": "features"} if method is DivPrune else {}))
+    for need in own.encoder_needs:
+        fewer = [other for other in own.encoder_needs if other != need]
+        with pytest.raises(MethodError, match="without being declared"):
+            own.select(replace(view(own.signals, 0, fewer), keep_count=10))
 
 
 @pytest.mark.parametrize("method", methods(), ids=cli_name)
@@ -85,6 +114,15 @@ def test_what_is_not_declared_would_be_noticed():
     with pytest.raises(AssertionError, match="distance is read"):
         Sly(retain=12).select(view(Sly.signals, 2))
 
+    @dataclass(frozen=True)
+    class Sneaky(HiPrune):
+        @property
+        def encoder_needs(self):
+            return (EncoderNeed("received", 1),)
+
+    with pytest.raises(MethodError, match=r"receive at 0\.35 of .* is read without"):
+        Sneaky(retain=12).select(view(Sneaky.signals, 0, Sneaky().encoder_needs))
+
 
 def test_unknown_signals_are_refused():
     @dataclass(frozen=True)
@@ -103,13 +141,15 @@ def test_a_method_that_declares_nothing_gets_nothing_and_taps_nothing():
         sites: tuple[int, ...] | None = (3,)
 
         def select(self, view):
-            seen.append((view.attention, view.distance, view.layout))
+            seen.append((view.attention, view.distance, view.layout, view.text))
+            with pytest.raises(MethodError, match="without being declared"):
+                view.encoder.features()
             return Selection(torch.arange(view.count).expand(len(view.hidden), -1))
 
     model = tiny_model("sdpa")
     with torch.no_grad(), sparsify(model, Plain(retain=0.5)) as run:
         model(**tiny.batch([["image", 6]]).inputs)
-    assert seen == [(None, None, None)]
+    assert seen == [(None, None, None, None)]
     assert run.stats.raters == (0,)
 
 

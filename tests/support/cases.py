@@ -6,7 +6,20 @@ from dataclasses import dataclass
 
 import torch
 
-from sparsight.methods import Downscale, Pool, Random, SparseVLM, SparseVLMPlus, Uniform
+from sparsight.methods import (
+    SCOPE,
+    DivPrune,
+    Downscale,
+    FastV,
+    HiPrune,
+    Pool,
+    Random,
+    SparseVLM,
+    SparseVLMPlus,
+    Uniform,
+    VisionZip,
+    VisPruner,
+)
 from sparsight.methods.view import Selection
 from tests.support import tiny
 from tests.support.footprint import share
@@ -21,6 +34,18 @@ LAYOUTS = {
     "one word": [["image", 1], [4, "image", 1]],
     "text among them": [["image", 7], [20], [2, "image", 3]],
     "long text among them": [["image", 7], [60]],
+}
+
+# those that choose by signals of the image encoder, and FastV: judged by recordings and by masking
+PUBLISHED = {
+    "fastv": FastV(retain=0.5),
+    "hiprune": HiPrune(retain=0.4),
+    "vispruner": VisPruner(retain=0.5, positions="renumber"),
+    "visionzip": VisionZip(retain=0.6),
+    "visionzip renumbered": VisionZip(retain=0.5, contextual=0.4, positions="renumber"),
+    "divprune": DivPrune(retain=0.3),
+    "cen-prune": DivPrune(retain=0.4, centred=True, space="features", positions="renumber"),
+    "scope": SCOPE(retain=0.5),
 }
 
 METHODS = {

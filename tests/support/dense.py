@@ -303,6 +303,36 @@ class Reference:
         return result
 
 
+@dataclass
+class Decision:
+    """What was kept and rebuilt at one site, in indices of the sample's visual tokens."""
+
+    site: int
+    keep: list
+    centres: list
+    entering: torch.Tensor  # (n, D) what entered the layer of the site, in stored order
+
+
+class Replay(Reference):
+    """Masks what somebody else decided for the one turn with images; what to keep is not judged."""
+
+    def __init__(self, model, method, decisions):
+        super().__init__(model, method)
+        self.decisions = {decision.site: decision for decision in decisions}
+        self.sites = tuple(self.decisions)
+
+    def _plan(self, part):
+        return self  # of a plan, only its sites are asked for
+
+    def _prune(self, site, state, part, before):
+        decision, slots = self.decisions[site], part.slots
+        keep, centres = ([slots[i] for i in own] for own in (decision.keep, decision.centres))
+        part.order = self._reorder(part, set(keep), centres)
+        if centres:
+            values = decision.entering[[part.order.index(slot) for slot in centres]]
+            state.hidden = state.hidden.index_copy(0, torch.tensor(centres), values)
+
+
 def _rotate(x, cos, sin):
     half = x.shape[-1] // 2
     return x * cos + torch.cat([-x[:, half:], x[:, :half]], dim=-1) * sin

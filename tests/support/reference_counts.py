@@ -12,7 +12,9 @@ from fractions import Fraction
 from tests.support import reference as ref
 from tests.support import reference_baselines as base
 
-PRESETS = ("SparseVLM", "SparseVLMPlus", "Random", "Uniform", "Pool", "Downscale")
+BASELINES = ("Random", "Uniform", "Pool", "Downscale")
+BY_ENCODER = ("HiPrune", "VisPruner", "VisionZip", "DivPrune", "SCOPE")
+PRESETS = ("SparseVLM", "SparseVLMPlus", "FastV", *BY_ENCODER, *BASELINES)
 SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
 BITS = 48  # of the bisected ratio
 
@@ -106,6 +108,9 @@ def at_site(method, index, count, present):
         pool = present - kept if recycles else 0
         return kept, ref.pool_size(pool, method.tau, method.theta)[1] if pool else 0
     count = min(count, present)
+    if hasattr(method, "contextual"):
+        merged = min(round(count * method.contextual), count - 1) if count < present else 0
+        return count - merged, merged
     return split(count, present, method.tau, method.theta) if recycles else (count, 0)
 
 

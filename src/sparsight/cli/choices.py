@@ -4,7 +4,10 @@ They are written down here because the modules that they come from take seconds 
 compares them with the real ones.
 """
 
-METHOD_NAMES = "sparsevlm, sparsevlm-plus, random, uniform, pool, downscale"
+METHOD_NAMES = (
+    "sparsevlm, sparsevlm-plus, fastv, hiprune, vispruner, visionzip, divprune, scope, random, "
+    "uniform, pool, downscale"
+)
 DTYPES = "float32, bfloat16, float16"
 CONTROLS = "none, question-only, swapped"
 DEVICES = "cpu, cuda, cuda:N or mps"

@@ -13,7 +13,20 @@ from sparsight.engine.support import Refusal, describe, supports
 from sparsight.families import Family, families
 from sparsight.families.refused import REFUSED
 from sparsight.families.unknown import DANGERS
-from sparsight.methods import Downscale, Pool, Random, SparseVLM, SparseVLMPlus, Uniform
+from sparsight.methods import (
+    SCOPE,
+    DivPrune,
+    Downscale,
+    FastV,
+    HiPrune,
+    Pool,
+    Random,
+    SparseVLM,
+    SparseVLMPlus,
+    Uniform,
+    VisionZip,
+    VisPruner,
+)
 from sparsight.methods.method import Method
 
 HEADS = ("family", "model classes", "positions", "video", "refused")
@@ -21,6 +34,12 @@ METHODS: tuple[Method, ...] = (
     SparseVLM(retain=0.5),
     SparseVLM(retain=0.5, positions="renumber"),
     SparseVLMPlus(retain=0.5),
+    FastV(retain=0.5),
+    HiPrune(retain=0.5),
+    VisPruner(retain=0.5),
+    VisionZip(retain=0.5),
+    DivPrune(retain=0.5),
+    SCOPE(retain=0.5),
     Uniform(retain=0.5),
     Pool(retain=0.5),
     Random(retain=0.5),

@@ -28,6 +28,8 @@ from sparsight.engine.compat import (
     rename_cache,
 )
 from sparsight.engine.deepstack import attach_deepstack
+from sparsight.engine.encoder_needs import list_needs
+from sparsight.engine.encoder_tap import EncoderTap
 from sparsight.engine.image_scaling import ImageScaler
 from sparsight.engine.layer_inputs import LayerInputs
 from sparsight.engine.parts import Parts
@@ -71,7 +73,9 @@ class Engine:
         self.scores = "attention" in method.signals
         self.inputs = LayerInputs(self, parts, method.positions)
         self.scaler = ImageScaler(self, parts, method) if method.scales_images else None
-        self.reader = Reader(parts, method, self.inputs, self.scaler)
+        self.encoder_needs = list_needs(method)
+        self.encoder = EncoderTap(self, parts, method) if self.encoder_needs else None
+        self.reader = Reader(parts, method, self.inputs, self.scaler, self.encoder)
         self.attached = False
         self.finished: PerCaller[tuple[Stats, Trace] | None] = PerCaller(
             None, shared=True, inherited=False
@@ -103,6 +107,8 @@ class Engine:
             self._removers.append(attach_deepstack(decoder, name, self._read_batch))
         if self.scaler is not None:
             self._removers.extend(self.scaler.attach())
+        if self.encoder is not None:
+            self._removers.extend(self.encoder.attach())
         # The tap replaces the config of an attention module. A compiled layer ignores new hooks but
         # is compiled anew when its config changes, so one layer is tapped in any case.
         for tapped in [site - 1 for site in self.sites] if self.scores else [0]:
@@ -180,6 +186,7 @@ class Engine:
             checks.refuse_training(module, self.decoder)
             self.reader.check_cache(arguments.get(CACHE), self.sites[0])
             state.outline = self.reader.read_outline(state, ids, arguments, find_pass(self))
+            self.reader.collect_encoded(state, arguments)
         elif ids is None:
             checks.refuse_hidden(arguments.get("inputs_embeds"))
         elif names := find_unknown_features(arguments):

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from sparsight.engine.encoder_tap import KEPT, has_signals
 from sparsight.engine.passes import find_pass_on
 from sparsight.errors import UnsupportedError
 
@@ -110,12 +111,16 @@ def _wrap_encoder(name: str, encode: Callable[..., Any], base: nn.Module) -> Cal
         if memory is None:
             return encode(*args, **kwargs)
         state = find_pass_on(base)
-        scale = None if state is None else state.scale
+        scale, needs = (None, ()) if state is None else (state.scale, state.needs)
         call = (args, kwargs, scale, _read_versions(base))
-        if name not in memory or not _are_equal(memory[name][0], call):
+        known = name in memory and _are_equal(memory[name][0], call)
+        if not known or not has_signals(memory[name][1], needs):
             memory[name] = call, encode(*args, **kwargs)
         elif state is not None:
-            state.encoded = scale  # the hook on the projector sets this when images are encoded
+            # hooks on encoder and projector note both when images are encoded
+            state.encoded = scale
+            if needs:
+                state.encoded_parts.append(getattr(memory[name][1], KEPT))
         return memory[name][1]
 
     return encode_or_remember

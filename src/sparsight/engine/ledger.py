@@ -18,6 +18,7 @@ from torch import nn
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sparsight.errors import AttachError, UnsupportedError
+from sparsight.methods.encoder import EncoderNeed
 
 
 class Owner(Protocol):
@@ -25,6 +26,7 @@ class Owner(Protocol):
 
     attached: bool
     base: nn.Module
+    encoder_needs: tuple[EncoderNeed, ...]
 
     @property
     def running(self) -> bool:

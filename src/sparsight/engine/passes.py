@@ -15,7 +15,9 @@ from sparsight.counts.layout import Layout
 from sparsight.engine.ledger import Owner
 from sparsight.engine.outline import Outline, Scale
 from sparsight.errors import UnsupportedError
+from sparsight.methods.encoder import EncoderNeed
 from sparsight.sequence.compactor import Compactor
+from sparsight.sequence.encoded import Encoded
 from sparsight.sequence.rater_rows import AttentionCall
 
 _CURRENT: ContextVar["Pass | None"] = ContextVar("sparsight_pass", default=None)
@@ -81,6 +83,8 @@ class Pass:
             announces its outline; later passes may hold several copies of each sample. None for
             every other pass.
         encoded: the scale at which images have been encoded in this pass; None if at their own.
+        ids: (B, L) token ids on the host of a pass that brings images; None before they are read.
+        encoded_parts: what was read of the image encoder for this pass, images first, then videos.
         length: L.
         past: logical length of the cache before this pass.
         pruning: state of the pruning; None if nothing is pruned in this pass.
@@ -95,6 +99,8 @@ class Pass:
     outline: Outline | None = None
     announced: torch.Tensor | None = None
     encoded: Scale | None = None
+    ids: torch.Tensor | None = None
+    encoded_parts: list[Encoded] = field(default_factory=list)
     length: int = 0
     past: int = 0
     pruning: Pruning | None = None
@@ -106,6 +112,13 @@ class Pass:
     def brings_visual_tokens(self) -> bool:
         """Whether a sample of this pass has visual tokens; announced ones come in a later pass."""
         return self.outline is not None and self.announced is None and any(self.outline.counts)
+
+    @property
+    def needs(self) -> tuple[EncoderNeed, ...]:
+        """What the method reads of the image encoder in this pass; () if no sample is pruned."""
+        schedules = () if self.outline is None else self.outline.schedules
+        pruned = any(schedule is not None and schedule.prunes for schedule in schedules)
+        return self.owner.encoder_needs if pruned else ()
 
     @property
     def scale(self) -> Scale | None:

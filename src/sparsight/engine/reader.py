@@ -4,6 +4,8 @@ An outline says where the visual tokens of a batch are and how many stay (`outli
 details of transformers touched here: none; hooks hand in arguments by name.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from transformers import Cache
 from sparsight.engine import checks
 from sparsight.engine.cache import read_windows
 from sparsight.engine.caller import PerCaller
+from sparsight.engine.encoder_tap import EncoderTap
 from sparsight.engine.image_scaling import ImageScaler
 from sparsight.engine.layer_inputs import LayerInputs
 from sparsight.engine.outline import Outline, Planner
@@ -20,7 +23,8 @@ from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass, Pruning
 from sparsight.methods.method import Method
 from sparsight.sequence.compactor import Compactor
-from sparsight.sequence.prompt import read_prompts, repeat_marks
+from sparsight.sequence.encoded import SampleSignals
+from sparsight.sequence.prompt import Prompt, read_prompts, repeat_marks
 from sparsight.sequence.raters import choose_raters
 from sparsight.sequence.sample import Sample
 from sparsight.sequence.slots import read_slots
@@ -34,15 +38,22 @@ class Reader:
         method: what to keep.
         inputs: shortens the arguments of decoder layers.
         scaler: scales images down before they are encoded; None if the method scales none.
+        encoder: reads the image encoder; None if the method reads nothing of it.
     """
 
     def __init__(
-        self, parts: Parts, method: Method, inputs: LayerInputs, scaler: ImageScaler | None
+        self,
+        parts: Parts,
+        method: Method,
+        inputs: LayerInputs,
+        scaler: ImageScaler | None,
+        encoder: EncoderTap | None = None,
     ) -> None:
         self.parts = parts
         self.method = method
         self.inputs = inputs
         self.scaler = scaler
+        self.encoder = encoder
         self.planner = Planner(parts, method)
         # how many tokens at the end of a prompt may rate; None for all behind its images
         self.rating: PerCaller[int | None] = PerCaller(None, shared=False, inherited=True)
@@ -93,6 +104,8 @@ class Reader:
         self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
         state.outline = outline if self.scaler is None else self.scaler.scale(outline)
         state.announced = ids
+        if self.encoder is not None and state.needs:
+            self.encoder.check_call(arguments)
 
     def read_outline(
         self, state: Pass, ids: torch.Tensor, arguments: dict[str, Any], before: Pass | None
@@ -118,10 +131,37 @@ class Reader:
         outline = self.planner.outline(ids, {**arguments, **sizes}, layouts, candidates)
         if layouts is None:
             self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
+        state.ids = ids
         if self.scaler is not None:
             outline = self.scaler.scale(outline)
             self.scaler.check_features(outline.scale, arguments, before)
         return outline
+
+    def collect_encoded(self, state: Pass, arguments: dict[str, Any]) -> None:
+        """Take over what was read of the image encoder when features were encoded before a pass.
+
+        Args:
+            state: the pass, its outline read.
+            arguments: of the base model, by name.
+        Raises: UnsupportedError: features come without what the method reads of the encoder.
+        """
+        if self.encoder is not None and state.needs:
+            self.encoder.check_call(arguments)
+            self.encoder.collect(state, arguments)
+
+    def _read_signals(
+        self, state: Pass, prompts: Sequence[Prompt], outline: Outline, embeds: torch.Tensor
+    ) -> list[SampleSignals]:
+        """Return what the method reads of each sample besides hidden states and attention."""
+        signals = [SampleSignals() for _ in prompts]
+        if self.encoder is not None and state.needs:
+            signals = self.encoder.read_samples(state, outline.counts)
+        if "text" not in self.method.signals:
+            return signals
+        rows = zip(signals, embeds, prompts, strict=True)
+        return [
+            replace(sample, text=row[prompt.text.to(row.device)]) for sample, row, prompt in rows
+        ]
 
     def read_marked(self, marks: torch.Tensor, embeds: torch.Tensor) -> Outline:
         """Return the outline of a text model's pass, from the caller's marks of visual tokens.
@@ -149,7 +189,8 @@ class Reader:
         real = torch.ones_like(outline.visual) if real is None else real
         prompts = read_prompts(outline.visual, real, self.rating.get(), outline.candidates)
         raters = choose_raters(self.method, outline.schedules, prompts, embeds, state.to_host)
-        rows = zip(prompts, outline.schedules, outline.layouts, raters, strict=True)
+        signals = self._read_signals(state, prompts, outline, embeds)
+        rows = zip(prompts, outline.schedules, outline.layouts, raters, signals, strict=True)
         samples = tuple(Sample(*row) for row in rows)
         slots = read_slots(prompts, raters, embeds.device)
         frequencies = self.inputs.read_frequencies()

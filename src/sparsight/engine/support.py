@@ -16,6 +16,7 @@ from torch import nn
 from sparsight.engine.cache import check_cache_classes
 from sparsight.engine.checks import FULL, SLIDING, check_kernel, read_layer_kinds
 from sparsight.engine.compat import check_signatures, read_class_name
+from sparsight.engine.encoder_needs import check_encoder, list_unmet_needs
 from sparsight.engine.image_scaling import check_scaling
 from sparsight.engine.layer_inputs import read_rotary_frequencies
 from sparsight.engine.parts import Parts
@@ -131,6 +132,8 @@ def _check_pair(described: Described, method: Method) -> Iterator[Refusal]:
     if method.scales_images and family.encoder is None:
         why = "its image encoder is not known to take images of any size"
         yield Refusal(name, family.name, why, "use Pool or Uniform")
+    for why, instead in list_unmet_needs(family, described.config, method):
+        yield Refusal(name, family.name, why, instead)
     if method.positions == "renumber" and family.fixed_positions is not None:
         yield _refuse_renumbering(family.name, family.fixed_positions)
     if "distance" in method.signals and family.rotary_axes > 1:
@@ -189,6 +192,7 @@ def _check_modules(parts: Parts, method: Method) -> Iterator[Refusal]:
     yield from _catch(check_signatures, parts.base, parts.decoder, list(parts.layers), features)
     if method.scales_images and parts.family.encoder is not None:
         yield from _catch(check_scaling, parts, method)
+    yield from _catch(check_encoder, parts, method)
     kinds = read_layer_kinds(parts.decoder.config, len(parts.layers))
     if "distance" in method.signals and None in read_rotary_frequencies(parts.decoder, kinds):
         yield _refuse_distance(type(method).__name__, parts.family)

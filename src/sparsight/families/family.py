@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 from sparsight.counts.cost import DecoderShape
 from sparsight.counts.layout import Layout
 from sparsight.errors import TESTED_WITH, UnsupportedError
+from sparsight.families.encoders import ImageEncoder
 
 IMAGE_IDS = ("image_token_id", "image_token_index")
 BOTH_IDS = (*IMAGE_IDS, "video_token_id", "video_token_index")
@@ -53,6 +54,8 @@ class Family:
             on the host.
         deepstack: method of the decoder that adds features to the visual tokens after its first
             layers; None if it has none.
+        image_encoder: returns from the base model's config how the image encoder is built, for
+            methods that read it; None for a family whose encoder was never looked into.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Family:
     )
     sizes: tuple[str, ...] = ()
     deepstack: str | None = None
+    image_encoder: Callable[[Any], ImageEncoder] | None = None
 
     def base_model(self, model: nn.Module) -> nn.Module:
         """Return the module that merges image features into the text: `model` if it has no head."""

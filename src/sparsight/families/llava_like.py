@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sparsight.counts.layout import Block
+from sparsight.families.encoders import read_tower
 from sparsight.families.family import BOTH_FEATURES, BOTH_IDS, IMAGE_FEATURES, IMAGE_IDS, Family
 from sparsight.families.reading import (
     Item,
@@ -156,6 +157,7 @@ LLAVA = _family(
     sizes=("image_sizes",),
     encoder="vision_tower",
     projector="multi_modal_projector",
+    image_encoder=read_tower,
 )
 VIPLLAVA = _family(  # features of several encoder layers; users point by drawing on the image
     "vipllava", ("VipLlavaForConditionalGeneration", "VipLlavaModel"), read_plain

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sparsight.counts.layout import Block
+from sparsight.families.encoders import read_merging
 from sparsight.families.family import Family
 from sparsight.families.reading import Item, Layouts, lay_out, make_video
 
@@ -70,6 +71,7 @@ QWEN_VL = Family(
     layouts=read_merged,
     sizes=SIZES,
     video=True,
+    image_encoder=read_merging,
 )
 QWEN3_VL = replace(
     QWEN_VL,
@@ -88,4 +90,5 @@ GLM4V = replace(
     classes=("Glm4vForConditionalGeneration", "Glm4vModel"),
     visual_ids=("image_token_id",),
     layouts=read_framed,
+    image_encoder=None,
 )

@@ -1,19 +1,31 @@
 """The published methods, one per file, and baselines."""
 
 from sparsight.methods.baselines import Pool, Random, Uniform
+from sparsight.methods.divprune import DivPrune
 from sparsight.methods.downscale import Downscale
+from sparsight.methods.fastv import FastV
+from sparsight.methods.hiprune import HiPrune
 from sparsight.methods.method import Method
+from sparsight.methods.scope import SCOPE
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
+from sparsight.methods.visionzip import VisionZip
+from sparsight.methods.vispruner import VisPruner
 
 __all__ = [
     "DEFAULT",
+    "SCOPE",
+    "DivPrune",
     "Downscale",
+    "FastV",
+    "HiPrune",
     "Pool",
     "Random",
     "SparseVLM",
     "SparseVLMPlus",
     "Uniform",
+    "VisPruner",
+    "VisionZip",
     "default_method",
     "methods",
 ]
@@ -23,7 +35,8 @@ DEFAULT: type[Method] = SparseVLM  # the recommended method
 
 def methods() -> tuple[type[Method], ...]:
     """Return every method that ships, in the order of the documentation."""
-    return (SparseVLM, SparseVLMPlus, Random, Uniform, Pool, Downscale)
+    published = (FastV, HiPrune, VisPruner, VisionZip, DivPrune, SCOPE)
+    return (SparseVLM, SparseVLMPlus, *published, Random, Uniform, Pool, Downscale)
 
 
 def default_method(retain: float) -> Method:

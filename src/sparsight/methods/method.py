@@ -17,13 +17,15 @@ from sparsight.counts.budget import check_retain, resolve_retain, solve_counts
 from sparsight.counts.layout import Layout, count_tokens
 from sparsight.counts.schedule import Schedule, check_sites, fit_sites, scale_sites
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
+from sparsight.methods.encoder import EncoderNeed
 from sparsight.methods.view import Selection, View
 
 Positions = Literal["renumber", "keep"]
 
 # Fields of a view that are filled only for methods that declare them: attention that raters pay to
-# visual tokens, the distance between the two, and where in their images the visual tokens lie.
-SIGNALS = frozenset({"attention", "distance", "layout"})
+# visual tokens, the distance between the two, where in their images the visual tokens lie, input
+# embeddings of the text behind the images, and what the image encoder computed.
+SIGNALS = frozenset({"attention", "distance", "layout", "text", "encoder"})
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ class Method(ABC):
         check_choice("positions", self.positions, ("renumber", "keep"))
         if self.sites is not None:
             object.__setattr__(self, "sites", read_whole_numbers("sites", self.sites))
+
+    @property
+    def encoder_needs(self) -> tuple[EncoderNeed, ...]:
+        """What `select` reads of the image encoder, for methods that declare this signal."""
+        return ()
 
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every site that a sample may have in a decoder of `layers` layers.

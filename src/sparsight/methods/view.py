@@ -4,12 +4,13 @@ A group is G samples with the same number of visual tokens, the same counts and 
 Methods that are not `batched` see one sample at a time, without the dimension G.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 
 from sparsight.counts.layout import Layout
+from sparsight.methods.encoder import EncoderSignals, TextSignal
 
 
 class RaterAttention(Protocol):
@@ -61,7 +62,8 @@ class Distance:
 class View:
     """Samples alike at one site.
 
-    Attention, distance and layout are signals: each is filled for methods that declare it.
+    Attention, distance, layout, text and encoder are signals: each is filled for methods that
+    declare it.
 
     Args:
         site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
@@ -74,6 +76,9 @@ class View:
         attention: rater attention of layer site - 1, or None.
         distance: positions of raters and visual tokens, or None.
         layout: where the visual tokens lay before any was removed, or None.
+        text: input embeddings of the text behind the images, or None.
+        encoder: what the image encoder computed for the visual tokens; it raises where nothing was
+            declared.
         exact: whether exactly `count` tokens must leave the site; if not, fewer may.
     """
 
@@ -85,6 +90,8 @@ class View:
     attention: RaterAttention | None = None
     distance: Distance | None = None
     layout: Layout | None = None
+    text: TextSignal | None = None
+    encoder: EncoderSignals = field(default_factory=EncoderSignals)
     exact: bool = True
 
 
@@ -131,6 +138,8 @@ def drop_group(view: View) -> View:
         images=view.images[0],
         attention=None if attention is None else _SampleAttention(attention),
         distance=distance,
+        text=None if view.text is None else view.text.drop_group(),
+        encoder=view.encoder.drop_group(),
     )
 
 

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 import torch
 
 from sparsight.methods.answer import select_tokens
+from sparsight.methods.encoder import EncoderSignals
 from sparsight.methods.method import Method
 from sparsight.methods.view import Selection, View
+from sparsight.sequence.encoded import gather_encoder, stack_text
 from sparsight.sequence.rater_rows import AttentionCall
 from sparsight.sequence.rater_signals import RaterSignals, VisualTokens
 from sparsight.sequence.sample import Group, Sample, group_samples
@@ -160,6 +162,13 @@ class SitePruning:
 
     def _make_view(self, group: Group, tokens: VisualTokens) -> View:
         width, first = self.hidden.shape[-1], self.samples[group.rows[0]]
+        own = [self.samples[row].signals for row in group.rows]
+        encoder = EncoderSignals()
+        if "encoder" in self.compactor.method.signals:
+            names = group.take(self.compactor.slots.visual_index_of).gather(
+                1, tokens.slots
+            )  # (G, V)
+            encoder = gather_encoder(own, names)
         attention, distance = None, None
         if self.signals is not None:
             attention, distance = self.signals.read(group, tokens)
@@ -174,6 +183,8 @@ class SitePruning:
             attention=attention,
             distance=distance,
             layout=first.layout if "layout" in self.compactor.method.signals else None,
+            text=stack_text(own, self.hidden.device),
+            encoder=encoder,
             exact=first.exact,
         )
 

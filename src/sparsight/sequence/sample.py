@@ -11,6 +11,7 @@ import torch
 from sparsight.counts.layout import Layout
 from sparsight.counts.schedule import Schedule
 from sparsight.methods.method import Method
+from sparsight.sequence.encoded import SampleSignals
 from sparsight.sequence.prompt import Prompt
 from sparsight.sequence.slots import copy_to_device
 from sparsight.sequence.trace import SiteTrace
@@ -26,6 +27,7 @@ class Sample:
         layout: where in its images each visual token lies, before any was removed; None where it is
             not known.
         raters: (R,) int64, slots of the text tokens whose attention rates the visual tokens.
+        signals: what the method reads of the sample's image encoder and text.
         length: tokens that are there now. The prompt's padding in front is counted until the first
             site drops it; padding that a site adds in front of shorter rows is never counted.
         kept: tokens kept at each of the sample's sites so far.
@@ -38,6 +40,7 @@ class Sample:
     schedule: Schedule | None
     layout: Layout | None
     raters: torch.Tensor
+    signals: SampleSignals = field(default_factory=SampleSignals)
     length: int = 0
     kept: list[int] = field(default_factory=list)
     recycled: list[int] = field(default_factory=list)

@@ -1,0 +1,141 @@
+"""Finds what a method reads of an image encoder in a model, and why a model cannot give it.
+
+A config tells most of it, before any image is encoded. Private details of transformers touched
+here: lists of encoder blocks, and `config`, `_attn_implementation` and `is_causal` of attention
+modules.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, cast
+
+from torch import nn
+
+from sparsight.engine.checks import check_kernel
+from sparsight.engine.parts import Parts
+from sparsight.errors import TESTED_WITH, UnsupportedError
+from sparsight.families import Family
+from sparsight.families.encoders import ImageEncoder
+from sparsight.methods.encoder import EncoderNeed
+from sparsight.methods.method import Method
+
+OTHERS = "use DivPrune, SparseVLM or Uniform, which read no image encoder"
+
+
+def list_needs(method: Method) -> tuple[EncoderNeed, ...]:
+    """Return what a method declares to read of the image encoder, each thing once."""
+    needs = method.encoder_needs if "encoder" in method.signals else ()
+    return tuple(dict.fromkeys(needs))
+
+
+def read_encoder(family: Family, config: Any) -> ImageEncoder:
+    """Return how the image encoder of a family is built.
+
+    Raises: UnsupportedError: it was never looked at, or cannot be read; the message is the reason.
+    """
+    if family.image_encoder is None:
+        raise UnsupportedError("what its image encoder computes is not read")
+    return family.image_encoder(config)
+
+
+def list_unmet_needs(family: Family, config: Any, method: Method) -> Iterator[tuple[str, str]]:
+    """Yield why a family's models cannot give what a method reads of the encoder, and what to do.
+
+    Args: config: of the base model.
+    """
+    needs = list_needs(method)
+    if not needs:
+        return
+    if method.scales_images:
+        yield "images that are scaled down are not read in the encoder", OTHERS
+    try:
+        encoder = read_encoder(family, config)
+    except UnsupportedError as error:
+        yield str(error), OTHERS
+        return
+    settings = {setting.name for setting in fields(method)}
+    for need in needs:
+        reason = _find_reason(need, encoder, family, settings)
+        if reason is not None:
+            yield reason
+
+
+def _find_reason(
+    need: EncoderNeed, encoder: ImageEncoder, family: Family, settings: set[str]
+) -> tuple[str, str] | None:
+    """Return why an encoder cannot give what is needed, and what to do; None if it can."""
+    if need.kind == "class_attention" and not encoder.class_token:
+        instead = "give score='received'" if "score" in settings else "use HiPrune or DivPrune"
+        return "its image encoder has no class token", instead
+    if need.kind == "projector" and (encoder.merge > 1 or family.projector is None):
+        instead = "give merge='tokens'" if "merge" in settings else OTHERS
+        return "its projector merges patches, and takes no features one by one", instead
+    try:
+        encoder.find_block(need.block)
+    except UnsupportedError as error:
+        return str(error), "name another block"
+    return None
+
+
+def check_encoder(parts: Parts, method: Method) -> None:
+    """Check that a model's image encoder is built as its config says, and can be tapped.
+
+    Raises: UnsupportedError: it is not, in this release of transformers, or with its kernel.
+    """
+    needs = list_needs(method)
+    if not needs or any(list_unmet_needs(parts.family, parts.config, method)):
+        return  # refused by its config already
+    encoder = read_encoder(parts.family, parts.config)
+    tower = parts.family.get_part(parts.base, encoder.path)
+    blocks = list_blocks(tower, encoder)
+    check_kernel(tower)
+    for index in group_by_block(needs, encoder):
+        find_attention(blocks[index])
+
+
+def group_by_block(
+    needs: tuple[EncoderNeed, ...], encoder: ImageEncoder
+) -> dict[int, tuple[EncoderNeed, ...]]:
+    """Return what is needed of the attention of each block that is needed."""
+    groups: dict[int, tuple[EncoderNeed, ...]] = {}
+    for need in needs:
+        if need.kind not in ("features", "projector"):
+            index = encoder.find_block(need.block)
+            groups[index] = (*groups.get(index, ()), need)
+    return groups
+
+
+def list_blocks(tower: nn.Module, encoder: ImageEncoder) -> list[nn.Module]:
+    """Return the blocks of an image encoder.
+
+    Raises: UnsupportedError: this release of transformers keeps them elsewhere.
+    """
+    try:
+        blocks = list(cast("nn.ModuleList", tower.get_submodule(encoder.blocks)))
+    except AttributeError:
+        blocks = []
+    if len(blocks) != encoder.depth:
+        raise UnsupportedError(
+            f"{type(tower).__name__} has not its {encoder.depth} blocks at {encoder.blocks!r}; "
+            f"{TESTED_WITH}."
+        )
+    return blocks
+
+
+def find_attention(block: nn.Module) -> nn.Module:
+    """Return the attention module of an encoder's block.
+
+    Raises: UnsupportedError: none, or more than one, is like those of transformers.
+    """
+    attentions = [
+        part
+        for part in block.modules()
+        if hasattr(part, "is_causal")
+        and hasattr(getattr(part, "config", None), "_attn_implementation")
+    ]
+    if len(attentions) != 1:
+        raise UnsupportedError(
+            f"{type(block).__name__} has {len(attentions)} attention modules that can be read; "
+            f"{TESTED_WITH}."
+        )
+    return attentions[0]

@@ -1,0 +1,111 @@
+"""How image encoders are built, as far as methods read what they compute; from a config alone.
+
+Private details of transformers touched here: `vision_feature_layer`, `vision_feature_select_strategy`
+and `model_type` of configs, names of the lists of blocks, and the windows of Qwen2.5-VL's encoder.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sparsight.errors import UnsupportedError
+
+# encoders whose sequence is raster order: path to their blocks, and whether a class token is first
+TOWERS = {
+    "clip_vision_model": ("encoder.layers", True),
+    "siglip_vision_model": ("encoder.layers", False),
+    "dinov2": ("encoder.layer", True),
+}
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """How an image encoder is built.
+
+    Args:
+        path: from the base model to the encoder.
+        blocks: path from the encoder to the list of its blocks.
+        depth: number of blocks.
+        source: index of the block whose output the projector is given.
+        class_token: whether a class token stands in front of the patches.
+        skip: tokens in front that become no visual token.
+        merge: patches that one visual token is made of; in a block they follow each other.
+        whole: indices of the blocks in which a patch sees its whole image.
+        packed: whether all images of a call are one sequence, in which attention is cut into pieces.
+        window: side of attention windows in visual tokens, in whose order the sequence stands; 0
+            for raster order.
+    """
+
+    path: str
+    blocks: str
+    depth: int
+    source: int
+    class_token: bool = False
+    skip: int = 0
+    merge: int = 1
+    whole: tuple[int, ...] = ()
+    packed: bool = False
+    window: int = 0
+
+    def find_block(self, block: float) -> int:
+        """Return the index of a block that a method names.
+
+        Args: block: an int counts back from the block that made the features; a float is a share of
+            the depth.
+        Raises: UnsupportedError: the encoder has no such block.
+        """
+        if isinstance(block, float):
+            wanted = block * self.depth
+            return min(self.whole, key=lambda index: (abs(index - wanted), index))
+        if not 0 <= block <= self.source:
+            raise UnsupportedError(
+                f"block {block} before the features is none: they are made by block {self.source} "
+                f"of {self.depth}, counted from 0"
+            )
+        return self.source - block
+
+
+def read_tower(config: Any) -> ImageEncoder:
+    """Return how LLaVA's image encoder is built.
+
+    Args: config: of the base model.
+    Raises: UnsupportedError: an encoder that was never looked at, features of several blocks, or a
+        class token that becomes a visual token.
+    """
+    kind = config.vision_config.model_type
+    if kind not in TOWERS:
+        raise UnsupportedError(f"an image encoder of type {kind!r} was never looked at")
+    blocks, class_token = TOWERS[kind]
+    layer, depth = config.vision_feature_layer, int(config.vision_config.num_hidden_layers)
+    if not isinstance(layer, int):
+        raise UnsupportedError(f"its features come from several blocks, {list(layer)}")
+    # hidden state 0 is the input, so hidden state n is the output of block n - 1
+    source = (layer if layer >= 0 else depth + 1 + layer) - 1
+    if not 0 <= source < depth:
+        raise UnsupportedError(f"its features, hidden state {layer}, come from no block")
+    skip = 1 if config.vision_feature_select_strategy == "default" else 0
+    if class_token and not skip:
+        raise UnsupportedError("the class token of its image encoder is a visual token itself")
+    return ImageEncoder(
+        "vision_tower", blocks, depth, source, class_token, skip, whole=tuple(range(depth))
+    )
+
+
+def read_merging(config: Any) -> ImageEncoder:
+    """Return how the image encoder of Qwen2-VL, Qwen2.5-VL and Qwen3-VL is built.
+
+    Args: config: of the base model.
+    """
+    vision = config.vision_config
+    depth, merge = int(vision.depth), int(vision.spatial_merge_size)
+    whole = getattr(vision, "fullatt_block_indexes", None)
+    window = 0 if whole is None else int(vision.window_size) // merge // int(vision.patch_size)
+    return ImageEncoder(
+        "visual",
+        "blocks",
+        depth,
+        depth - 1,
+        merge=merge**2,
+        whole=tuple(range(depth) if whole is None else sorted(whole)),
+        packed=True,
+        window=window,
+    )

@@ -1,0 +1,87 @@
+"""DivPrune: tokens as far apart as possible, with Cen-Prune's centring as an option.
+
+Source: "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", CVPR 2025,
+arXiv 2503.02175; Cen-Prune, arXiv 2608.30263. Written from the papers.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+from sparsight.counts.published import take_published
+from sparsight.methods.encoder import EncoderNeed
+from sparsight.methods.input_only import INPUT, check_input_only
+from sparsight.methods.method import Method, check_choice
+from sparsight.methods.parts.by_grid import keep_order
+from sparsight.methods.parts.choosers import choose_max_min
+from sparsight.methods.parts.geometry import compare, compare_centred, standardise
+from sparsight.methods.parts.scores import (
+    measure_distinctiveness,
+    scale_min_max,
+    scale_sigmoid,
+)
+from sparsight.methods.view import Selection, View
+
+PAPER_BUDGETS = {192: (192,), 128: (128,), 64: (64,)}
+
+
+@dataclass(frozen=True)
+class DivPrune(Method):
+    """DivPrune. It needs no class token, and reads no text.
+
+    Source: max-min diversity with distance 1 - cosine, all visual tokens of a sample together, from
+        the token whose nearest neighbour is farthest.
+    Differs:
+        Every image keeps at least one token where the count allows it.
+        Tokens keep their positions unless told otherwise; the source renumbers, as `paper()` does.
+
+    Args:
+        centred: Cen-Prune: distances are those of tokens from which their mean was taken, and
+            after the first token they are multiplied by how distinctive a token is.
+        space: where tokens are compared: as "tokens" of the decoder, or as "features" of the image
+            encoder before the projector, standardised for each channel when `centred`. Cen-Prune
+            takes "tokens" for LLaVA and "features" for Qwen2.5-VL, one of whose channels would
+            decide alone.
+    """
+
+    name: ClassVar[str] = "divprune"
+    summary: ClassVar[str] = "visual tokens as far apart as possible; Cen-Prune with centred"
+    published: ClassVar[tuple[int, ...]] = tuple(PAPER_BUDGETS)
+    signals: ClassVar[frozenset[str]] = frozenset({"encoder"})  # with space="features"
+
+    sites: tuple[int, ...] | None = INPUT
+    centred: bool = False
+    space: Literal["tokens", "features"] = "tokens"
+
+    def __post_init__(self) -> None:
+        """Check the settings that need no model."""
+        super().__post_init__()
+        check_choice("space", self.space, ("tokens", "features"))
+        check_input_only(self)
+
+    @classmethod
+    def paper(cls, retain: int) -> Self:
+        """Return DivPrune's settings for LLaVA-1.5; they are the same at every budget.
+
+        Raises: BudgetError: no figures were published for the budget.
+        """
+        take_published(cls.__name__, PAPER_BUDGETS, retain)
+        return cls(retain=retain, positions="renumber")
+
+    @property
+    def encoder_needs(self) -> tuple[EncoderNeed, ...]:
+        """Features, where tokens are compared as such."""
+        return (EncoderNeed("features"),) if self.space == "features" else ()
+
+    def select(self, view: View) -> Selection:
+        """Keep tokens that are far from each other."""
+        points = view.hidden if self.space == "tokens" else view.encoder.features()
+        if not self.centred:
+            order = choose_max_min(compare(points).hold(), view.keep_count)
+        else:
+            if self.space == "features":
+                points = standardise(points)
+            scale = scale_min_max if self.space == "tokens" else scale_sigmoid
+            weight = scale(measure_distinctiveness(points))
+            order = choose_max_min(compare_centred(points).hold(), view.keep_count, weight)
+        keep, score = keep_order(order, view.images)
+        return Selection(keep, score=score)

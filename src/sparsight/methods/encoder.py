@@ -1,0 +1,152 @@
+"""What a method may read of the image encoder, and how it says what it needs. Tensors only."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Never
+
+import torch
+
+from sparsight.errors import MethodError
+
+EncoderKind = Literal["features", "class_attention", "received", "keys", "projector"]
+
+Block = int | float  # see EncoderNeed
+
+# what a view's tokens are turned into visual tokens by, (..., D_enc) to (..., D)
+Projector = Callable[[torch.Tensor], torch.Tensor]
+
+PLAIN = {
+    "features": "the features that the projector was given",
+    "class_attention": "the attention that the class token pays to patches",
+    "received": "the attention that patches receive",
+    "keys": "the keys of patches",
+    "projector": "the projector, for features that are no patch's own",
+}
+WHOLE = ("features", "projector")  # kinds that name no block
+
+
+@dataclass(frozen=True)
+class EncoderNeed:
+    """One thing that a method reads of the image encoder; all of it averaged over a token's patches.
+
+    Args:
+        kind: "features", what the projector was given, (V, D_enc); "class_attention", the row of
+            the class token, mean over heads, (V,); "received", the attention that each patch
+            receives, mean over heads and over all rows of its image, the class token's included,
+            (V,); "keys", mean over heads, (V, d); "projector", which turns features into visual
+            tokens.
+        block: an int counts back from the block that made the features: 0 is that block, 1 the one
+            before it. A float in 0..1 is a share of the encoder's depth, rounded to the nearest
+            block that sees the whole image. Features and projector have no block.
+    """
+
+    kind: EncoderKind
+    block: Block = 0
+    is_share: bool = field(init=False, repr=False)  # 1 and 1.0 are equal, and name other blocks
+
+    def __post_init__(self) -> None:
+        """Note whether the block is a share of the depth."""
+        object.__setattr__(self, "is_share", isinstance(self.block, float))
+
+    @property
+    def description(self) -> str:
+        """What is needed, in words."""
+        if self.kind in WHOLE:
+            return PLAIN[self.kind]
+        if self.is_share:
+            return f"{PLAIN[self.kind]} at {self.block:g} of the encoder's depth"
+        where = "in the block that made the features"
+        if self.block:
+            where = f"{self.block} blocks before the features were made"
+        return f"{PLAIN[self.kind]} {where}"
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderSignals:
+    """What the image encoder computed for the visual tokens of a view, one row for each.
+
+    A class token is no visual token and has no row; attention is not scaled up for its share.
+
+    Args:
+        values: (G, V, ...) of each need that the method declared, in float32 or wider; the projector
+            is none of them.
+        projector: turns features (..., D_enc) into visual tokens (..., D); None if not declared.
+    """
+
+    values: Mapping[EncoderNeed, torch.Tensor] = field(default_factory=dict)
+    projector: Projector | None = None
+
+    def features(self) -> torch.Tensor:
+        """Return what the projector was given, (G, V, D_enc).
+
+        Raises: MethodError: the method did not declare it.
+        """
+        return self._read(EncoderNeed("features"))
+
+    def class_attention(self, block: Block = 0) -> torch.Tensor:
+        """Return the attention that the class token pays to each patch, mean over heads, (G, V).
+
+        Args: block: as in `EncoderNeed`.
+        Raises: MethodError: the method did not declare it.
+        """
+        return self._read(EncoderNeed("class_attention", block))
+
+    def received(self, block: Block = 0) -> torch.Tensor:
+        """Return the attention that each patch receives, mean over heads and rows, (G, V).
+
+        Args: block: as in `EncoderNeed`.
+        Raises: MethodError: the method did not declare it.
+        """
+        return self._read(EncoderNeed("received", block))
+
+    def keys(self, block: Block = 0) -> torch.Tensor:
+        """Return the keys of the patches, mean over heads, (G, V, d).
+
+        Args: block: as in `EncoderNeed`.
+        Raises: MethodError: the method did not declare it.
+        """
+        return self._read(EncoderNeed("keys", block))
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Return visual tokens (..., D) for features (..., D_enc).
+
+        Raises: MethodError: the method did not declare the projector.
+        """
+        if self.projector is None:
+            _refuse(EncoderNeed("projector"))
+        return self.projector(features)
+
+    def drop_group(self) -> "EncoderSignals":
+        """Return the signals of a group of one without the dimension G."""
+        rows = {need: value[0] for need, value in self.values.items()}
+        return EncoderSignals(rows, self.projector)
+
+    def _read(self, need: EncoderNeed) -> torch.Tensor:
+        if need not in self.values:
+            _refuse(need)
+        return self.values[need]
+
+
+def _refuse(need: EncoderNeed) -> Never:
+    raise MethodError(
+        f"{need.description} is read without being declared; declare the signal 'encoder', and have "
+        f"encoder_needs return {need}."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TextSignal:
+    """Input embeddings of the text behind the images.
+
+    Args:
+        embeds: (G, T, D); samples with fewer tokens than others are filled up with zeros behind
+            their own.
+        present: (G, T) bool, False for rows that fill up; None if there are none.
+    """
+
+    embeds: torch.Tensor
+    present: torch.Tensor | None = None
+
+    def drop_group(self) -> "TextSignal":
+        """Return the text of a group of one without the dimension G."""
+        return TextSignal(self.embeds[0], None)

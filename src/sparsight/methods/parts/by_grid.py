@@ -1,0 +1,63 @@
+"""Choices made grid by grid: each image, tile or frame keeps its share of a sample's count."""
+
+from collections.abc import Callable
+
+import torch
+
+from sparsight.counts.layout import Layout, PatchGrid
+from sparsight.methods.parts.cells import share
+from sparsight.methods.parts.choosers import top_k
+
+# (G, n) or (G, n, D) values of one grid's tokens are read by the chooser itself; it gets the grid
+# and a count k, and answers (G, k) int64 places in the grid's raster order
+GridChooser = Callable[[PatchGrid, int], torch.Tensor]
+
+
+def choose_by_grid(
+    layout: Layout, count: int, group: int, device: torch.device, choose: GridChooser
+) -> torch.Tensor:
+    """Return tokens that are chosen in each grid for itself.
+
+    Grids share the count by their sizes, at least one each where it allows that. Tokens that are no
+    patch are kept only where the count is higher than there are patches.
+
+    Args:
+        layout: of V tokens.
+        count: K in 1..V.
+        group: G, samples that share the layout.
+        device: of the answer.
+        choose: chooses in one grid.
+    Returns: (G, K) int64, ascending.
+    """
+    patches = min(count, len(layout) - len(layout.others))
+    keep = [layout.others[: count - patches].to(device).expand(group, -1)]
+    for grid, part in zip(layout.grids, share_by_grid(layout, patches), strict=True):
+        if part:
+            keep.append(grid.tokens.to(device)[choose(grid, part)])
+    return torch.cat(keep, dim=-1).sort(dim=-1).values
+
+
+def share_by_grid(layout: Layout, count: int) -> tuple[int, ...]:
+    """Return how many patches of each grid a count allows, by the sizes of the grids.
+
+    Args: count: at most the number of patches.
+    """
+    return share(count, [len(grid.tokens) for grid in layout.grids])
+
+
+def keep_order(order: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the tokens of a greedy choice with one of each image among them, and their scores.
+
+    A score is higher the earlier a token was chosen, and 0 for tokens that were not. Where an image
+    would disappear, its first token takes the place of the token that was chosen last.
+
+    Args:
+        order: (..., K) int64, tokens in the order of choice.
+        images: (..., V) int64 image of each token.
+    Returns: (..., K) int64 ascending, and (..., V) float32.
+    """
+    count = order.shape[-1]
+    places = torch.arange(count, 0, -1, device=order.device, dtype=torch.float32)
+    score = torch.zeros(images.shape, device=order.device)
+    score = score.scatter(-1, order, places.expand(order.shape))
+    return top_k(score, count, images), score

@@ -1,0 +1,109 @@
+"""Methods that read the image encoder, on other encoders than CLIP: what each owes every prompt, and refusals."""
+
+import pytest
+import torch
+
+from sparsight import sparsify
+from sparsight.engine.support import describe, supports
+from sparsight.errors import UnsupportedError
+from sparsight.families import family_named
+from sparsight.methods import SCOPE, DivPrune, FastV, HiPrune, VisionZip, VisPruner
+from tests.support import contract, tiny, tiny_rotary, tiny_towers
+
+RECEIVED = {
+    "fastv": FastV(retain=0.5),
+    "hiprune": HiPrune(retain=0.4),
+    "vispruner": VisPruner(retain=0.5, score="received"),
+    "visionzip": VisionZip(retain=0.6, score="received", merge="tokens"),
+    "divprune": DivPrune(retain=0.3),
+    "cen-prune": DivPrune(retain=0.4, centred=True, space="features"),
+    "scope": SCOPE(retain=0.5, score="received"),
+}
+BY_CLASS = {
+    "vispruner": VisPruner(retain=0.5),
+    "visionzip": VisionZip(retain=0.6),
+    "scope": SCOPE(retain=0.5),
+}
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen25", "qwen3"])
+@pytest.mark.parametrize("method", RECEIVED)
+def test_contract_on_merged_patches(kind, method):
+    model = tiny_rotary.model(kind)
+    batch = tiny_rotary.batch(kind, [*tiny_rotary.rows(kind), [12]], model.dtype)
+    contract.check(model, RECEIVED[method], batch)
+    whole = type(RECEIVED[method])(**{**vars(RECEIVED[method]), "retain": 1.0})
+    with torch.no_grad():
+        plain = model(**batch.inputs).logits
+        with sparsify(model, whole):
+            assert torch.equal(model(**batch.inputs).logits, plain)
+
+
+@pytest.mark.parametrize("tower", ["siglip", "dinov2"])
+@pytest.mark.parametrize("method", RECEIVED)
+def test_contract_on_other_towers(tower, method):
+    model = tiny_towers.llava(tower)
+    batch = tiny.batch([["image", 5], ["image", 2, "image", 6]])
+    own = BY_CLASS.get(method) if tower == "dinov2" else None
+    contract.check(model, own or RECEIVED[method], batch)
+
+
+@pytest.mark.parametrize("method", BY_CLASS)
+def test_no_class_token_is_refused_by_name(method):
+    for model in (tiny_towers.llava("siglip"), tiny_rotary.model("qwen25")):
+        with pytest.raises(UnsupportedError, match=r"no class token; give score='received'"):
+            sparsify(model, BY_CLASS[method])
+
+
+def test_other_encoders_are_refused_by_name():
+    method = HiPrune(retain=0.5)
+    config = tiny_towers.llava().config.__class__(
+        vision_config={"model_type": "pixtral"}, text_config=tiny.text_config()
+    )
+    messages = [refusal.message for refusal in supports(describe(config), method)]
+    assert any("encoder of type 'pixtral' was never looked at" in message for message in messages)
+    config = tiny_towers.llava().config.__class__(
+        vision_config=tiny_towers.vision("clip"),
+        text_config=tiny.text_config(),
+        vision_feature_layer=[-2, -3],
+    )
+    (refusal,) = supports(describe(config), method)
+    assert "features come from several blocks, [-2, -3]" in refusal.message
+    config = tiny_towers.llava().config.__class__(
+        vision_config=tiny_towers.vision("clip"),
+        text_config=tiny.text_config(),
+        vision_feature_select_strategy="full",
+    )
+    (refusal,) = supports(describe(config), method)
+    assert "class token of its image encoder is a visual token" in refusal.message
+    assert family_named("Glm4vForConditionalGeneration").image_encoder is None
+    with pytest.raises(UnsupportedError, match="what its image encoder computes is not read"):
+        sparsify(tiny_rotary.model("glm4v"), method)
+    text = tiny.tiny_llava().model.language_model
+    with pytest.raises(UnsupportedError, match="what its image encoder computes is not read"):
+        sparsify(text, method, visual_mask=torch.ones(1, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("method", RECEIVED)
+def test_decoding_goes_on_where_the_prompt_ended(method):
+    """A later token stands where it would stand in the unpruned prompt, on M-RoPE too."""
+    model, method = tiny_rotary.model("qwen25"), RECEIVED[method]
+    batch = tiny_rotary.batch("qwen25", [tiny_rotary.rows("qwen25")[0]], model.dtype)
+    with sparsify(model, method), torch.no_grad():
+        done = model.generate(
+            **batch.inputs, max_new_tokens=4, output_logits=True, return_dict_in_generate=True
+        )
+        said = done.sequences[0, batch.inputs["input_ids"].shape[1] :].tolist()
+        longer = tiny_rotary.longer("qwen25", batch.inputs, said[:-1])
+        # words behind the question rate, too: they are asked to leave the choice as it was
+        with pytest.MonkeyPatch.context() as patch:
+            if isinstance(method, FastV):
+                patch.setattr(FastV, "raters", lambda self, _, text: last_but(text, len(said) - 1))
+            whole = model(**longer).logits[0, -len(said) :]
+    contract.close(torch.cat(list(done.logits)).to(whole.dtype), whole, "decoding")
+
+
+def last_but(text, skipped):
+    chosen = torch.zeros(len(text), dtype=torch.bool)
+    chosen[-1 - skipped] = True
+    return chosen

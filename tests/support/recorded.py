@@ -1,0 +1,90 @@
+"""Models whose image encoder, or one decoder layer, computes what a recording holds; nothing else of them matters."""
+
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
+
+from tests.support import tiny
+
+
+class RecordedAttention(nn.Module):
+    """Attends with given q and k, each (I, H, N, d), through transformers' interface."""
+
+    def __init__(self, config, query, key, scaling, causal=False):
+        super().__init__()
+        self.config, self.is_causal, self.num_key_value_groups = config, causal, 1
+        self.scaling, self.query, self.key = scaling, query, key
+
+    def forward(self, hidden_states, *_, attention_mask=None, **__):
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        value = torch.zeros_like(self.key)
+        attend(self, self.query, self.key, value, attention_mask, scaling=self.scaling)
+        return torch.zeros_like(hidden_states), None
+
+
+class RecordedBlock(CLIPEncoderLayer):  # transformers collects the outputs of this class
+    """A block of an image encoder that attends as recorded and returns recorded features, (I, N, D)."""
+
+    def __init__(self, config, attention, output=None):
+        super().__init__(config)
+        self.self_attn, self.output = attention, output
+
+    def forward(self, hidden_states, *_, **__):
+        self.self_attn(hidden_states)
+        return hidden_states if self.output is None else self.output
+
+
+def model(width, side, layers=4, depth=5):
+    """A LLaVA with `side` x `side` visual tokens, which its projector leaves as they are."""
+    size = side * tiny.PATCH
+    vision = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=48,
+        num_hidden_layers=depth,
+        num_attention_heads=2,
+        image_size=size,
+        patch_size=tiny.PATCH,
+    )
+    text = tiny.text_config(
+        hidden_size=width, num_hidden_layers=layers, max_position_embeddings=2048
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tiny.IMAGE,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=side**2,
+    )
+    torch.manual_seed(0)
+    made = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
+    plain = nn.Linear(width, width, bias=False)
+    plain.weight.data = torch.eye(width)
+    made.model.multi_modal_projector = plain
+    return tiny.ready(made, torch.float64)
+
+
+def put_in(made, block, attended, scaling, output=None):
+    """Have a block of the image encoder attend as recorded, and return features with a class token."""
+    tower = made.model.vision_tower
+    query, key = (part.double() for part in attended)
+    attention = RecordedAttention(tower.config, query, key, scaling)
+    output = None if output is None else output.double()
+    tower.encoder.layers[block] = RecordedBlock(tower.config, attention, output)
+
+
+def attending(attention):
+    """q and k (I, H, 1 + N, 1) whose class row, scaled by 1, is attention (I, H, N)."""
+    attention = attention.double()
+    own = (1 - attention.sum(dim=-1, keepdim=True)).clamp_min(1e-9)
+    key = torch.cat([own, attention], dim=-1).log()[..., None]
+    return torch.ones_like(key), key
+
+
+def with_class_token(features):
+    """Features (I, N, D) behind a class token of zeros."""
+    return torch.cat([torch.zeros_like(features[:, :1]), features], dim=1)
