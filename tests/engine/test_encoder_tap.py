@@ -32,10 +32,11 @@ def images_of(rows):
 def expect(model, inputs, rows, needs, tower="clip"):
     """What each sample with images should see, by need."""
     maps, first = Maps(model, inputs["pixel_values"]), 0 if tower == "siglip" else 1
-    return [
-        {need: maps.want(need, BLOCKS[str(need.block)], first)[own].flatten(0, 1) for need in needs}
-        for own in images_of(rows)
-    ]
+    wanted = {need: maps.want(need, BLOCKS[str(need.block)], first) for need in needs}
+    samples = []
+    for images in images_of(rows):
+        samples.append({need: value[images].flatten(0, 1) for need, value in wanted.items()})
+    return samples
 
 
 def check(seen, wanted):
@@ -93,7 +94,8 @@ def test_copies_of_samples_see_the_rows_of_their_original(rows):
 
 
 def test_features_encoded_before_bring_their_signals():
-    model, method, inputs = tiny_towers.llava(), Watch(retain=0.5), tiny.batch(ROWS).inputs
+    model, method = tiny_towers.llava(), Watch(retain=0.5)
+    inputs = tiny.batch(ROWS).inputs
     wanted = expect(model, inputs, ROWS, ALL)
     if tiny.OLD:
         pytest.skip("transformers before 5.18 takes no features encoded before")

@@ -42,7 +42,9 @@ def rotate(values, cos, sin):
 def watched(model, pixels, grids):
     """Whole maps (N, N) mean over heads, keys (N, d) and outputs (N, D) of each block, by raster order of
     merged tokens: (V, 4, ...) and what a row of its frame is."""
-    visual, maps, keys, outputs, handles = model.model.visual, [], [], [], []
+    visual, handles = model.model.visual, []
+    maps, keys = [], []
+    outputs = []
 
     def note(module, args, kwargs):
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -97,15 +99,19 @@ def samples(rows, images, videos):
     """What each sample should see, from what each image and video shows."""
     parts = {"image": iter(images), "video": iter(videos)}
     for row in rows:
-        own = [next(parts[part[0]]) for part in row if not isinstance(part, int)]
-        yield {need: torch.cat([one[need] for one in own]) for need in NEEDS}
+        shown = [next(parts[part[0]]) for part in row if not isinstance(part, int)]
+        wanted = {}
+        for need in NEEDS:
+            wanted[need] = torch.cat([one[need] for one in shown])
+        yield wanted
 
 
 def split(wanted, grids):
     """Cut what all images of a call should see into single ones."""
     sizes = (grids.prod(-1) // MERGE**2).tolist()
     cut = {need: value.split(sizes) for need, value in wanted.items()}
-    return [{need: value[i] for need, value in cut.items()} for i in range(len(sizes))]
+    parts = zip(*cut.values(), strict=True)
+    return [dict(zip(cut, part, strict=True)) for part in parts]
 
 
 def wanted_of(model, rows, inputs):

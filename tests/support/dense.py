@@ -326,7 +326,8 @@ class Replay(Reference):
 
     def _prune(self, site, state, part, before):
         decision, slots = self.decisions[site], part.slots
-        keep, centres = ([slots[i] for i in own] for own in (decision.keep, decision.centres))
+        keep = [slots[i] for i in decision.keep]
+        centres = [slots[i] for i in decision.centres]
         part.order = self._reorder(part, set(keep), centres)
         if centres:
             values = decision.entering[[part.order.index(slot) for slot in centres]]

@@ -14,8 +14,10 @@ class RecordedAttention(nn.Module):
 
     def __init__(self, config, query, key, scaling, causal=False):
         super().__init__()
-        self.config, self.is_causal, self.num_key_value_groups = config, causal, 1
-        self.scaling, self.query, self.key = scaling, query, key
+        self.config, self.is_causal = config, causal
+        self.num_key_value_groups = 1
+        self.query, self.key = query, key
+        self.scaling = scaling
 
     def forward(self, hidden_states, *_, attention_mask=None, **__):
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(

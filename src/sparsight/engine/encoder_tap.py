@@ -76,8 +76,8 @@ class EncoderTap:
     """
 
     def __init__(self, owner: Owner, parts: Parts, method: Method) -> None:
-        self.owner, self.parts, self.name = owner, parts, type(method).__name__
-        self.needs = list_needs(method)
+        self.owner, self.parts = owner, parts
+        self.name, self.needs = type(method).__name__, list_needs(method)
         self.encoder = read_encoder(parts.family, parts.config)
         self.tower = parts.family.get_part(parts.base, self.encoder.path)
         self.blocks = list_blocks(self.tower, self.encoder)
@@ -258,6 +258,11 @@ def has_signals(output: Any, needs: tuple[EncoderNeed, ...]) -> bool:
     )
 
 
+def make_tap(owner: Owner, parts: Parts, method: Method) -> EncoderTap | None:
+    """Return the tap of a model's image encoder; None if the method reads nothing of it."""
+    return EncoderTap(owner, parts, method) if list_needs(method) else None
+
+
 def list_window_order(sizes: Sizes, encoder: ImageEncoder) -> torch.Tensor:
     """Return the raster index of each visual token of a sequence that stands in windows.
 
@@ -266,7 +271,9 @@ def list_window_order(sizes: Sizes, encoder: ImageEncoder) -> torch.Tensor:
     Args: sizes: frames, rows and columns of patches of each image or video.
     Returns: (V,) int64.
     """
-    orders, first, side = [], 0, round(encoder.merge**0.5)
+    side = round(encoder.merge**0.5)
+    orders: list[torch.Tensor] = []
+    first = 0
     for frames, height, width in sizes:
         rows, columns = (
             torch.arange(length // side) // encoder.window for length in (height, width)

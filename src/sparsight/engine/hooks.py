@@ -28,8 +28,7 @@ from sparsight.engine.compat import (
     rename_cache,
 )
 from sparsight.engine.deepstack import attach_deepstack
-from sparsight.engine.encoder_needs import list_needs
-from sparsight.engine.encoder_tap import EncoderTap
+from sparsight.engine.encoder_tap import make_tap
 from sparsight.engine.image_scaling import ImageScaler
 from sparsight.engine.layer_inputs import LayerInputs
 from sparsight.engine.parts import Parts
@@ -41,6 +40,7 @@ from sparsight.engine.passes import (
     drop_passes,
     find_pass,
     open_pass,
+    take_no_call,
 )
 from sparsight.engine.reader import Reader
 from sparsight.engine.tap import attach_tap
@@ -66,15 +66,14 @@ class Engine:
     """
 
     def __init__(self, parts: Parts, method: Method, marks: torch.Tensor | None = None) -> None:
-        self.parts = parts
-        self.method = method
+        self.parts, self.method = parts, method
         self.base, self.decoder = parts.base, parts.decoder
         self.sites = method.list_sites(len(parts.layers))
         self.scores = "attention" in method.signals
         self.inputs = LayerInputs(self, parts, method.positions)
         self.scaler = ImageScaler(self, parts, method) if method.scales_images else None
-        self.encoder_needs = list_needs(method)
-        self.encoder = EncoderTap(self, parts, method) if self.encoder_needs else None
+        self.encoder = make_tap(self, parts, method)
+        self.encoder_needs = () if self.encoder is None else self.encoder.needs
         self.reader = Reader(parts, method, self.inputs, self.scaler, self.encoder)
         self.attached = False
         self.finished: PerCaller[tuple[Stats, Trace] | None] = PerCaller(
@@ -105,10 +104,9 @@ class Engine:
         if self.parts.family.deepstack is not None:
             name = self.parts.family.deepstack
             self._removers.append(attach_deepstack(decoder, name, self._read_batch))
-        if self.scaler is not None:
-            self._removers.extend(self.scaler.attach())
-        if self.encoder is not None:
-            self._removers.extend(self.encoder.attach())
+        for part in (self.scaler, self.encoder):
+            if part is not None:
+                self._removers.extend(part.attach())
         # The tap replaces the config of an attention module. A compiled layer ignores new hooks but
         # is compiled anew when its config changes, so one layer is tapped in any case.
         for tapped in [site - 1 for site in self.sites] if self.scores else [0]:
@@ -186,7 +184,6 @@ class Engine:
             checks.refuse_training(module, self.decoder)
             self.reader.check_cache(arguments.get(CACHE), self.sites[0])
             state.outline = self.reader.read_outline(state, ids, arguments, find_pass(self))
-            self.reader.collect_encoded(state, arguments)
         elif ids is None:
             checks.refuse_hidden(arguments.get("inputs_embeds"))
         elif names := find_unknown_features(arguments):
@@ -261,7 +258,7 @@ class Engine:
 
     def _compact(self, pruning: Pruning, site: int, hidden: torch.Tensor) -> torch.Tensor:
         """Return the hidden states (B, n', D) that are left at one site."""
-        take_call = partial(pruning.take_call, site - 1) if self.scores else _take_none
+        take_call = partial(pruning.take_call, site - 1) if self.scores else take_no_call
         pruning.sites += 1
         shortened = pruning.compactor.compact(site, hidden, take_call)
         pruning.calls.pop(site - 1, None)  # not taken where no sample is pruned
@@ -301,7 +298,3 @@ class Engine:
                 "compiled before, runs fewer layers, or is called by its forward; sparsify before "
                 "torch.compile, and call all layers."
             )
-
-
-def _take_none() -> None:
-    """Return no attention call, for methods that read none."""

@@ -188,6 +188,10 @@ class Pass:
         return ids.shape[1] - self.announced.shape[1]
 
 
+def take_no_call() -> None:
+    """Return no attention call, for methods that read none."""
+
+
 def find_pass(owner: Owner) -> Pass | None:
     """Return the pass of `owner` that is running, or None.
 

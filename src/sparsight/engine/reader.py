@@ -110,7 +110,9 @@ class Reader:
     def read_outline(
         self, state: Pass, ids: torch.Tensor, arguments: dict[str, Any], before: Pass | None
     ) -> Outline:
-        """Return the outline of a pass that brings images.
+        """Return the outline of a pass that brings images, and set it.
+
+        What was read of the image encoder for features that were encoded before is taken over.
 
         Args:
             state: the pass.
@@ -135,19 +137,11 @@ class Reader:
         if self.scaler is not None:
             outline = self.scaler.scale(outline)
             self.scaler.check_features(outline.scale, arguments, before)
-        return outline
-
-    def collect_encoded(self, state: Pass, arguments: dict[str, Any]) -> None:
-        """Take over what was read of the image encoder when features were encoded before a pass.
-
-        Args:
-            state: the pass, its outline read.
-            arguments: of the base model, by name.
-        Raises: UnsupportedError: features come without what the method reads of the encoder.
-        """
+        state.outline = outline
         if self.encoder is not None and state.needs:
             self.encoder.check_call(arguments)
             self.encoder.collect(state, arguments)
+        return outline
 
     def _read_signals(
         self, state: Pass, prompts: Sequence[Prompt], outline: Outline, embeds: torch.Tensor

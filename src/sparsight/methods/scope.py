@@ -74,7 +74,8 @@ class SCOPE(Method):
 
     def select(self, view: View) -> Selection:
         """Keep the tokens of each image that cover it best."""
-        layout, device, encoder = require_grids(self, view.layout), view.hidden.device, view.encoder
+        layout, encoder = require_grids(self, view.layout), view.encoder
+        device = view.hidden.device
         score = encoder.class_attention() if self.score == "class" else encoder.received()
         features = encoder.features()  # (G, V, D_enc)
 

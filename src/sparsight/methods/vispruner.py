@@ -81,7 +81,8 @@ class VisPruner(Method):
 
     def select(self, view: View) -> Selection:
         """Keep important and diverse tokens of each image."""
-        layout, device, encoder = require_grids(self, view.layout), view.hidden.device, view.encoder
+        layout, encoder = require_grids(self, view.layout), view.encoder
+        device = view.hidden.device
         score = encoder.class_attention() if self.score == "class" else encoder.received()
         features = encoder.features()  # (G, V, D_enc)
 
