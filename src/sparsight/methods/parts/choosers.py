@@ -1,6 +1,15 @@
-"""Pure choosers: which visual tokens to keep, given scores. Leading dimensions are a batch. Knows tensors, no model."""
+"""Choosers: which visual tokens to keep, given scores and how alike the tokens are.
+
+Leading dimensions are a batch. A greedy chooser takes K steps and answers with the order of choice;
+sort it to keep tokens in raster order. Coverage and shares of groups have files of their own.
+"""
+
+from collections.abc import Callable
 
 import torch
+
+from sparsight.methods.parts.geometry import Similarity, find_most_isolated
+from sparsight.methods.parts.tensors import check_count, widen
 
 
 def top_k(score: torch.Tensor, count: int, images: torch.Tensor | None = None) -> torch.Tensor:
@@ -50,3 +59,128 @@ def numerical_rank(matrix: torch.Tensor, tolerance: float | None = None) -> int:
     )
     singular = torch.linalg.svdvals(matrix.double())
     return int((singular > relative * singular[0]).sum())
+
+
+def choose_max_min(
+    similarity: Similarity,
+    count: int,
+    weight: torch.Tensor | None = None,
+    start: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return tokens in the order of choice, each the farthest from all that were chosen before it.
+
+    Source: DivPrune (arXiv 2503.02175), max-min diversity with distance 1 - cosine; Cen-Prune
+    multiplies the distance by a weight.
+
+    Args:
+        similarity: (..., N, N).
+        count: K in 1..N.
+        weight: (..., N) float >= 0, or None for 1.
+        start: (...) int64, the first token; None for the one whose nearest neighbour is farthest.
+    Returns: (..., K) int64; of equally far tokens the first is chosen.
+    """
+    check_count(count, similarity.shape[-1])
+    index = find_most_isolated(similarity) if start is None else start
+    row = _row(similarity, index)
+    near, taken = torch.full_like(row, float("inf")), torch.zeros_like(row, dtype=torch.bool)
+    chosen = [index]
+    for _ in range(count - 1):
+        near = torch.minimum(near, 1 - _row(similarity, index))
+        taken = taken.scatter(-1, index[..., None], True)
+        far = near if weight is None else near * weight
+        index = far.masked_fill(taken, float("-inf")).argmax(dim=-1)
+        chosen.append(index)
+    return torch.stack(chosen, dim=-1)
+
+
+def choose_determinantal(
+    similarity: Similarity,
+    count: int,
+    quality: torch.Tensor | None = None,
+    *,
+    blend: float = 1.0,
+    start: torch.Tensor | None = None,
+    epsilon: float = 1e-6,
+) -> torch.Tensor:
+    """Return tokens in the order of choice, each adding most to the determinant of the kernel.
+
+    The kernel is S_ij (1 - blend + blend q_i q_j), S the similarity and q the quality.
+
+    Source: CDPruner (arXiv 2506.10967), greedy inference of a determinantal point process by an
+    incremental Cholesky factor; the blend is OpenVINO's.
+    Differs: once a token would add no more than epsilon, the choice goes on by max-min; without
+    that, more tokens than the kernel's rank give NaN and repeated tokens. OpenVINO adds epsilon
+    under the square root instead, which leaves a noise as large as epsilon to choose by. Without
+    quality all tokens are equally good at first, and rounding would choose; max-min's start is
+    taken then.
+
+    Args:
+        similarity: (..., N, N).
+        count: K in 1..N.
+        quality: (..., N) float >= 0, or None for 1.
+        blend: share of the quality in the kernel, in 0..1.
+        start: (...) int64, the first token; None for the one of highest quality.
+        epsilon: what a token must add at least.
+    Returns: (..., K) int64; of equally good tokens the first is chosen.
+    """
+    check_count(count, similarity.shape[-1])
+    if start is None:
+        start = find_most_isolated(similarity) if quality is None else quality.argmax(dim=-1)
+    index, row = start[..., None], _row(similarity, start)  # (..., 1) and (..., N)
+    weight = torch.ones_like(row) if quality is None else widen(quality)
+    gain = (1 - blend) + blend * weight * weight  # (..., N), the kernel's diagonal
+    factor = gain.new_zeros(*gain.shape[:-1], count, gain.shape[-1])
+    near, taken = torch.full_like(row, float("inf")), torch.zeros_like(row, dtype=torch.bool)
+    chosen = [index]
+    for step in range(count - 1):
+        kernel = row * ((1 - blend) + blend * weight * weight.gather(-1, index))
+        done = factor[..., :step, :]  # (..., step, N)
+        before = done.gather(-1, index[..., None, :].expand(*done.shape[:-1], 1))
+        kernel = kernel - (before.transpose(-1, -2) @ done)[..., 0, :]
+        left = gain.gather(-1, index)
+        added = torch.where(left > epsilon, kernel / left.clamp_min(epsilon).sqrt(), 0.0)
+        factor[..., step, :] = added
+        gain, near = gain - added * added, torch.minimum(near, 1 - row)
+        taken = taken.scatter(-1, index, True)
+        free = gain.masked_fill(taken, float("-inf"))
+        index = free.argmax(dim=-1, keepdim=True)
+        farthest = near.masked_fill(taken, float("-inf")).argmax(dim=-1, keepdim=True)
+        # a token that adds nothing would be divided by zero: go on by distance
+        index = torch.where(free.gather(-1, index) > epsilon, index, farthest)
+        row = _row(similarity, index[..., 0])
+        chosen.append(index)
+    return torch.cat(chosen, dim=-1)
+
+
+def choose_discounted(
+    score: torch.Tensor,
+    similarity: Similarity,
+    count: int,
+    discount: Callable[[torch.Tensor], torch.Tensor] = torch.square,
+) -> torch.Tensor:
+    """Return tokens in the order of choice, where a choice lowers the score of tokens like it.
+
+    Source: SIEVE: after each choice i every score is multiplied by 1 - discount(S_i), with the
+    square as discount.
+
+    Args:
+        score: (..., N) float >= 0.
+        similarity: (..., N, N).
+        count: K in 1..N.
+        discount: makes a number in 0..1 of a similarity.
+    Returns: (..., K) int64; of equal scores the first is chosen.
+    """
+    check_count(count, similarity.shape[-1])
+    score = widen(score)
+    taken = torch.zeros_like(score, dtype=torch.bool)
+    chosen: list[torch.Tensor] = []
+    for _ in range(count):
+        chosen.append(score.masked_fill(taken, float("-inf")).argmax(dim=-1))
+        taken = taken.scatter(-1, chosen[-1][..., None], True)
+        alike = discount(_row(similarity, chosen[-1])).clamp(0, 1)
+        score = score * (1 - alike)
+    return torch.stack(chosen, dim=-1)
+
+
+def _row(similarity: Similarity, index: torch.Tensor) -> torch.Tensor:
+    return similarity.rows(index[..., None])[..., 0, :]  # (..., N)

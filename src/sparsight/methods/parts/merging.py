@@ -1,10 +1,34 @@
-"""Pure mergers: rebuild a few tokens from the dropped ones. Knows tensors, no model and no method."""
+"""What becomes of tokens that are not kept: folded into clusters, anchors or kept tokens.
 
+Knows tensors, no model and no method; leading dimensions are a batch.
+"""
+
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from sparsight.methods.parts.geometry import Similarity
+from sparsight.methods.parts.tensors import list_others, take, widen
+
 Aggregate = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which tokens stay as they are, and which are folded into which.
+
+    Args:
+        keep: (..., K) int64, tokens that stay as they are, ascending.
+        centres: (..., C) int64, the token whose place each group takes.
+        pool: (..., P) int64, tokens of all groups, ascending; none of them is kept.
+        labels: (..., P) int64 in 0..C-1, the group of each.
+    """
+
+    keep: torch.Tensor
+    centres: torch.Tensor
+    pool: torch.Tensor
+    labels: torch.Tensor
 
 
 def density_peaks(points: torch.Tensor, clusters: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,3 +105,104 @@ def merge(
         )
         total = total / size[..., None]
     return total.to(points.dtype)
+
+
+def assign_to_nearest(similarity: Similarity, centres: torch.Tensor) -> torch.Tensor:
+    """Return for every token the centre that it is most like; a centre belongs to itself.
+
+    Source: VisionZip (contextual anchors), VScan (kept tokens), RESTORE (anchors).
+
+    Args:
+        similarity: (..., N, N).
+        centres: (..., C) int64, each once.
+    Returns: (..., N) int64 in 0..C-1; of equally near centres the first.
+    """
+    labels = similarity.rows(centres).argmax(dim=-2)
+    own = torch.arange(centres.shape[-1], device=labels.device).expand_as(centres)
+    return labels.scatter(-1, centres, own)
+
+
+def group_contextual(similarity: Similarity, keep: torch.Tensor, contextual: int) -> Groups:
+    """Return every n-th of the tokens not kept as an anchor, and who is most like which anchor.
+
+    Source: VisionZip (arXiv 2412.04467): anchors stand at 0, step, 2 step .. among the N' others,
+    step = N' // contextual.
+
+    Args:
+        similarity: (..., N, N), of the encoder's keys, mean over heads.
+        keep: (..., K) int64, ascending.
+        contextual: C, at most N - K.
+    """
+    pool = list_others(keep, similarity.shape[-1])
+    step = max(1, pool.shape[-1] // contextual)
+    places = torch.arange(contextual, device=pool.device) * step
+    centres = pool[..., places]
+    labels = assign_to_nearest(similarity, centres).gather(-1, pool)
+    return Groups(keep, centres, pool, labels)
+
+
+def merge_contextual(points: torch.Tensor, groups: Groups) -> torch.Tensor:
+    """Return each group's anchor plus the mean of its other members.
+
+    Source: VisionZip's authors' code. The paper speaks of the group's mean; as coded, a token's
+    length is up to twice that of others, and published numbers come from the code.
+
+    Args:
+        points: (..., N, D) float.
+        groups: as `group_contextual` makes them.
+    Returns: (..., C, D), dtype of `points`.
+    """
+    wide, anchors = widen(points), widen(take(points, groups.centres))
+    count = groups.centres.shape[-1]
+    total = merge(take(wide, groups.pool), groups.labels, count, "sum") - anchors
+    size = count_members(groups.labels, count).to(wide.dtype) - 1
+    return (anchors + total / size.clamp_min(1)[..., None]).to(points.dtype)
+
+
+def count_members(labels: torch.Tensor, clusters: int) -> torch.Tensor:
+    """Return (..., C) int64, how many labels (..., N) name each of the clusters 0..C-1."""
+    size = labels.new_zeros(*labels.shape[:-1], clusters)
+    return size.scatter_add(-1, labels, torch.ones_like(labels))
+
+
+def merge_neighbours(
+    points: torch.Tensor,
+    similarity: Similarity,
+    attention: torch.Tensor,
+    keep: torch.Tensor,
+    neighbours: int = 32,
+) -> torch.Tensor:
+    """Return each kept token plus its nearest others, kept ones included, weighted by attention.
+
+    Source: PruMerge (arXiv 2403.15388), authors' code. The paper speaks of a weighted average over
+    dropped tokens; as coded, it is a sum over all others whose weights are not normalised.
+
+    Args:
+        points: (..., N, D) float.
+        similarity: (..., N, N), of the keys of the encoder's last block, heads not split.
+        attention: (..., N) float, of the class token.
+        keep: (..., K) int64.
+        neighbours: in 0..N-1.
+    Returns: (..., K, D), dtype of `points`.
+    """
+    alike = similarity.rows(keep).scatter(-1, keep[..., None], float("-inf"))  # (..., K, N)
+    order = torch.sort(alike, dim=-1, descending=True, stable=True).indices[..., :neighbours]
+    near = torch.zeros_like(alike).scatter(-1, order, 1.0)
+    wide = widen(points)
+    added = (near * attention[..., None, :]).to(wide.dtype) @ wide
+    return (take(wide, keep) + added).to(points.dtype)
+
+
+def merge_dropped(
+    points: torch.Tensor, attention: torch.Tensor, keep: torch.Tensor
+) -> torch.Tensor:
+    """Return the sum of all tokens that are not kept, weighted by attention.
+
+    Source: PruMerge's extra token.
+
+    Args: as of `merge_neighbours`.
+    Returns: (..., 1, D), dtype of `points`.
+    """
+    wide = widen(points)
+    weight = attention.to(wide.dtype).scatter(-1, keep, 0.0)
+    return (weight[..., None, :] @ wide).to(points.dtype)
