@@ -14,6 +14,7 @@ from sparsight.evaluate.scenes.catalogue import with_article
 from sparsight.evaluate.scenes.compose import (
     FRAMES,
     MOST,
+    STEPS,
     Clip,
     compose_clip,
     compose_counting,
@@ -194,7 +195,7 @@ def about_clip(clip: Clip) -> Turn:
         [item.box for item in frame.items if item.thing == clip.subject] for frame in clip.frames
     ]
     boxes = tuple(tuple(_scaled(box, scale) for box in frame) for frame in found)
-    if clip.event in ("appears", "disappears"):
+    if clip.event not in STEPS:
         return Turn(f"What {clip.event} in the video?", clip.subject, boxes)
     return Turn(f"Which way does the {clip.subject} move?", clip.event, boxes)
 
