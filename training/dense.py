@@ -103,7 +103,9 @@ def compose_dense(seed: str, pool: Pool, words: Sequence[str], fonts: Sequence[s
             plates.append(made)
             taken.append(made.box)
     names = [thing.name for thing in draw_things(rng, rng.randrange(12, 19))]
-    blocked = Scene(scene.background, scene.corner, scene.mirrored, tuple(Item("", None, box) for box in taken))
+    blocked = Scene(
+        scene.background, scene.corner, scene.mirrored, tuple(Item("", None, box) for box in taken)
+    )
     items = add_small(blocked, rng, names, 0.65, THINGS_PX).items[len(taken) :]
     return Dense(Scene(scene.background, scene.corner, scene.mirrored, items), tuple(plates))
 

@@ -271,8 +271,9 @@ def train_eye(
         if clock.seconds - noted > _EVERY_S:
             steps, since, noted = progress.step - since, progress.step, clock.seconds
             means = {name: round(float(value) / steps, 4) for name, value in sums.items()}
-            drawn = {"drawn": sum(supply.drawn.values()), "shown": sum(supply.shown.values())}
-            log.write({"step": progress.step, "seconds": round(noted, 1), **means, **drawn})
+            log.write(
+                {"step": progress.step, "seconds": round(noted, 1), **means, **supply.facts()}
+            )
             sums = {}
         if clock.seconds - saved > _SAVE_S:
             saved = progress.seconds = clock.seconds

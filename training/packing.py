@@ -59,6 +59,33 @@ class Encoded:
     weight: float
 
 
+class Told:
+    """The questions of a row, in few arrays: a run keeps a million of them.
+
+    Args:
+        questions: at least one.
+    """
+
+    def __init__(self, questions: Sequence[Encoded]) -> None:
+        self._ids = np.concatenate([one.ids for one in questions])
+        self._columns = np.concatenate([one.columns for one in questions])
+        self._targets = np.concatenate([one.targets for one in questions])
+        self._weights = np.array([one.weight for one in questions], np.float32)
+        self.lengths = np.array([len(one.ids) for one in questions], np.int32)
+        self._said = np.array([len(one.columns) for one in questions], np.int32)
+        self.kinds = tuple(one.kind for one in questions)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def __getitem__(self, number: int) -> Encoded:
+        at, said_at = int(self.lengths[:number].sum()), int(self._said[:number].sum())
+        said = slice(said_at, said_at + int(self._said[number]))
+        ids = self._ids[at : at + int(self.lengths[number])]
+        weight = float(self._weights[number])
+        return Encoded(ids, self._columns[said], self._targets[said], self.kinds[number], weight)
+
+
 @dataclass(frozen=True)
 class Layout:
     """The visual tokens of every row of a batch.
@@ -226,7 +253,9 @@ def pack(
         positions=torch.cat([head, torch.from_numpy(places)], 1),
         members=torch.cat([shared, torch.from_numpy(members)], 1),
         picks=torch.from_numpy(np.concatenate(picks).astype(np.int64)),
-        targets=torch.from_numpy(np.concatenate([one.targets for one in questions]).astype(np.int64)),
+        targets=torch.from_numpy(
+            np.concatenate([one.targets for one in questions]).astype(np.int64)
+        ),
         owners=torch.from_numpy(np.repeat(np.arange(len(questions)), counts)),
         shares=torch.from_numpy(shares.astype(np.float32)),
         kinds=[one.kind for one in questions],

@@ -16,7 +16,7 @@ import numpy as np
 from dense import compose_dense, dense_labels, draw_dense, font_files, read_all, read_plate
 from easy_vqa import EasyVQA
 from labels import CLOSED, GRID, scene_labels, shape_labels
-from packing import Asked, Encoded, Prompt
+from packing import Asked, Prompt, Told
 from PIL import Image
 from scene_data import (
     FACTS,
@@ -47,7 +47,7 @@ class Row:
 
     images: np.ndarray
     labels: np.ndarray
-    told: list[Encoded]
+    told: Told
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,9 @@ class Source:
 
     def row(self, images: list[Image.Image], labels: list[np.ndarray], asked: list[Asked]) -> Row:
         """Return a row of pictures and what is asked about them."""
+        told = Told([self.prompt.encode(one) for one in asked])
         pixels = np.stack([np.asarray(image, np.uint8) for image in images])
-        return Row(pixels, np.stack(labels), [self.prompt.encode(one) for one in asked])
+        return Row(pixels, np.stack(labels), told)
 
 
 Recipe = Callable[[Source, str, Pool], Row]
@@ -119,7 +120,9 @@ def _shapes(source: Source, seed: str, pool: Pool) -> Row:
 def _several(count: int, source: Source, seed: str, pool: Pool) -> Row:
     rng = random.Random(seed)  # noqa: S311
     scenes = [
-        compose2(f"{seed}/{i}", pool, "small") if rng.random() < 0.6 else compose(f"{seed}/{i}", pool)
+        compose2(f"{seed}/{i}", pool, "small")
+        if rng.random() < 0.6
+        else compose(f"{seed}/{i}", pool)
         for i in range(count)
     ]
     asked = image_questions(scenes, rng)
@@ -137,15 +140,15 @@ def _clip(edition: int, source: Source, seed: str, pool: Pool) -> Row:
 
 ONE, TWO, THREE, CLIP = (1, 336), (2, 336), (3, 336), (8, 168)
 RECIPES: dict[str, tuple[Shape, float, Recipe]] = {
-    "dense": (ONE, 0.22, _dense),
-    "mixed": (ONE, 0.08, functools.partial(_second, "mixed")),
-    "small": (ONE, 0.15, functools.partial(_second, "small")),
-    "counting": (ONE, 0.08, functools.partial(_second, "counting")),
+    "dense": (ONE, 0.20, _dense),
+    "mixed": (ONE, 0.07, functools.partial(_second, "mixed")),
+    "small": (ONE, 0.14, functools.partial(_second, "small")),
+    "counting": (ONE, 0.10, functools.partial(_second, "counting")),
     "signs": (ONE, 0.06, functools.partial(_second, "signs")),
     "fine": (ONE, 0.09, functools.partial(_second, "fine")),
     "document": (ONE, 0.10, functools.partial(_second, "document")),
     "first": (ONE, 0.16, _first),
-    "shapes": (ONE, 0.06, _shapes),
+    "shapes": (ONE, 0.08, _shapes),
     "two": (TWO, 0.6, functools.partial(_several, 2)),
     "three": (THREE, 0.4, functools.partial(_several, 3)),
     "clip": (CLIP, 0.35, functools.partial(_clip, 1)),
@@ -154,15 +157,14 @@ RECIPES: dict[str, tuple[Shape, float, Recipe]] = {
 """Each recipe's shape, its share of the rows of that shape, and what draws it."""
 SHARES: dict[Shape, float] = {ONE: 0.84, TWO: 0.04, THREE: 0.03, CLIP: 0.09}
 """Share of training steps of each shape."""
-SHARD_ROWS = {ONE: 32, TWO: 12, THREE: 8, CLIP: 12}
-"""Rows that are drawn together."""
+SHARD_ROWS = {ONE: 32, TWO: 21, THREE: 15, CLIP: 21}
+"""Rows that are drawn together: as many as make about the same number of tokens."""
 
 
 def draw(source: Source, number: int) -> tuple[Shape, list[Row]]:
     """Return the shard of a number: rows of one shape."""
     rng = random.Random(f"{SEED}/{number}")  # noqa: S311
-    costs = {shape: share / SHARD_ROWS[shape] for shape, share in SHARES.items()}
-    shape = rng.choices(list(costs), list(costs.values()))[0]
+    shape = rng.choices(list(SHARES), list(SHARES.values()))[0]
     here = {name: share for name, (of, share, _) in RECIPES.items() if of == shape}
     names = rng.choices(list(here), list(here.values()), k=SHARD_ROWS[shape])
     seeds = [f"{SEED}/{number}/{i}" for i in range(len(names))]

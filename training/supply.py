@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from packing import Prompt
 from recipes import ONE, RECIPES, SHARES, Row, Shape, Source, draw, draw_held_out
+from transformers import LlavaProcessor
 
 _AHEAD = 3  # shards per process that wait to be read
 _SILENCE_S = 300.0
@@ -66,10 +69,6 @@ def _work(order: Order, index: int, out: Any, stop: Any) -> None:
 
 
 def _made(order: Order, index: int) -> Iterator[tuple[str, Any, Any, list[Row]]]:
-    import torch  # noqa: PLC0415 - only the processes that draw limit their threads
-    from packing import Prompt  # noqa: PLC0415
-    from transformers import LlavaProcessor  # noqa: PLC0415
-
     torch.set_num_threads(1)
     prompt = Prompt.of(LlavaProcessor.from_pretrained(order.model, local_files_only=True))
     blocks = [
@@ -159,7 +158,7 @@ class Supply:
             self.shards += 1
 
     def wait(self, rows: int) -> None:
-        """Wait for all held-out rows and for some training rows of every shape.
+        """Wait for all held-out rows, and for some training rows of every shape.
 
         Raises:
             RuntimeError: drawing failed, or nothing came for minutes.
@@ -189,6 +188,16 @@ class Supply:
             self.shown[shape] += count
             self._ready.notify_all()
         return rows
+
+    def facts(self) -> dict[str, float]:
+        """Return rows drawn and shown so far, rows that wait, and GB of the GPU in use at most."""
+        memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
+        return {
+            "drawn": sum(self.drawn.values()),
+            "shown": sum(self.shown.values()),
+            "waiting": sum(map(len, self._fresh.values())),
+            "gpu_gb": round(memory, 1),
+        }
 
     def forget(self) -> None:
         """Drop all kept rows, so that the next stage sees new ones."""

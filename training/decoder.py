@@ -1,0 +1,347 @@
+"""The second stage: LoRA matrices teach the decoder to answer from the visual tokens that ship.
+
+A step shows whole images, or random visual tokens of them: as many of each image, any number from
+32 up, each token as likely as any other. Positions are those of inference.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from eye import Eye
+from packing import Batch, Encoded, Layout, Prompt, Told, pack
+from recipes import ONE, SHARES, Row, Shape
+from stage import Clock, Log, Machine, Prefetch, Progress, adam, restore, save, step_with
+from supply import Supply
+from torch import nn
+from torch.nn import functional
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SCALE = 2.0  # of the low-rank product
+PATCH = 14
+_FEWEST = 32 / 576  # of the visual tokens of an image
+_TEXT = {True: 288, False: 144}  # tokens of a row's questions, with one image or several
+_OF_A_KIND = 3  # questions of a row, at most
+_HELD_OUT = 14  # questions of a held-out row, at most
+_EVERY_S, _SAVE_S = 10.0, 60.0
+
+
+class LoRA(nn.Module):
+    """A frozen linear layer and a trained product of two thin matrices.
+
+    Args:
+        linear: the layer; it has no bias.
+        rank: of the product.
+    """
+
+    weight: torch.Tensor
+
+    def __init__(self, linear: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", linear.weight.detach(), persistent=False)
+        wide, device = linear.in_features, linear.weight.device
+        self.a = nn.Parameter(torch.randn(rank, wide, device=device) / wide**0.5)
+        self.b = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the layer's output."""
+        low = functional.linear(functional.linear(states, self.a), self.b)
+        return functional.linear(states, self.weight) + SCALE * low
+
+
+class Student(nn.Module):
+    """The decoder with its LoRA matrices, fed with visual tokens and packed questions.
+
+    Args:
+        model: the embedded model; its decoder is changed in place.
+        prompt: the chat template.
+        rank: of the LoRA matrices.
+        machine: where it computes.
+    """
+
+    prefix: torch.Tensor
+    between: torch.Tensor
+
+    def __init__(self, model: Any, prompt: Prompt, rank: int, machine: Machine) -> None:
+        super().__init__()
+        decoder = model.model.language_model.requires_grad_(False).to(machine.dtype)
+        for layer in decoder.layers:
+            for parent in (layer.self_attn, layer.mlp):
+                for name in TARGETS:
+                    if hasattr(parent, name):
+                        setattr(parent, name, LoRA(getattr(parent, name), rank))
+        self.decoder = decoder
+        self._machine = machine
+        self.embedding = decoder.embed_tokens.weight  # (vocabulary, D), frozen
+        self.register_buffer("prefix", torch.tensor(prompt.prefix, device=machine.device))
+        self.register_buffer("between", torch.tensor(prompt.between, device=machine.device))
+
+    def lora(self) -> dict[str, torch.Tensor]:
+        """Return the LoRA matrices by name."""
+        return {
+            name.removeprefix("layers."): value
+            for name, value in self.decoder.named_parameters()
+            if value.requires_grad
+        }
+
+    def forward(self, tokens: torch.Tensor, layout: Layout, batch: Batch) -> torch.Tensor:
+        """Return the logits of the predicted tokens, (A, vocabulary)."""
+        rows = batch.text.shape[0]
+        tokens = tokens.to(self.embedding.dtype)
+        images = tokens.view(rows, layout.images, layout.seen, -1).unbind(1)  # each (b, V, D)
+        parts = [self._embed(self.prefix).expand(rows, -1, -1), images[0]]
+        for image in images[1:]:
+            parts += [self._embed(self.between).expand(rows, -1, -1), image]
+        embeds = torch.cat([*parts, self._embed(batch.text)], 1)  # (b, N, D)
+        lowest = torch.finfo(self._machine.dtype).min
+        mask = batch.mask()
+        bias = torch.zeros(mask.shape, dtype=self._machine.dtype, device=mask.device)
+        bias = bias.masked_fill_(~mask, lowest)
+        with self._machine.autocast():
+            states = self.decoder(
+                inputs_embeds=embeds,
+                attention_mask=bias,
+                position_ids=batch.positions,
+                use_cache=False,
+            ).last_hidden_state
+            picked = states.flatten(0, 1)[batch.picks]  # (A, D)
+            return functional.linear(picked.to(self.embedding.dtype), self.embedding)
+
+    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return functional.embedding(ids, self.embedding)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One batch.
+
+    Args:
+        images: (b * images, px, px, 3) uint8.
+        chosen: (b * images, seen) patches that are shown, ascending.
+        layout: of the rows.
+        batch: packed questions.
+    """
+
+    images: torch.Tensor
+    chosen: torch.Tensor
+    layout: Layout
+    batch: Batch
+
+    def on(self, machine: Machine, *, pin: bool) -> Work:
+        """Return the batch pinned, or on the device."""
+        move = machine.pinned if pin else machine.moved
+        fields = ("text", "positions", "members", "picks", "targets", "owners", "shares")
+        moved = {name: move(getattr(self.batch, name)) for name in fields}
+        batch = Batch(**moved, kinds=self.batch.kinds)
+        return Work(move(self.images), move(self.chosen), self.layout, batch)
+
+
+def work(
+    prompt: Prompt,
+    rows: Sequence[Row],
+    told: Sequence[Sequence[Encoded]],
+    seen: int | None,
+    rng: np.random.Generator,
+) -> Work:
+    """Return a batch of rows of one shape; `seen` visual tokens of each image, None for all."""
+    images = np.concatenate([row.images for row in rows])
+    patches = (images.shape[1] // PATCH) ** 2
+    layout = Layout(rows[0].images.shape[0], patches, seen or patches)
+    if seen is None:
+        chosen = np.tile(np.arange(patches), (len(images), 1))
+    else:
+        dice = rng.random((len(images), patches))
+        chosen = np.sort(np.argpartition(dice, seen - 1, 1)[:, :seen], 1)
+    places = torch.from_numpy(chosen.astype(np.int64))
+    return Work(torch.from_numpy(images), places, layout, pack(prompt, told, layout, places))
+
+
+def choose(told: Told, most: int, rng: random.Random) -> list[Encoded]:
+    """Return some questions of a row, few of one kind, `most` tokens in all where that is possible."""
+    order = rng.sample(range(len(told)), len(told))
+    chosen: list[int] = []
+    kinds: dict[str, int] = defaultdict(int)
+    length = 0
+    for number in order:
+        fits = length + told.lengths[number] <= most and kinds[told.kinds[number]] < _OF_A_KIND
+        if fits or (number == order[-1] and not chosen):
+            chosen.append(number)
+            kinds[told.kinds[number]] += 1
+            length += int(told.lengths[number])
+    return [told[number] for number in chosen]
+
+
+@dataclass(frozen=True)
+class DecoderPlan:
+    """How long and how much at once the second stage trains.
+
+    Args:
+        minutes: time budget.
+        tokens: per step, roughly.
+        steps: at most; None for no limit.
+        subsets: share of the steps that show random visual tokens instead of all.
+        rate: peak learning rate.
+        measure: seconds from one accuracy on held-out rows to the next.
+        seed: of the draws.
+    """
+
+    minutes: float
+    tokens: int
+    steps: int | None
+    subsets: float
+    rate: float
+    measure: float
+    seed: int
+
+
+class Composer:
+    """Makes the batches of the second stage.
+
+    Args:
+        supply: gives rows.
+        prompt: the chat template.
+        plan: how much at once.
+        machine: where it computes.
+    """
+
+    def __init__(self, supply: Supply, prompt: Prompt, plan: DecoderPlan, machine: Machine) -> None:
+        self._supply = supply
+        self._prompt = prompt
+        self._plan = plan
+        self._machine = machine
+
+    def step(self, number: int) -> Work:
+        """Return the batch of a step."""
+        rng = random.Random(f"{self._plan.seed}/decoder/{number}")  # noqa: S311
+        dice = np.random.default_rng([self._plan.seed, number])
+        shape: Shape = rng.choices(list(SHARES), list(SHARES.values()))[0]
+        images, px = shape
+        patches = (px // PATCH) ** 2
+        seen = None
+        if rng.random() < self._plan.subsets:
+            seen = rng.randrange(round(_FEWEST * patches), patches + 1)
+        text = _TEXT[shape == ONE]
+        count = max(2, self._plan.tokens // (images * (seen or patches) + text))
+        rows = self._supply.take(shape, count)
+        told = [choose(row.told, text, rng) for row in rows]
+        return work(self._prompt, rows, told, seen, dice).on(self._machine, pin=True)
+
+
+@torch.inference_mode()
+def measure(
+    student: Student,
+    eye: Eye,
+    held_out: dict[str, tuple[Shape, list[Row]]],
+    prompt: Prompt,
+    machine: Machine,
+    share: float = 1.0,
+) -> dict[str, tuple[float, int]]:
+    """Return exact-match accuracies on held-out rows and how many questions each rests on.
+
+    All argmax tokens right is what greedy decoding needs to answer right.
+
+    Args:
+        student: the decoder.
+        eye: makes visual tokens.
+        held_out: rows by recipe.
+        prompt: the chat template.
+        machine: where to compute.
+        share: of the visual tokens, drawn at random.
+    """
+    hits: dict[str, list[float]] = defaultdict(list)
+    for batch in _held_out_work(held_out, prompt, share):
+        moved = batch.on(machine, pin=False)
+        logits = student(_shown(eye, moved), moved.layout, moved.batch)
+        right = (logits.argmax(-1) == moved.batch.targets).float()
+        out = right.new_zeros(len(batch.batch.kinds))
+        whole = out.scatter_reduce(0, moved.batch.owners, right, "amin", include_self=False)
+        for kind, hit in zip(batch.batch.kinds, whole.tolist(), strict=True):
+            hits[kind].append(hit)
+    return {kind: (round(float(np.mean(row)), 4), len(row)) for kind, row in sorted(hits.items())}
+
+
+def _held_out_work(
+    held_out: dict[str, tuple[Shape, list[Row]]], prompt: Prompt, share: float
+) -> Iterator[Work]:
+    for name, (shape, rows) in sorted(held_out.items()):
+        size = 8 if shape == ONE else 4
+        rng, dice = random.Random(name), np.random.default_rng(0)  # noqa: S311
+        patches = (shape[1] // PATCH) ** 2
+        seen = None if share >= 1 else round(share * patches)
+        for at in range(0, len(rows), size):
+            part = rows[at : at + size]
+            told = [_some(row.told, rng) for row in part]
+            yield work(prompt, part, told, seen, dice)
+
+
+def _some(told: Told, rng: random.Random) -> list[Encoded]:
+    numbers = rng.sample(range(len(told)), min(_HELD_OUT, len(told)))
+    return [told[number] for number in numbers]
+
+
+def _shown(eye: Eye, batch: Work) -> torch.Tensor:
+    """Return the visual tokens that a batch shows, (b * images, seen, D)."""
+    tokens = eye(batch.images)
+    return tokens.gather(1, batch.chosen[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def train_decoder(
+    student: Student,
+    eye: Eye,
+    supply: Supply,
+    prompt: Prompt,
+    machine: Machine,
+    plan: DecoderPlan,
+    out: Path,
+) -> dict[str, Any]:
+    """Train the LoRA matrices, with log and checkpoints; return what was done."""
+    log, path = Log(out / "log.jsonl", "decoder"), out / "decoder.safetensors"
+    torch.manual_seed(plan.seed)
+    values = student.lora()
+    matrices = [value for value in values.values() if isinstance(value, nn.Parameter)]
+    optimizer = adam([(matrices, plan.rate)], 0.0)
+    progress = restore(path, values, optimizer)
+    clock = Clock(plan.minutes, progress.seconds, plan.steps)
+    batches = Prefetch(Composer(supply, prompt, plan, machine).step, progress.step)
+    sums: dict[str, torch.Tensor] = {}
+    noted = measured = saved = clock.seconds
+    since = progress.step
+    while not progress.finished and clock.share(progress.step) < 1:
+        batch = batches.next().on(machine, pin=False)
+        with torch.no_grad():
+            tokens = _shown(eye, batch)
+        logits = student(tokens, batch.layout, batch.batch).float()
+        losses = functional.cross_entropy(logits, batch.batch.targets, reduction="none")
+        loss = (losses * batch.batch.shares).sum()
+        norm = step_with(optimizer, loss, clock.rate(progress.step))
+        right = (logits.detach().argmax(-1) == batch.batch.targets).float().mean()
+        progress.step += 1
+        for name, value in (("loss", loss.detach()), ("right", right), ("norm", norm)):
+            sums[name] = sums.get(name, 0.0) + value
+        if clock.seconds - noted > _EVERY_S:
+            steps, since, noted = progress.step - since, progress.step, clock.seconds
+            means = {name: round(float(value) / steps, 4) for name, value in sums.items()}
+            log.write(
+                {"step": progress.step, "seconds": round(noted, 1), **means, **supply.facts()}
+            )
+            sums = {}
+        if clock.seconds - saved > _SAVE_S:
+            saved = progress.seconds = clock.seconds
+            progress.shards = supply.shards
+            save(path, values, optimizer, progress)
+        if clock.seconds - measured > plan.measure:
+            with clock.stopped():
+                reached = measure(student, eye, supply.held_out, prompt, machine)
+            log.write({"step": progress.step, "held_out": reached})
+            measured = clock.seconds
+    batches.close()
+    progress = Progress(progress.step, clock.seconds, supply.shards, finished=True)
+    save(path, values, None, progress)
+    return {"steps": progress.step, "minutes": round(clock.seconds / 60, 1)}
