@@ -19,10 +19,9 @@ from sparsight.evaluate.scenes import (
     load_images,
     load_suite,
 )
-from sparsight.evaluate.scenes.ask import PLACES, cell
+from sparsight.evaluate.scenes.ask import ORDINALS, PLACES, cell
 from sparsight.evaluate.scenes.catalogue import COLOURS, THINGS
 from sparsight.evaluate.scenes.compose import FRAMES, MOST, compose, compose_clip
-from sparsight.evaluate.scenes.draft import ORDINALS
 from sparsight.evaluate.scenes.render import CLIP_SIZE, render, render_clip
 from sparsight.evaluate.scenes.scene import SIZE, backgrounds
 from sparsight.evaluate.scenes.suite import QUESTIONS, write_questions

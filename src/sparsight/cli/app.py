@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 import sparsight
 from sparsight.cli.streams import any_encoding, check_output, put, quiet, told
-from sparsight.cli.words import BUDGETS, CONTROLS, DEVICES, DTYPES, METHOD_NAMES, METHODS, SCENES
+from sparsight.cli.words import BUDGETS, CONTROLS, DEVICES, DTYPES, METHOD_NAMES, METHODS, SCENES, SUITES
 
 
 class Commands(TyperGroup):
@@ -162,7 +162,9 @@ def ask_command(
 @command
 def eval_command(
     *,
-    suite: Annotated[str, typer.Option(help="scenes, or the folder of a suite.")] = SCENES,
+    suite: Annotated[
+        str, typer.Option(help=f"{SUITES}, or the folder of a suite; {SCENES} is the default one.")
+    ] = SCENES,
     methods: Annotated[
         str | None, typer.Option(help=f"Separated by commas; default: {METHODS}.")
     ] = None,

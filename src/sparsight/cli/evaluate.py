@@ -27,11 +27,12 @@ from sparsight.cli.inputs import read_device
 from sparsight.cli.load import EMBEDDED, load_model
 from sparsight.cli.method import cli_name, read_method, read_retain
 from sparsight.cli.streams import INTERRUPTED, print_json, say
-from sparsight.cli.words import METHODS, SCENES
+from sparsight.cli.words import METHODS, SCENES, SUITES
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, open_store, run
 from sparsight.evaluate.runner import Report
-from sparsight.evaluate.scenes import FAMILIES, SPLIT
+from sparsight.evaluate.scenes import DEFAULT_SUITE, FAMILIES
+from sparsight.evaluate.scenes import SUITES as SHIPPED
 from sparsight.evaluate.settings import Control, check_once
 from sparsight.evaluate.store import ANSWERS
 
@@ -43,7 +44,7 @@ class Request:
     """What was asked for on the command line, as typed.
 
     Args:
-        suite: "scenes" or a folder.
+        suite: "scenes" for the default one, the name of another one that ships, or a folder.
         methods: names, separated by commas; None for all but one when a control shows no image.
         retain: budgets, separated by commas.
         model: folder or hub id, None for the embedded model.
@@ -115,10 +116,11 @@ def read_settings(request: Request) -> Settings:
     if methods is None:
         methods = DENSE.name if request.control == "question-only" else METHODS
     families = FAMILIES if request.families is None else tuple(words(request.families))
-    suite = SPLIT if request.suite == SCENES else Path(request.suite)
+    shipped = SHIPPED | {SCENES: SHIPPED[DEFAULT_SUITE]}
+    suite = shipped.get(request.suite, Path(request.suite))
     if not suite.is_dir():
         raise InputError(
-            f"suite {request.suite!r} is not known; give {SCENES} or the folder of a suite."
+            f"suite {request.suite!r} is not known; give {SUITES}, or the folder of a suite."
         )
     return Settings(
         configurations=tuple(configurations(words(methods), words(request.retain))),

@@ -8,13 +8,13 @@ from sparsight.counts.layout import Grid, Layout
 from sparsight.evaluate.scenes import Box
 from sparsight.sequence.trace import SiteTrace
 
-SHARE = 0.25  # of a patch that one box has to cover
+SHARE = 0.25  # of a patch, or of a box that is smaller than one, that has to lie in both
 
 
 def evidence_tokens(
     boxes: Sequence[Sequence[Box]], sizes: Sequence[tuple[int, int]], layout: Layout
 ) -> torch.Tensor:
-    """Find the visual tokens whose patch is covered by one box of evidence to a quarter or more.
+    """Find the visual tokens whose patches show a box of evidence, by `covered_patches`.
 
     Args:
         boxes: for each image, boxes in px.
@@ -24,7 +24,8 @@ def evidence_tokens(
     """
     found = torch.zeros(len(layout), dtype=torch.bool)
     for grid in layout.grids:
-        found[grid.tokens] = _of_image(boxes[grid.image], sizes[grid.image], grid.size).flatten()
+        shown = covered_patches(boxes[grid.image], sizes[grid.image], grid.size)
+        found[grid.tokens] = shown.any(dim=0).flatten()
     return found
 
 
@@ -35,8 +36,15 @@ def shows_whole_images(layout: Layout | None, images: int) -> bool:
     return layout.image_count == images == len({grid.image for grid in layout.grids})
 
 
-def _of_image(boxes: Sequence[Box], size: tuple[int, int], grid: Grid) -> torch.Tensor:
-    """Return: (rows, columns) bool."""
+def covered_patches(boxes: Sequence[Box], size: tuple[int, int], grid: Grid) -> torch.Tensor:
+    """Find the patches that show each box: a quarter of the patch, or of a box smaller than one, lies in both.
+
+    Args:
+        boxes: E boxes in px.
+        size: width and height of the image in px.
+        grid: rows and columns of patches.
+    Returns: (E, rows, columns) bool.
+    """
     rows, columns = grid
     width, height = size[0] / columns, size[1] / rows
     sides = torch.tensor(
@@ -46,7 +54,8 @@ def _of_image(boxes: Sequence[Box], size: tuple[int, int], grid: Grid) -> torch.
     across = _overlap(left, right, columns, width)  # (E, columns)
     down = _overlap(top, bottom, rows, height)  # (E, rows)
     area = down[:, :, None] * across[:, None, :]
-    return (area >= SHARE * width * height - 1e-9).any(dim=0)
+    least = SHARE * ((right - left) * (bottom - top)).clamp(max=width * height)  # (E,)
+    return area >= least[:, None, None] - 1e-9
 
 
 def _overlap(start: torch.Tensor, end: torch.Tensor, count: int, step: float) -> torch.Tensor:

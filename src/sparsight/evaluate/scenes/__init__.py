@@ -17,17 +17,29 @@ The second edition, whose evidence is small, in parts (each function is in the m
 """
 
 from sparsight.evaluate.scenes.ask import Turn
-from sparsight.evaluate.scenes.draft import Draft, compose_suite
+from sparsight.evaluate.scenes.draft import Draft
+from sparsight.evaluate.scenes.editions import compose_shipped, compose_suite
 from sparsight.evaluate.scenes.scene import Box
-from sparsight.evaluate.scenes.suite import FAMILIES, SPLIT, Question, load_images, load_suite
+from sparsight.evaluate.scenes.suite import (
+    DEFAULT_SUITE,
+    FAMILIES,
+    SPLIT,
+    SUITES,
+    Question,
+    load_images,
+    load_suite,
+)
 
 __all__ = [
+    "DEFAULT_SUITE",
     "FAMILIES",
     "SPLIT",
+    "SUITES",
     "Box",
     "Draft",
     "Question",
     "Turn",
+    "compose_shipped",
     "compose_suite",
     "load_images",
     "load_suite",

@@ -15,7 +15,6 @@ from sparsight.evaluate.scenes.scene import Box, Item, Scene, Sign
 from sparsight.evaluate.scenes.writing import Characters, row_characters, sign_characters
 
 Asker = Callable[[Scene, random.Random], Turn | None]
-ORDINALS = ("first", "second", "third")
 _REACH = 110  # px from one thing's middle to the next one's, at most
 _NEAREST = 1.4  # the second nearest is at least that many times as far
 _KIND_OF = {thing.name: thing.kind for thing in THINGS}
@@ -196,7 +195,7 @@ def in_one_image(scenes: Sequence[Scene], rng: random.Random) -> Turn | None:
         return None
     item = rng.choice(items)
     boxes = tuple((item.box,) if i == index else () for i in range(len(scenes)))
-    question = f"What color is the {item.thing} in the {ORDINALS[index]} image?"
+    question = f"What color is the {item.thing} in the {ask.ORDINALS[index]} image?"
     return Turn(question, str(item.colour), boxes)
 
 

@@ -27,6 +27,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 ClipEvent = Literal["moves", "appears", "disappears", "appears briefly"]
 CLIP_EVENTS: tuple[ClipEvent, ...] = get_args(ClipEvent)
 THING_PX = (21, 42)  # 1.5 to 3 patches of 14 px
+_SKEW = 1.5  # half of the things are at most 27 px
 CLIP_PX = (42, 64)  # in a scene; a clip's frames are half as large
 FONTS: dict[str, tuple[int, int]] = {"signs": (25, 57), "fine": (14, 24), "mixed": (14, 57)}
 MOST_SMALL = 9  # things that are counted, at most
@@ -126,8 +127,8 @@ def compose_clip2(seed: str, pool: Pool, event: ClipEvent | None = None) -> Clip
     Args:
         seed: any text; equal texts give equal clips.
         pool: which photographs may be used.
-        event: "moves"; "appears" or "disappears", for good; "appears briefly", in one or two
-            frames; None draws one of them.
+        event: "moves"; "appears" or "disappears", for good; "appears briefly", in one frame;
+            None draws one of them.
     """
     rng = random.Random(f"{seed}/clip")  # noqa: S311 - layouts, not secrets
     happens: ClipEvent = rng.choice(CLIP_EVENTS) if event is None else event
@@ -140,12 +141,12 @@ def compose_clip2(seed: str, pool: Pool, event: ClipEvent | None = None) -> Clip
     subject = rng.choice(scene.items)
     without = replace(scene, items=tuple(item for item in scene.items if item is not subject))
     if happens == "appears briefly":
-        length = rng.randrange(1, 3)
-        shown = range(start := rng.randrange(1, FRAMES - length), start + length)
+        first = rng.randrange(1, FRAMES - 1)
+        shown = range(first, first + 1)
     elif happens == "appears":
-        shown = range(rng.randrange(3, 6), FRAMES)
+        shown = range(rng.randrange(4, 7), FRAMES)
     else:
-        shown = range(rng.randrange(3, 6))
+        shown = range(rng.randrange(2, 5))
     frames = tuple(scene if number in shown else without for number in range(FRAMES))
     return Clip(frames, subject.thing, happens)
 
@@ -175,7 +176,7 @@ def add_small(
     palette = rng.sample(tuple(COLOURS), rng.randrange(3, 7))
     items = list(scene.items)
     for name in names:
-        side = _between(rng, sides)
+        side = _between(rng, sides, _SKEW)
         box = place_box(rng, side, side, (*scene.taken, *(item.box for item in items)))
         colour = rng.choice(palette) if rng.random() < painted else None
         if box is not None:
@@ -209,7 +210,7 @@ def _number(rng: random.Random) -> str:
     return str(rng.randrange(10 ** (digits - 1), 10**digits))
 
 
-def _between(rng: random.Random, sides: tuple[int, int]) -> int:
-    """Draw a size between two, both included: doubling it is as likely anywhere."""
+def _between(rng: random.Random, sides: tuple[int, int], skew: float = 1.0) -> int:
+    """Draw a size between two, both included, evenly on a logarithmic scale; a skew above 1 favours small ones."""
     low, high = sides
-    return min(high, int(low * ((high + 1) / low) ** rng.random()))
+    return min(high, int(low * ((high + 1) / low) ** (rng.random() ** skew)))

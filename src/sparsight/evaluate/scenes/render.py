@@ -25,10 +25,7 @@ def render(scene: Scene, size: int = SIZE) -> Image.Image:
         size: side in px of the picture.
     Returns: RGB, size x size.
     """
-    left, top = scene.corner
-    picture = background_image(scene.background).crop((left, top, left + SIZE, top + SIZE))
-    if scene.mirrored:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture = _background(scene)
     for item in scene.items:
         _paste(picture, item)
     for sign in scene.signs:
@@ -36,6 +33,15 @@ def render(scene: Scene, size: int = SIZE) -> Image.Image:
     for paper in scene.papers:
         _list(picture, paper)
     return picture if size == SIZE else picture.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def contrast(scene: Scene, item: Item) -> float:
+    """Return how much a thing differs from the photograph behind it: mean over its pixels, 0 to 255."""
+    image, (left, top) = placed(item)
+    pixels = np.asarray(image, dtype=np.float32)
+    behind = _background(scene).crop((left, top, left + image.width, top + image.height))
+    change = np.abs(pixels[..., :3] - np.asarray(behind, dtype=np.float32)).mean(axis=-1)
+    return float(change[pixels[..., 3] > 128].mean())
 
 
 def render_clip(clip: Clip) -> list[Image.Image]:
@@ -60,6 +66,12 @@ def placed(item: Item) -> tuple[Image.Image, tuple[int, int]]:
         item.box.top + (height - image.height) // 2,
     )
     return image, corner
+
+
+def _background(scene: Scene) -> Image.Image:
+    left, top = scene.corner
+    picture = background_image(scene.background).crop((left, top, left + SIZE, top + SIZE))
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if scene.mirrored else picture
 
 
 def _paste(picture: Image.Image, item: Item) -> None:
