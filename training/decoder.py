@@ -222,6 +222,8 @@ class Composer:
         rng = random.Random(f"{self._plan.seed}/decoder/{number}")  # noqa: S311
         dice = np.random.default_rng([self._plan.seed, number])
         shape: Shape = rng.choices(list(SHARES), list(SHARES.values()))[0]
+        if self._plan.steps is not None:  # a trial, which shows every shape
+            shape = list(SHARES)[number % len(SHARES)]
         images, px = shape
         patches = (px // PATCH) ** 2
         seen = None

@@ -6,7 +6,6 @@ licence.
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import zipfile

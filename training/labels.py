@@ -34,9 +34,10 @@ VOCABULARY = (*NAMES, *CHARACTERS)
 PAINTS = (NOTHING, *dict.fromkeys([*COLOURS, "teal", "gray", "brown"]))
 NAME, SECOND, PAINT, LEFT, RIGHT, WORD = range(6)
 _CHARACTER = {character: len(NAMES) + i for i, character in enumerate(CHARACTERS)}
-_COVERED = 0.4  # share of a patch that shows a thing for the patch to stand for it
-_COVERED_BY_CHARACTER = 0.3  # the same for a character, or
-_OF_CHARACTER = 0.4  # that share of the character lies in the patch
+_COVERED = 0.4  # share of a patch that shows a thing for the patch to stand for it, or
+_OF_THING = 0.2  # that share of the thing lies in the patch
+_COVERED_BY_CHARACTER = 0.2  # the same for a character, or
+_OF_CHARACTER = 0.2  # that share of the character lies in the patch
 _INK = 40  # difference from the corner's pixel, 0 to 255, that makes a pixel part of a drawn shape
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -76,7 +77,8 @@ def scene_labels(scene: Scene, grid: int = GRID) -> np.ndarray:
     """Return the labels of a scene, (grid^2, 6) int16."""
     out = np.zeros((grid, grid, 6), np.int16)
     for item in scene.items:
-        here = coverage(item, grid) >= _COVERED
+        shares = coverage(item, grid)
+        here = shares >= min(_COVERED, _OF_THING * float(shares.sum()))
         out[here, NAME] = NAMES.index(item.thing)
         out[here, PAINT] = PAINTS.index(item.colour or NOTHING)
     for sign in scene.signs:

@@ -157,14 +157,17 @@ RECIPES: dict[str, tuple[Shape, float, Recipe]] = {
 """Each recipe's shape, its share of the rows of that shape, and what draws it."""
 SHARES: dict[Shape, float] = {ONE: 0.84, TWO: 0.04, THREE: 0.03, CLIP: 0.09}
 """Share of training steps of each shape."""
+RUN = 100_000  # more than the shards of a run
 SHARD_ROWS = {ONE: 32, TWO: 21, THREE: 15, CLIP: 21}
 """Rows that are drawn together: as many as make about the same number of tokens."""
 
 
 def draw(source: Source, number: int) -> tuple[Shape, list[Row]]:
-    """Return the shard of a number: rows of one shape."""
+    """Return the shard of a number: rows of one shape; a run's first shards are of all shapes."""
     rng = random.Random(f"{SEED}/{number}")  # noqa: S311
     shape = rng.choices(list(SHARES), list(SHARES.values()))[0]
+    if number % RUN < len(SHARES):
+        shape = list(SHARES)[number % RUN]
     here = {name: share for name, (of, share, _) in RECIPES.items() if of == shape}
     names = rng.choices(list(here), list(here.values()), k=SHARD_ROWS[shape])
     seeds = [f"{SEED}/{number}/{i}" for i in range(len(names))]

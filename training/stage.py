@@ -41,6 +41,7 @@ class Machine:
         if device == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = True
             torch.backends.cudnn.allow_tf32 = True
+            torch.backends.cuda.enable_cudnn_sdp(False)  # builds a plan for every new shape
             return cls(torch.device("cuda"), torch.bfloat16)
         info = Path("/proc/cpuinfo")
         fast = info.is_file() and "amx_bf16" in info.read_text(encoding="utf-8")
@@ -139,7 +140,7 @@ class Prefetch(Generic[T]):
         while not self._ended.is_set():
             try:
                 item = make(step)
-            except Exception as error:  # noqa: BLE001 - raised where the batch is asked for
+            except Exception as error:  # raised where the batch is asked for
                 item = error
             while not self._ended.is_set():
                 try:

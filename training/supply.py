@@ -158,13 +158,12 @@ class Supply:
             self.shards += 1
 
     def wait(self, rows: int) -> None:
-        """Wait for all held-out rows, and for some training rows of every shape.
+        """Wait for all held-out rows, and for some training rows.
 
         Raises:
             RuntimeError: drawing failed, or nothing came for minutes.
         """
-        for shape in SHARES:
-            self._until(lambda shape=shape: len(self._fresh[shape]) >= rows and not self._missing)  # type: ignore[misc]
+        self._until(lambda: len(self._fresh[ONE]) >= rows and not self._missing)
 
     def _until(self, enough: Any) -> None:
         with self._ready:
