@@ -1,4 +1,4 @@
-"""Writes the tables of the README and of docs/scenes.md from the files in benchmarks/results.
+"""Writes the tables of the README and of the pages on scenes, from the files in benchmarks/results and from suites.
 
 python benchmarks/table.py           write them
 python benchmarks/table.py --check   exit with 1 if they differ from what the files say
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from random_proof import proof_table
 from scenes_table import label, table
 
+from sparsight.evaluate.scenes import SUITES, load_suite
 from sparsight.evaluate.scoring import Marks, interval
 from sparsight.models.embedded.adapter import read_manifest
 
@@ -79,7 +81,7 @@ def compared() -> str:
         "",
         f"Mean score of nine families of questions, and its share of the dense model's "
         f"{100 * dense['overall']['score']:.1f}; {found['suite']['questions']} questions, {found['facts']['dtype']}. "
-        "Families, intervals, costs and evidence: docs/scenes.md.",
+        "Families, intervals, costs and evidence: docs/scenes-1.md.",
     ]
     return "\n".join(lines)
 
@@ -186,7 +188,8 @@ def _mb(way: Mapping[str, Any]) -> str:
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"first": first_table, "compared": compared},
-    "docs/scenes.md": {
+    "docs/scenes.md": {"proof": lambda: proof_table(load_suite(SUITES["scenes-2"]))},
+    "docs/scenes-1.md": {
         "dense": splits,
         "controls": controls,
         "all": lambda: table(read(SCENES)),

@@ -18,7 +18,16 @@ from typer.core import TyperGroup
 
 import sparsight
 from sparsight.cli.streams import any_encoding, check_output, put, quiet, told
-from sparsight.cli.words import BUDGETS, CONTROLS, DEVICES, DTYPES, METHOD_NAMES, METHODS, SCENES, SUITES
+from sparsight.cli.words import (
+    BUDGETS,
+    CONTROLS,
+    DEVICES,
+    DTYPES,
+    METHOD_NAMES,
+    METHODS,
+    SCENES,
+    SUITES,
+)
 
 
 class Commands(TyperGroup):

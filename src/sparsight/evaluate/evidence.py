@@ -55,7 +55,8 @@ def covered_patches(boxes: Sequence[Box], size: tuple[int, int], grid: Grid) -> 
     down = _overlap(top, bottom, rows, height)  # (E, rows)
     area = down[:, :, None] * across[:, None, :]
     least = SHARE * ((right - left) * (bottom - top)).clamp(max=width * height)  # (E,)
-    return area >= least[:, None, None] - 1e-9
+    shown: torch.Tensor = area >= least[:, None, None] - 1e-9
+    return shown
 
 
 def _overlap(start: torch.Tensor, end: torch.Tensor, count: int, step: float) -> torch.Tensor:

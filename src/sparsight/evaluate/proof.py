@@ -68,23 +68,22 @@ def chance_of_all(groups: Sequence[Tokens], total: int, kept: int) -> float:
 
 def needed_tokens(question: Question) -> list[Tokens]:
     """Return groups of visual tokens, of each of which at least one has to be kept; see the module."""
-    boxes = question.turns[-1].boxes
+    turn = question.turns[-1]
     side = CLIP_SIZE if question.frames else SIZE
-    groups = [
-        (image, group)
-        for image, here in enumerate(boxes)
-        for group in _groups_of_image(here, side, image)
-    ]
-    if not groups:
+    images = [_groups_of_image(boxes, side, image) for image, boxes in enumerate(turn.boxes)]
+    if not any(images):
         return []
-    if question.frames and question.turns[-1].answer in STEPS:
+    if question.frames and turn.answer in STEPS:
         half = question.frames // 2
-        early = frozenset[int]().union(*(group for image, group in groups if image < half))
-        late = frozenset[int]().union(*(group for image, group in groups if image >= half))
-        return [early, late]
+        return [_join(images[:half]), _join(images[half:])]
     if question.frames or question.family == YES_NO:
-        return [frozenset[int]().union(*(group for _, group in groups))]
-    return [group for _, group in groups]
+        return [_join(images)]
+    return [group for groups in images for group in groups]
+
+
+def _join(images: Sequence[Sequence[Tokens]]) -> Tokens:
+    """Return the visual tokens of all groups of all images."""
+    return frozenset[int]().union(*(group for groups in images for group in groups))
 
 
 def _groups_of_image(boxes: Sequence[Box], side: int, image: int) -> list[Tokens]:

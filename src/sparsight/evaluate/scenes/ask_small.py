@@ -28,7 +28,7 @@ def pair_present(scene: Scene, rng: random.Random) -> Turn | None:
         return None
     colour, thing = rng.choice(pairs)
     same = [item for item in scene.items if (item.colour, item.thing) == (colour, thing)]
-    return turn(f"Is there {with_article(f'{colour} {thing}')} in the image?", "yes", *same)
+    return turn(_is_there(colour, thing), "yes", *same)
 
 
 def pair_absent(scene: Scene, rng: random.Random) -> Turn | None:
@@ -41,7 +41,14 @@ def pair_absent(scene: Scene, rng: random.Random) -> Turn | None:
     if not pairs:
         return None
     colour, thing = rng.choice(pairs)
-    return turn(f"Is there {with_article(f'{colour} {thing}')} in the image?", "no")
+    return turn(_is_there(colour, thing), "no")
+
+
+def _is_there(colour: str, thing: str) -> str:
+    """Return the question for a thing of a colour; what is not counted goes without an article."""
+    words = f"{colour} {thing}"
+    counted = with_article(thing) != thing
+    return f"Is there {with_article(words) if counted else words} in the image?"
 
 
 def _painted(scene: Scene) -> list[Item]:

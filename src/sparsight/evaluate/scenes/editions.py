@@ -11,7 +11,7 @@ from sparsight.evaluate.scenes.second import second_edition
 QUALITY = 78  # of WebP, second edition
 Edition = Literal[1, 2]
 _SHIPPED: dict[str, tuple[int, Pool, Edition]] = {
-    "scenes-1": (1, "test", 1),
+    "scenes-1": (0, "test", 1),
     "scenes-2": (2, "test", 2),
     "scenes-2-dev": (2, "train", 2),
 }
