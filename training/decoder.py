@@ -18,7 +18,7 @@ import torch
 from eye import Eye
 from packing import Batch, Encoded, Layout, Prompt, Told, pack
 from recipes import ONE, SHARES, Row, Shape
-from stage import Clock, Log, Machine, Prefetch, Progress, adam, restore, save, step_with
+from stage import Clock, Log, Machine, Progress, Trainer, adam, restore
 from supply import Supply
 from torch import nn
 from torch.nn import functional
@@ -30,7 +30,6 @@ _FEWEST = 32 / 576  # of the visual tokens of an image
 _TEXT = {True: 288, False: 144}  # tokens of a row's questions, with one image or several
 _OF_A_KIND = 3  # questions of a row, at most
 _HELD_OUT = 14  # questions of a held-out row, at most
-_EVERY_S, _SAVE_S = 10.0, 60.0
 
 
 class LoRA(nn.Module):
@@ -213,9 +212,9 @@ class Composer:
 
     def __init__(self, supply: Supply, prompt: Prompt, plan: DecoderPlan, machine: Machine) -> None:
         self._supply = supply
-        self._prompt = prompt
+        self.prompt = prompt
         self._plan = plan
-        self._machine = machine
+        self.machine = machine
 
     def step(self, number: int) -> Work:
         """Return the batch of a step."""
@@ -233,7 +232,7 @@ class Composer:
         count = max(2, self._plan.tokens // (images * (seen or patches) + text))
         rows = self._supply.take(shape, count)
         told = [choose(row.told, text, rng) for row in rows]
-        return work(self._prompt, rows, told, seen, dice).on(self._machine, pin=True)
+        return work(self.prompt, rows, told, seen, dice).on(self.machine, pin=True)
 
 
 @torch.inference_mode()
@@ -243,6 +242,7 @@ def measure(
     held_out: dict[str, tuple[Shape, list[Row]]],
     prompt: Prompt,
     machine: Machine,
+    *,
     share: float = 1.0,
 ) -> dict[str, tuple[float, int]]:
     """Return exact-match accuracies on held-out rows and how many questions each rests on.
@@ -291,59 +291,40 @@ def _some(told: Told, rng: random.Random) -> list[Encoded]:
 def _shown(eye: Eye, batch: Work) -> torch.Tensor:
     """Return the visual tokens that a batch shows, (b * images, seen, D)."""
     tokens = eye(batch.images)
-    return tokens.gather(1, batch.chosen[..., None].expand(-1, -1, tokens.shape[-1]))
+    places = batch.chosen[..., None].expand(-1, -1, tokens.shape[-1])
+    shown: torch.Tensor = tokens.gather(1, places)
+    return shown
 
 
 def train_decoder(
-    student: Student,
-    eye: Eye,
-    supply: Supply,
-    prompt: Prompt,
-    machine: Machine,
-    plan: DecoderPlan,
-    out: Path,
-) -> dict[str, Any]:
+    student: Student, eye: Eye, composer: Composer, supply: Supply, *, plan: DecoderPlan, out: Path
+) -> Progress:
     """Train the LoRA matrices, with log and checkpoints; return what was done."""
-    log, path = Log(out / "log.jsonl", "decoder"), out / "decoder.safetensors"
     torch.manual_seed(plan.seed)
-    values = student.lora()
+    machine, values = composer.machine, student.lora()
     matrices = [value for value in values.values() if isinstance(value, nn.Parameter)]
     optimizer = adam([(matrices, plan.rate)], 0.0)
-    progress = restore(path, values, optimizer)
-    clock = Clock(plan.minutes, progress.seconds, plan.steps)
-    batches = Prefetch(Composer(supply, prompt, plan, machine).step, progress.step)
-    sums: dict[str, torch.Tensor] = {}
-    noted = measured = saved = clock.seconds
-    since = progress.step
-    while not progress.finished and clock.share(progress.step) < 1:
-        batch = batches.next().on(machine, pin=False)
+    progress = restore(out / "decoder.safetensors", values, optimizer)
+
+    def losses(pinned: Work) -> dict[str, torch.Tensor]:
+        batch = pinned.on(machine, pin=False)
         with torch.no_grad():
             tokens = _shown(eye, batch)
         logits = student(tokens, batch.layout, batch.batch).float()
-        losses = functional.cross_entropy(logits, batch.batch.targets, reduction="none")
-        loss = (losses * batch.batch.shares).sum()
-        norm = step_with(optimizer, loss, clock.rate(progress.step))
+        each = functional.cross_entropy(logits, batch.batch.targets, reduction="none")
         right = (logits.detach().argmax(-1) == batch.batch.targets).float().mean()
-        progress.step += 1
-        for name, value in (("loss", loss.detach()), ("right", right), ("norm", norm)):
-            sums[name] = sums.get(name, 0.0) + value
-        if clock.seconds - noted > _EVERY_S:
-            steps, since, noted = progress.step - since, progress.step, clock.seconds
-            means = {name: round(float(value) / steps, 4) for name, value in sums.items()}
-            log.write(
-                {"step": progress.step, "seconds": round(noted, 1), **means, **supply.facts()}
-            )
-            sums = {}
-        if clock.seconds - saved > _SAVE_S:
-            saved = progress.seconds = clock.seconds
-            progress.shards = supply.shards
-            save(path, values, optimizer, progress)
-        if clock.seconds - measured > plan.measure:
-            with clock.stopped():
-                reached = measure(student, eye, supply.held_out, prompt, machine)
-            log.write({"step": progress.step, "held_out": reached})
-            measured = clock.seconds
-    batches.close()
-    progress = Progress(progress.step, clock.seconds, supply.shards, finished=True)
-    save(path, values, None, progress)
-    return {"steps": progress.step, "minutes": round(clock.seconds / 60, 1)}
+        return {"loss": (each * batch.batch.shares).sum(), "right": right}
+
+    Trainer(
+        log=Log(out / "log.jsonl", "decoder"),
+        path=out / "decoder.safetensors",
+        values=values,
+        optimizer=optimizer,
+        clock=Clock(plan.minutes, progress.seconds, plan.steps),
+        progress=progress,
+        losses=losses,
+        measure=lambda: measure(student, eye, supply.held_out, composer.prompt, machine),
+        measure_s=plan.measure,
+        supply=supply,
+    ).run(composer.step)
+    return progress

@@ -13,22 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 from labels import CLOSED, LEFT, NAME, NAMES, PAINT, RIGHT, SECOND, VOCABULARY, WORD
-from recipes import ONE, Row, Shape
-from stage import Clock, Log, Machine, Prefetch, Progress, adam, restore, save, step_with
+from recipes import CLIP, ONE, Row, Shape
+from stage import Clock, Log, Machine, Progress, Trainer, adam, restore
 from supply import Supply
 from targets import SECOND_WEIGHT, Dictionary
 from torch import nn
 from torch.nn import functional
 
 FROZEN = 3  # of the encoder's twelve layers; the others up to the penultimate are trained
-WIDTH = 384
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IDLE = 0.2  # weight of a patch that shows nothing
 _SCALE = 12.0  # largest difference of two logits, roughly
 _NAMING, _PAINTING, _HALVES, _WORDS = 0.5, 0.15, 0.4, 0.1  # weights beside the distance
 _RATES = (3e-4, 1e-3, 3e-3)  # encoder layers, projector, helper heads
 _SINGLES = 0.93  # share of steps on whole images; the others are on frames of clips
-_EVERY_S, _MEASURE_S, _SAVE_S = 10.0, 90.0, 60.0
+_MEASURE_S = 90.0
 
 
 class Eye(nn.Module):
@@ -49,10 +48,11 @@ class Eye(nn.Module):
         tower = model.model.vision_tower
         self._tower = [tower]  # in a list: its frozen part is no state of this module
         self._machine = machine
+        self.width: int = tower.config.hidden_size
         self.layers = tower.encoder.layer[FROZEN:-1]
         self.projector = model.model.multi_modal_projector
         for name in ("mean", "std"):
-            self.register_buffer(name, torch.full((WIDTH,), float(name == "std")))
+            self.register_buffer(name, torch.full((self.width,), float(name == "std")))
         self.register_buffer("colour_mean", 255 * torch.tensor(_MEAN), persistent=False)
         self.register_buffer("colour_std", 255 * torch.tensor(_STD), persistent=False)
 
@@ -64,7 +64,7 @@ class Eye(nn.Module):
         self.std.copy_(features.std(0) + 1e-6)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the features of the patches, (b, patches, 384), of images, (b, px, px, 3) uint8."""
+        """Return the features of the patches, (b, patches, width), of images, (b, px, px, 3) uint8."""
         tower = self._tower[0]
         with self._machine.autocast():
             with torch.no_grad():
@@ -74,7 +74,8 @@ class Eye(nn.Module):
                     states = layer(states)
             for layer in self.layers:
                 states = layer(states)
-        return states[:, 1:]
+        features: torch.Tensor = states[:, 1:]
+        return features
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Return the visual tokens, (b, patches, D) float32, of features."""
@@ -88,13 +89,17 @@ class Eye(nn.Module):
 
 
 class Heads(nn.Module):
-    """Helpers that read halves of patches and whole words; thrown away after the stage."""
+    """Helpers that read halves of patches and whole words; thrown away after the stage.
 
-    def __init__(self) -> None:
+    Args:
+        width: of the encoder.
+    """
+
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.left = nn.Linear(WIDTH, len(VOCABULARY))
-        self.right = nn.Linear(WIDTH, len(VOCABULARY))
-        self.word = nn.Linear(WIDTH, len(CLOSED) + 1)
+        self.left = nn.Linear(width, len(VOCABULARY))
+        self.right = nn.Linear(width, len(VOCABULARY))
+        self.word = nn.Linear(width, len(CLOSED) + 1)
 
 
 @dataclass(frozen=True)
@@ -190,11 +195,6 @@ def _cross(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return flat.view(targets.shape)
 
 
-def trained_values(eye: Eye) -> dict[str, torch.Tensor]:
-    """Return everything about the eye that training sets, by name."""
-    return dict(eye.state_dict(keep_vars=True))
-
-
 def measure(
     teacher: Teacher, held_out: dict[str, tuple[Shape, list[Row]]], machine: Machine
 ) -> dict[str, dict[str, float]]:
@@ -233,61 +233,46 @@ class EyePlan:
 
 
 def train_eye(
-    eye: Eye, words: Dictionary, supply: Supply, machine: Machine, plan: EyePlan, out: Path
-) -> dict[str, Any]:
-    """Train encoder layers and projector, with log and checkpoints; return what they reach."""
-    log, path = Log(out / "log.jsonl", "eye"), out / "eye.safetensors"
+    eye: Eye, words: Dictionary, supply: Supply, machine: Machine, *, plan: EyePlan, out: Path
+) -> Progress:
+    """Train encoder layers and projector, with log and checkpoints; return what was done."""
     torch.manual_seed(plan.seed)
-    heads = Heads().to(machine.device)
+    heads = Heads(eye.width).to(machine.device)
     eye.requires_grad_(True)
     groups = [list(module.parameters()) for module in (eye.layers, eye.projector, heads)]
     optimizer = adam(list(zip(groups, _RATES, strict=True)), 0.01)
-    heads_now = {f"heads.{name}": value for name, value in heads.named_parameters()}
-    values = trained_values(eye) | heads_now
-    progress = restore(path, values, optimizer)
+    helpers = {f"heads.{name}": value for name, value in heads.named_parameters()}
+    values = dict(eye.state_dict(keep_vars=True)) | helpers
+    progress = restore(out / "eye.safetensors", values, optimizer)
     if not progress.step:
         eye.standardise(machine.moved(pictures(supply.take(ONE, 16), machine).images))
-    teacher = Teacher(eye, heads, words)
-    clock = Clock(plan.minutes, progress.seconds, plan.steps)
+    teacher, log = Teacher(eye, heads, words), Log(out / "log.jsonl", "eye")
 
     def make(step: int) -> Pictures:
         rng = random.Random(f"{plan.seed}/eye/{step}")  # noqa: S311
         if rng.random() < _SINGLES:
             return pictures(supply.take(ONE, plan.batch), machine)
-        rows = supply.take((8, 168), max(1, plan.batch // 2))
+        rows = supply.take(CLIP, max(1, plan.batch // 2))
         return pictures(rows, machine, most=4 * plan.batch)
 
-    batches = Prefetch(make, progress.step)
-    sums: dict[str, torch.Tensor] = {}
-    noted = measured = saved = clock.seconds
-    since = progress.step
-    while not progress.finished and clock.share(progress.step) < 1:
-        batch = batches.next()
-        parts = teacher.loss(machine.moved(batch.images), machine.moved(batch.labels))
-        parts["norm"] = step_with(optimizer, parts["loss"], clock.rate(progress.step))
-        progress.step += 1
-        for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + value.detach()
-        if clock.seconds - noted > _EVERY_S:
-            steps, since, noted = progress.step - since, progress.step, clock.seconds
-            means = {name: round(float(value) / steps, 4) for name, value in sums.items()}
-            log.write(
-                {"step": progress.step, "seconds": round(noted, 1), **means, **supply.facts()}
-            )
-            sums = {}
-        if clock.seconds - saved > _SAVE_S:
-            saved = progress.seconds = clock.seconds
-            progress.shards = supply.shards
-            save(path, values, optimizer, progress)
-        if clock.seconds - measured > _MEASURE_S:
-            with clock.stopped():
-                reached = measure(teacher, supply.held_out, machine)
-            log.write({"step": progress.step, "held_out": reached})
-            measured = clock.seconds
-    batches.close()
-    reached = measure(teacher, supply.held_out, machine)
-    log.write({"step": progress.step, "seconds": round(clock.seconds, 1), "held_out": reached})
-    progress = Progress(progress.step, clock.seconds, supply.shards, finished=True)
-    save(path, values, None, progress)
+    def losses(batch: Pictures) -> dict[str, torch.Tensor]:
+        return teacher.loss(machine.moved(batch.images), machine.moved(batch.labels))
+
+    def reached() -> dict[str, Any]:
+        return measure(teacher, supply.held_out, machine)
+
+    Trainer(
+        log=log,
+        path=out / "eye.safetensors",
+        values=values,
+        optimizer=optimizer,
+        clock=Clock(plan.minutes, progress.seconds, plan.steps),
+        progress=progress,
+        losses=losses,
+        measure=reached,
+        measure_s=_MEASURE_S,
+        supply=supply,
+    ).run(make)
+    log.write({"step": progress.step, "seconds": progress.seconds, "held_out": reached()})
     eye.requires_grad_(False)
-    return {"steps": progress.step, "minutes": round(clock.seconds / 60, 1), "held_out": reached}
+    return progress

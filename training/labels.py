@@ -124,7 +124,8 @@ def _overlap(spans: np.ndarray, cells: int) -> np.ndarray:
     edges = np.arange(cells + 1) * (SIZE / cells)
     low = np.maximum(spans[:, :1], edges[None, :-1])
     high = np.minimum(spans[:, 1:], edges[None, 1:])
-    return np.clip(high - low, 0, None)
+    lengths: np.ndarray = np.clip(high - low, 0, None)
+    return lengths
 
 
 def write(out: np.ndarray, texts: Sequence[Glyphs]) -> None:

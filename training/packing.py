@@ -76,9 +76,11 @@ class Told:
         self.kinds = tuple(one.kind for one in questions)
 
     def __len__(self) -> int:
+        """Return how many there are."""
         return len(self.kinds)
 
     def __getitem__(self, number: int) -> Encoded:
+        """Return one of them."""
         at, said_at = int(self.lengths[:number].sum()), int(self._said[:number].sum())
         said = slice(said_at, said_at + int(self._said[number]))
         ids = self._ids[at : at + int(self.lengths[number])]

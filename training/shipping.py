@@ -78,8 +78,8 @@ class Shipped:
 
     def write_eye(self, eye: Eye) -> None:
         """Write the changes of the encoder layers and the projector."""
-        layers, tensors = encoder(eye), {}
-        for name, value in layers.items():
+        tensors: dict[str, torch.Tensor] = {}
+        for name, value in encoder(eye).items():
             tensors |= self._part(f"encoder.{name}", value.cpu() - self._base[name], "encoder")
         for name, value in folded(eye).items():
             tensors |= self._part(f"projector.{name}", value.cpu(), "projector")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decoder import DecoderPlan, Student, measure, train_decoder
+from decoder import Composer, DecoderPlan, Student, measure, train_decoder
 from easy_vqa import EasyVQA
 from eye import Eye, EyePlan, Heads, Teacher, train_eye
 from eye import measure as measure_eye
@@ -113,6 +113,7 @@ def begin(args: argparse.Namespace) -> Run:
     supply = Supply(order, args.keep, args.seed)
     machine = Machine.of(args.device)
     torch.manual_seed(args.seed)
+    model: Any
     model, processor = load(args.cache, adapter=False)
     model.requires_grad_(False)
     eye = Eye(model, machine)
@@ -130,7 +131,8 @@ def _first(args: argparse.Namespace) -> int:
     """Return the number of the first shard: far from those of an earlier process and of other seeds."""
     earlier = len(list(args.out.glob("started-*")))
     (args.out / f"started-{earlier}").touch()
-    return RUN * (100 * args.seed + earlier)
+    first: int = RUN * (100 * args.seed + earlier)
+    return first
 
 
 def run_eye(run: Run) -> dict[str, Any]:
@@ -138,14 +140,14 @@ def run_eye(run: Run) -> dict[str, Any]:
     args = run.args
     words = Dictionary(run.processor.tokenizer, run.model.get_input_embeddings().weight.detach())
     plan = EyePlan(args.eye_minutes, args.eye_batch, args.steps, args.seed)
-    reached = train_eye(run.eye, words, run.supply, run.machine, plan, args.out)
+    done = train_eye(run.eye, words, run.supply, run.machine, plan=plan, out=args.out)
     halves(encoder(run.eye) | folded(run.eye), args.out, "eye_half", 2)
     run.ship.write_eye(run.eye)
     run.ship.show_eye(run.eye)
-    teacher = Teacher(run.eye, Heads().to(run.machine.device), words)
+    teacher = Teacher(run.eye, Heads(run.eye.width).to(run.machine.device), words)
     packed = measure_eye(teacher, run.supply.held_out, run.machine)
     run.log.write({"packed eye": packed})
-    return {"eye": reached["minutes"], "eye_steps": reached["steps"]}
+    return {"eye_minutes": round(done.seconds / 60, 1), "eye_steps": done.step}
 
 
 def run_decoder(run: Run) -> dict[str, Any]:
@@ -163,7 +165,8 @@ def run_decoder(run: Run) -> dict[str, Any]:
         args.measure_every,
         args.seed,
     )
-    done = train_decoder(student, run.eye, run.supply, prompt, run.machine, plan, args.out)
+    composer = Composer(run.supply, prompt, plan, run.machine)
+    done = train_decoder(student, run.eye, composer, run.supply, plan=plan, out=args.out)
     halves(student.lora(), args.out, "decoder_half", 1)
     whole = measure(student, run.eye, run.supply.held_out, prompt, run.machine)
     run.log.write({"held_out": whole, "packed": False})
@@ -171,9 +174,9 @@ def run_decoder(run: Run) -> dict[str, Any]:
     run.ship.write_manifest(args.rank, {})
     run.ship.show_decoder(student)
     for share in (1.0, 1 / 3, 1 / 9):
-        reached = measure(student, run.eye, run.supply.held_out, prompt, run.machine, share)
+        reached = measure(student, run.eye, run.supply.held_out, prompt, run.machine, share=share)
         run.log.write({"held_out": reached, "packed": True, "share": round(share, 3)})
-    return {"decoder": done["minutes"], "decoder_steps": done["steps"]}
+    return {"decoder_minutes": round(done.seconds / 60, 1), "decoder_steps": done.step}
 
 
 def main() -> None:

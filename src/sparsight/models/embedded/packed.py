@@ -40,4 +40,5 @@ def unpack(
     """
     numbers = unpack_codes(codes.numpy(), bits, scales.numel() * GROUP)
     values = torch.from_numpy(numbers).float() - (2**bits - 1) / 2
-    return (values.view(-1, GROUP) * scales.float()[:, None]).reshape(shape)
+    scaled: torch.Tensor = values.view(-1, GROUP) * scales.float()[:, None]
+    return scaled.reshape(shape)
