@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from labels import CLOSED, LEFT, NAME, NAMES, PAINT, RIGHT, SECOND, VOCABULARY, WORD
 from recipes import CLIP, ONE, Row, Shape
-from stage import Clock, Log, Machine, Progress, Trainer, adam, restore
+from stage import Clock, Log, Machine, Progress, adam, restore
 from supply import Supply
 from targets import SECOND_WEIGHT, Dictionary
 from torch import nn
 from torch.nn import functional
+from trainer import Trainer
 
 FROZEN = 3  # of the encoder's twelve layers; the others up to the penultimate are trained
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

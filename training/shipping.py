@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from decoder import SCALE, Student
 from eye import FROZEN, Eye
 from safetensors.torch import save_file
+from student import SCALE, Student
 
 from sparsight.models.embedded.adapter import (
     ADAPTER_FILES,

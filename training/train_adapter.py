@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decoder import Composer, DecoderPlan, Student, measure, train_decoder
+from decoder import Composer, DecoderPlan, measure, train_decoder
 from easy_vqa import EasyVQA
 from eye import Eye, EyePlan, Heads, Teacher, train_eye
 from eye import measure as measure_eye
@@ -26,6 +26,7 @@ from packing import Prompt
 from recipes import RUN
 from shipping import DECODER_FILE, Shipped, encoder, folded, halves
 from stage import Log, Machine
+from student import Student
 from supply import Order, Supply
 from targets import Dictionary
 
@@ -194,7 +195,7 @@ def main() -> None:
         with tarfile.open(args.out / "adapter.tar", "w") as archive:
             archive.add(run.ship.folder, "adapter")
     run.supply.close()
-    run.log.write({"finished": True, **training})
+    run.log.write({"finished": True, **training, **run.supply.facts()})
 
 
 if __name__ == "__main__":

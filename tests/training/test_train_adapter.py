@@ -35,7 +35,17 @@ def code():
     import importlib
 
     sys.path.insert(0, str(TRAINING))
-    names = ("decoder", "eye", "labels", "packing", "recipes", "shipping", "stage", "train_adapter")
+    names = (
+        "decoder",
+        "eye",
+        "labels",
+        "packing",
+        "recipes",
+        "shipping",
+        "stage",
+        "student",
+        "train_adapter",
+    )
     yield argparse.Namespace(**{name: importlib.import_module(name) for name in names})
     sys.path.remove(str(TRAINING))
 
@@ -134,7 +144,7 @@ def test_the_adapter_loads_as_what_was_trained(finished, code, processor, rows):
     question = prompt.encode(code.packing.Asked("Where is it?", (("top left", True),), "a"))
     other = prompt.encode(code.packing.Asked("What is it?", (("red", True),), "a"))
     work = code.decoder.work(prompt, [row], [[other, question]], None, np.random.default_rng(0))
-    student = code.decoder.Student.__new__(code.decoder.Student)
+    student = code.student.Student.__new__(code.student.Student)
     torch.nn.Module.__init__(student)
     student.decoder, student._machine = finished.model.model.language_model, finished.machine
     student.embedding = student.decoder.embed_tokens.weight

@@ -69,7 +69,7 @@ def read_manifest(folder: Path = ADAPTER_DIR) -> Manifest:
     path = folder / MANIFEST_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        written = content.get("format", 1) if "files" in content else FORMAT
+        written = content.get("format", 1) if "rank" in content else FORMAT
         if written != FORMAT:
             raise EmbeddedModelError(
                 f"the adapter in {folder} has format {written}, but this sparsight reads format "
