@@ -274,6 +274,6 @@ def train_eye(
         measure_s=_MEASURE_S,
         supply=supply,
     ).run(make)
-    log.write({"step": progress.step, "seconds": progress.seconds, "held_out": reached()})
+    log.write({"step": progress.step, "seconds": round(progress.seconds, 1), "held_out": reached()})
     eye.requires_grad_(False)
     return progress
