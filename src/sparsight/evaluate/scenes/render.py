@@ -50,6 +50,7 @@ def render_clip(clip: Clip) -> list[Image.Image]:
     return [drawn[frame] for frame in clip.frames]
 
 
+@functools.lru_cache(maxsize=64)  # a clip shows its things in eight frames
 def placed(item: Item) -> tuple[Image.Image, tuple[int, int]]:
     """Return the picture of a thing as it stands in its scene, RGBA, and its left top corner in px."""
     small = item.box.right - item.box.left <= _SMALL
