@@ -1,4 +1,4 @@
-"""Writes the tables of the README and of docs/scenes.md from the files in benchmarks/results.
+"""Writes the tables of the README and of the pages on scenes, from the files in benchmarks/results and from suites.
 
 python benchmarks/table.py           write them
 python benchmarks/table.py --check   exit with 1 if the pages differ from the result files
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from random_proof import proof_table
 from scenes_table import label, write_table
 
+from sparsight.evaluate.scenes import SUITES, load_suite
 from sparsight.evaluate.scoring import Marks, bootstrap_interval
 from sparsight.models.embedded.adapter import read_manifest
 
@@ -88,7 +90,7 @@ def write_compared() -> str:
         "",
         "Mean score of nine families of questions, and its share of the dense model's "
         f"{100 * dense['overall']['score']:.1f}; {results['suite']['questions']} questions, "
-        f"{results['facts']['dtype']}. Families, intervals, costs and evidence: docs/scenes.md.",
+        f"{results['facts']['dtype']}. Families, intervals, costs and evidence: docs/scenes-1.md.",
     ]
     return "\n".join(lines)
 
@@ -206,9 +208,15 @@ def _format_cache(run: Mapping[str, Any]) -> str:
     return f"{run['kv_cache_bytes'] / 1e6:.1f} MB"
 
 
+def write_proof() -> str:
+    """Return the table of how likely a random draw keeps enough evidence, in the second edition."""
+    return proof_table(load_suite(SUITES["scenes-2"]))
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"first": write_first, "compared": write_compared},
-    "docs/scenes.md": {
+    "docs/scenes.md": {"proof": write_proof},
+    "docs/scenes-1.md": {
         "dense": write_splits,
         "controls": write_controls,
         "all": write_all,

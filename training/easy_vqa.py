@@ -12,7 +12,6 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from features import Pictures
 from PIL import Image
 
 from sparsight.models.embedded.parts import Part, check_wheel, fetch_wheel
@@ -70,20 +69,12 @@ class EasyVQA:
         self._root = f"easy_vqa/data/{split}"
         rows = json.loads(self._archive.read(f"{self._root}/questions.json"))
         self.questions = [Question(text, answer, image) for text, answer, image in rows]
-
-    def by_image(self) -> dict[int, list[Question]]:
-        """Returns the questions of each image, in the set's order."""
-        groups: dict[int, list[Question]] = {}
+        self.by_image: dict[int, list[Question]] = {}
         for question in self.questions:
-            groups.setdefault(question.image, []).append(question)
-        return groups
+            self.by_image.setdefault(question.image, []).append(question)
 
     def image(self, number: int) -> Image.Image:
         """Returns one 64x64 image as RGB."""
         return Image.open(
             io.BytesIO(self._archive.read(f"{self._root}/images/{number}.png"))
         ).convert("RGB")
-
-    def pictures(self, count: int) -> Pictures:
-        """Returns the first images as the encoder gets them."""
-        return Pictures("shapes", count, 336, self.image)

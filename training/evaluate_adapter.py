@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint import write_manifest
 from easy_vqa import EasyVQA, Question
 from rich.progress import track
+from shipping import write_manifest
 
 from sparsight import SparseVLM, sparsify
 from sparsight.bench.timing import collect_facts
@@ -174,7 +174,7 @@ def main() -> None:
     if args.write_manifest and args.adapter is not None:
         old = read_manifest(args.adapter)
         dense = {k: v for k, v in rows[0].items() if k not in ("retain", "seconds")}
-        write_manifest(args.adapter, old.rank, old.training, dense)
+        write_manifest(args.adapter, vars(old) | {"accuracy": dense})
     print(text)
 
 

@@ -1,4 +1,4 @@
-"""One training sequence per image, or per row of images: its visual tokens once, then all its questions side by side.
+"""One training sequence per row of images: its visual tokens once, then all its questions side by side.
 
 Each question sees the images and itself, never another question, and its positions restart after
 the images, so every question is computed exactly as it would be alone at inference while the visual
@@ -7,14 +7,20 @@ tokens are paid for once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 SHARED = 0  # group of the prompt's start and of the visual tokens
 PADDING = -1
-_ROUND = 32  # few different lengths: a new shape costs the matrix kernels seconds
+_ROUND = 32  # few different lengths
+_MARK = "QUESTION"
+
+Pieces = tuple[tuple[str, bool], ...]
+"""What is said, in pieces: text and whether it is to be predicted."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +29,63 @@ class Asked:
 
     Args:
         question: what is asked.
-        answer: what is to be said, in pieces: text and whether it is to be predicted; the end of
-            the turn follows.
+        answer: what is to be said; the end of the turn follows.
         kind: under which name its accuracy is reported.
         weight: of its loss.
     """
 
     question: str
-    answer: tuple[tuple[str, bool], ...]
+    answer: Pieces
     kind: str
     weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A question with its answer as tokens.
+
+    Args:
+        ids: (L,) ids behind the last image, without the answer's last one.
+        columns: (A,) places in `ids` of the tokens that predict.
+        targets: (A,) ids that they predict.
+        kind: under which name its accuracy is reported.
+        weight: of its loss.
+    """
+
+    ids: np.ndarray
+    columns: np.ndarray
+    targets: np.ndarray
+    kind: str
+    weight: float
+
+
+class Told:
+    """The questions of a row, in few arrays: a run keeps a million of them.
+
+    Args:
+        questions: at least one.
+    """
+
+    def __init__(self, questions: Sequence[Encoded]) -> None:
+        self._ids = np.concatenate([one.ids for one in questions])
+        self._columns = np.concatenate([one.columns for one in questions])
+        self._targets = np.concatenate([one.targets for one in questions])
+        self._weights = np.array([one.weight for one in questions], np.float32)
+        self.lengths = np.array([len(one.ids) for one in questions], np.int32)
+        self._said = np.array([len(one.columns) for one in questions], np.int32)
+        self.kinds = tuple(one.kind for one in questions)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.kinds)
+
+    def __getitem__(self, number: int) -> Encoded:
+        """Return one of them."""
+        at, said_at = int(self.lengths[:number].sum()), int(self._said[:number].sum())
+        said = slice(said_at, said_at + int(self._said[number]))
+        ids = self._ids[at : at + int(self.lengths[number])]
+        weight = float(self._weights[number])
+        return Encoded(ids, self._columns[said], self._targets[said], self.kinds[number], weight)
 
 
 @dataclass(frozen=True)
@@ -50,63 +103,74 @@ class Layout:
     seen: int
 
 
-@dataclass(frozen=True)
 class Prompt:
-    """The fixed token ids around a question, exactly those of the chat template."""
+    """The fixed token ids around a question, exactly those of the chat template.
 
-    processor: Any
-    prefix: list[int]
-    between: list[int]
-    end: int
+    Args:
+        tokenizer: the embedded model's, with its chat template.
+        template: the processor's chat template.
+    """
+
+    def __init__(self, tokenizer: Any, template: str) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        image = tokenizer.convert_tokens_to_ids("<image>")
+        ids = self._ids(self._render([{"type": "image"}] * 2, "x"))
+        first = ids.index(image)
+        self.prefix = ids[:first]
+        self.between = ids[first + 1 : ids.index(image, first + 1)]
+        self.end = int(tokenizer.eos_token_id)
+        whole = self._render([{"type": "image"}], _MARK)
+        before, self._after = whole.split(_MARK)
+        self._before = before.split("<image>")[1]
+        self._later = self._render([], _MARK).split(_MARK)[0]
 
     @classmethod
     def of(cls, processor: Any) -> Prompt:
-        """Takes the ids before and between images from the processor's own template."""
-        ids = cls._render(processor, "x", 2)
-        image = processor.tokenizer.convert_tokens_to_ids("<image>")
-        first = ids.index(image)
-        second = ids.index(image, first + 1)
-        return cls(
-            processor, ids[:first], ids[first + 1 : second], processor.tokenizer.eos_token_id
-        )
+        """Return the prompt of a processor."""
+        return cls(processor.tokenizer, processor.chat_template)
 
-    @staticmethod
-    def _render(processor: Any, question: str, images: int = 1) -> list[int]:
-        content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    def _render(self, content: list[dict[str, str]], question: str) -> str:
+        message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+        text: str = self._tokenizer.apply_chat_template(
+            [message],
+            chat_template=self._template,
+            add_generation_prompt=True,
+            tokenize=False,
         )
-        return list(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return text
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
     def question(self, text: str) -> list[int]:
-        """Returns the ids between the last image and the answer."""
-        ids = self._render(self.processor, text)
-        return ids[len(self.prefix) + 1 :]
+        """Return the ids between the last image and the answer."""
+        return self._ids(self._before + text + self._after)
 
-    def conversation(
-        self, turns: list[tuple[str, str]]
-    ) -> tuple[str, tuple[tuple[str, bool], ...]]:
-        """Returns the first question and, in pieces, all that follows it in the template; answers are predicted."""
-        end = self.processor.tokenizer.convert_ids_to_tokens(self.end)
+    def conversation(self, turns: Sequence[tuple[str, str]]) -> tuple[str, Pieces]:
+        """Return the first question, and all that follows it in the template; answers are predicted."""
+        end = self._tokenizer.convert_ids_to_tokens(self.end)
         pieces = [(turns[0][1], True)]
         for question, answer in turns[1:]:
-            asked = [{"role": "user", "content": [{"type": "text", "text": question}]}]
-            text = self.processor.apply_chat_template(
-                asked, add_generation_prompt=True, tokenize=False
-            )
-            pieces += [(end, True), (f"\n{text}", False), (answer, True)]
+            asked = f"\n{self._later}{question}{self._after}"
+            pieces += [(end, True), (asked, False), (answer, True)]
         return turns[0][0], tuple(pieces)
 
-    def answer(self, pieces: tuple[tuple[str, bool], ...]) -> list[tuple[int, bool]]:
-        """Returns the ids of the answer and of the end of the turn, and which are to be predicted."""
-        found = []
-        for text, predicted in pieces:
-            ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-            found += [(token, predicted) for token in ids]
-        return [*found, (self.end, True)]
+    def encode(self, asked: Asked) -> Encoded:
+        """Return a question as tokens."""
+        question = self.question(asked.question)
+        answer: list[tuple[int, bool]] = []
+        for text, predicted in asked.answer:
+            answer += [(token, predicted) for token in self._ids(text)]
+        answer.append((self.end, True))
+        first = len(question) - 1  # the token before the answer
+        picks = [(first + i, token) for i, (token, said) in enumerate(answer) if said]
+        columns, targets = np.array(picks, np.int32).T
+        ids = np.array([*question, *(token for token, _ in answer[:-1])], np.int32)
+        return Encoded(ids, columns, targets, asked.kind, asked.weight)
 
     def head(self, layout: Layout, seen: torch.Tensor) -> torch.Tensor:
-        """Returns the positions of everything before the question, (b, P); `seen`: (b * images, seen) patches."""
+        """Return positions of all before the question, (b, P); `seen`: (b * images, seen) patches."""
         rows = seen.view(-1, layout.images, layout.seen)
         now, parts = len(self.prefix), [torch.arange(len(self.prefix)).expand(len(rows), -1)]
         for number in range(layout.images):
@@ -118,12 +182,9 @@ class Prompt:
         return torch.cat(parts, 1)
 
     def start(self, layout: Layout) -> int:
-        """Returns the position of the first token behind the last image."""
-        return (
-            len(self.prefix)
-            + layout.images * layout.patches
-            + (layout.images - 1) * len(self.between)
-        )
+        """Return the position of the first token behind the last image."""
+        gaps = (layout.images - 1) * len(self.between)
+        return len(self.prefix) + layout.images * layout.patches + gaps
 
 
 @dataclass(frozen=True)
@@ -133,89 +194,71 @@ class Batch:
     Args:
         text: (b, S) ids behind the images.
         positions: (b, N) position ids.
-        mask: (b, 1, N, N) bool, true where attention is allowed.
-        rows: (A,) row of each predicted token.
-        columns: (A,) place in the sequence of the token that predicts it.
+        members: (b, N) running number of the question in its row, SHARED or PADDING.
+        picks: (A,) places in (b * N) of the tokens that predict.
         targets: (A,) ids to predict.
         owners: (A,) running number of the question.
-        weights: (Q,) loss weight of each question.
+        shares: (A,) weight of each prediction in the loss; the sum is 1.
         kinds: kind of each question.
     """
 
     text: torch.Tensor
     positions: torch.Tensor
-    mask: torch.Tensor
-    rows: torch.Tensor
-    columns: torch.Tensor
+    members: torch.Tensor
+    picks: torch.Tensor
     targets: torch.Tensor
     owners: torch.Tensor
-    weights: torch.Tensor
+    shares: torch.Tensor
     kinds: list[str]
 
-
-class _Rows:
-    """Lists that grow by one row per image."""
-
-    def __init__(self) -> None:
-        self.text: list[list[int]] = []
-        self.places: list[list[int]] = []
-        self.members: list[list[int]] = []
-        self.picks: list[tuple[int, int, int, int]] = []  # row, column, target, owner
-        self.asked: list[Asked] = []
-
-    def add(self, prompt: Prompt, questions: list[Asked], before: int, start: int) -> None:
-        """Adds a row with `before` tokens in front of its questions, which start at position `start`."""
-        ids: list[int] = []
-        places: list[int] = []
-        members: list[int] = []
-        for number, asked in enumerate(questions, 1):
-            question, answer = prompt.question(asked.question), prompt.answer(asked.answer)
-            first = before + len(ids) + len(question) - 1  # the token before the answer
-            self.picks += [
-                (len(self.text), first + i, token, len(self.asked))
-                for i, (token, predicted) in enumerate(answer)
-                if predicted
-            ]
-            self.asked.append(asked)
-            length = len(question) + len(answer) - 1
-            ids += question + [token for token, _ in answer[:-1]]
-            places += range(start, start + length)
-            members += [number] * length
-        self.text.append(ids)
-        self.places.append(places)
-        self.members.append(members)
+    def mask(self) -> torch.Tensor:
+        """Return where attention is allowed, (b, 1, N, N): earlier and shared or of one question."""
+        length = self.members.shape[1]
+        square = torch.ones(length, length, dtype=torch.bool, device=self.members.device)
+        keys, queries = self.members[:, None, :], self.members[:, :, None]
+        allowed = square.tril() & ((keys == SHARED) | (keys == queries))
+        return (allowed | square.triu().tril())[:, None]  # each sees itself
 
 
-def pack(prompt: Prompt, groups: list[list[Asked]], layout: Layout, seen: torch.Tensor) -> Batch:
-    """Packs the questions of several rows of images of which the patches `seen`, (b * images, seen), are shown."""
+def pack(
+    prompt: Prompt, groups: Sequence[Sequence[Encoded]], layout: Layout, seen: torch.Tensor
+) -> Batch:
+    """Return the questions of several rows of images, packed.
+
+    Args:
+        prompt: the chat template.
+        groups: for each row, its questions.
+        layout: of the rows' images.
+        seen: (b * images, seen) patches of each image that are shown, ascending.
+    """
     head = prompt.head(layout, seen)
-    lists = _Rows()
-    for questions in groups:
-        lists.add(prompt, questions, head.shape[1], prompt.start(layout))
-    longest = -(-max(map(len, lists.text)) // _ROUND) * _ROUND
+    before, start, rows = head.shape[1], prompt.start(layout), len(groups)
+    longest = max(sum(len(one.ids) for one in group) for group in groups)
+    length = -(-(before + longest) // _ROUND) * _ROUND  # kernels want lengths divisible by 8
+    text = np.zeros((rows, length - before), np.int64)
+    places, members = np.zeros_like(text), np.full_like(text, PADDING)
+    picks, questions = [], [one for group in groups for one in group]
+    for row, group in enumerate(groups):
+        at = 0
+        for number, one in enumerate(group, 1):
+            end = at + len(one.ids)
+            text[row, at:end], members[row, at:end] = one.ids, number
+            places[row, at:end] = np.arange(start, start + len(one.ids))
+            picks.append(row * length + before + at + one.columns)
+            at = end
+    counts = np.array([len(one.columns) for one in questions])
+    weights = np.array([one.weight for one in questions])
+    shares = np.repeat(weights / counts, counts) / weights.sum()
     shared = torch.full(head.shape, SHARED)
-    rows, columns, targets, owners = torch.tensor(lists.picks).T
     return Batch(
-        text=_padded(lists.text, longest, 0),
-        positions=torch.cat([head, _padded(lists.places, longest, 0)], 1),
-        mask=_mask(torch.cat([shared, _padded(lists.members, longest, PADDING)], 1)),
-        rows=rows,
-        columns=columns,
-        targets=targets,
-        owners=owners,
-        weights=torch.tensor([asked.weight for asked in lists.asked]),
-        kinds=[asked.kind for asked in lists.asked],
+        text=torch.from_numpy(text),
+        positions=torch.cat([head, torch.from_numpy(places)], 1),
+        members=torch.cat([shared, torch.from_numpy(members)], 1),
+        picks=torch.from_numpy(np.concatenate(picks).astype(np.int64)),
+        targets=torch.from_numpy(
+            np.concatenate([one.targets for one in questions]).astype(np.int64)
+        ),
+        owners=torch.from_numpy(np.repeat(np.arange(len(questions)), counts)),
+        shares=torch.from_numpy(shares.astype(np.float32)),
+        kinds=[one.kind for one in questions],
     )
-
-
-def _padded(lists: list[list[int]], length: int, fill: int) -> torch.Tensor:
-    return torch.tensor([row + [fill] * (length - len(row)) for row in lists])
-
-
-def _mask(members: torch.Tensor) -> torch.Tensor:
-    """Allows what is earlier and either shared or of the same question; (b, N) to (b, 1, N, N)."""
-    length = members.shape[1]
-    earlier = torch.ones(length, length, dtype=torch.bool).tril()
-    keys, queries = members[:, None, :], members[:, :, None]
-    allowed = earlier & ((keys == SHARED) | (keys == queries))
-    return (allowed | torch.eye(length, dtype=torch.bool))[:, None]

@@ -99,12 +99,13 @@ def evidence_by_loops(boxes, size, rows, columns):
     high = size[1] / rows
     for row in range(rows):
         for column in range(columns):
-            areas = [0.0]
+            shares = [0.0]
             for box in boxes:
                 width = min(box.right, (column + 1) * wide) - max(box.left, column * wide)
                 height = min(box.bottom, (row + 1) * high) - max(box.top, row * high)
-                areas.append(max(width, 0) * max(height, 0))
-            found.append(max(areas) >= 0.25 * wide * high)
+                smaller = min(wide * high, (box.right - box.left) * (box.bottom - box.top))
+                shares.append(max(width, 0) * max(height, 0) / smaller)
+            found.append(max(shares) >= 0.25 - 1e-12)
     return found
 
 
@@ -136,7 +137,11 @@ def test_a_quarter_of_a_patch_is_enough():
         False,
         False,
     ]
-    assert not find_evidence_tokens([[Box(0, 0, 7, 6)]], [(28, 28)], layout).any()
+    row = grids_layout([(1, 5)])
+    assert not find_evidence_tokens([[Box(0, 0, 70, 3)]], [(70, 14)], row).any()
+    # what is smaller than a patch is shown by the patch that holds a quarter of it
+    assert find_evidence_tokens([[Box(6, 2, 18, 8)]], [(28, 28)], layout).tolist() == [1, 1, 0, 0]
+    assert find_evidence_tokens([[Box(4, 2, 15, 8)]], [(28, 28)], layout).tolist() == [1, 0, 0, 0]
 
 
 def test_evidence_of_an_overview_and_a_fine_grid_and_of_none():

@@ -17,7 +17,16 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import sparsight
-from sparsight.cli.choices import BUDGETS, CONTROLS, DEVICES, DTYPES, METHOD_NAMES, METHODS, SCENES
+from sparsight.cli.choices import (
+    BUDGETS,
+    CONTROLS,
+    DEVICES,
+    DTYPES,
+    METHOD_NAMES,
+    METHODS,
+    SCENES,
+    SUITES,
+)
 from sparsight.cli.streams import (
     check_output,
     escape_unencodable,
@@ -176,7 +185,9 @@ def ask_command(
 @command
 def eval_command(
     *,
-    suite: Annotated[str, typer.Option(help="scenes, or the folder of a suite.")] = SCENES,
+    suite: Annotated[
+        str, typer.Option(help=f"{SUITES}, or the folder of a suite; {SCENES} is the default one.")
+    ] = SCENES,
     methods: Annotated[
         str | None, typer.Option(help=f"Separated by commas; default: {METHODS}.")
     ] = None,

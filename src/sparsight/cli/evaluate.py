@@ -22,14 +22,15 @@ from rich.progress import (
 from rich.table import Table
 
 from sparsight.cli.ask import show_progress
-from sparsight.cli.choices import METHODS, SCENES
+from sparsight.cli.choices import METHODS, SCENES, SUITES
 from sparsight.cli.load import load_model
 from sparsight.cli.method import cli_name, read_method, read_retain
 from sparsight.cli.streams import INTERRUPTED, print_json, say
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, open_store, run
 from sparsight.evaluate.runner import Report
-from sparsight.evaluate.scenes import FAMILIES, SPLIT
+from sparsight.evaluate.scenes import DEFAULT_SUITE, FAMILIES
+from sparsight.evaluate.scenes import SUITES as SHIPPED
 from sparsight.evaluate.settings import check_once
 from sparsight.evaluate.store import ANSWERS
 
@@ -77,11 +78,12 @@ def read_suite(text: str) -> Path:
     """Return the folder of the suite that was named.
 
     Raises:
-        InputError: the suite is neither "scenes" nor a folder.
+        InputError: no suite of that name ships, and it is no folder.
     """
-    folder = SPLIT if text == SCENES else Path(text)
+    shipped = SHIPPED | {SCENES: SHIPPED[DEFAULT_SUITE]}
+    folder = shipped.get(text, Path(text))
     if not folder.is_dir():
-        raise InputError(f"suite {text!r} is not known; give {SCENES} or the folder of a suite.")
+        raise InputError(f"suite {text!r} is not known; give {SUITES}, or the folder of a suite.")
     return folder
 
 

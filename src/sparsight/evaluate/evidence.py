@@ -11,13 +11,13 @@ from sparsight.counts.layout import Grid, Layout
 from sparsight.evaluate.scenes import Box
 from sparsight.sequence.trace import SiteTrace
 
-COVERED = 0.25  # fraction of a patch that one box has to cover
+SHARE = 0.25  # of a patch, or of a box that is smaller than a patch, that has to lie in both
 
 
 def find_evidence_tokens(
     boxes: Sequence[Sequence[Box]], sizes: Sequence[tuple[int, int]], layout: Layout
 ) -> torch.Tensor:
-    """Return the visual tokens of whose patch one box of evidence covers a quarter or more.
+    """Return the visual tokens whose patches show a box of evidence, as `find_covered` says.
 
     Args:
         boxes: for each image, boxes in px.
@@ -29,8 +29,8 @@ def find_evidence_tokens(
     """
     evidence = torch.zeros(len(layout), dtype=torch.bool)
     for grid in layout.grids:
-        covered = _find_covered(boxes[grid.image], sizes[grid.image], grid.size)
-        evidence[grid.tokens] = covered.flatten()
+        covered = find_covered(boxes[grid.image], sizes[grid.image], grid.size)
+        evidence[grid.tokens] = covered.any(dim=0).flatten()
     return evidence
 
 
@@ -44,18 +44,30 @@ def shows_whole_images(layout: Layout | None, images: int) -> bool:
     return layout.image_count == images == len({grid.image for grid in layout.grids})
 
 
-def _find_covered(boxes: Sequence[Box], size: tuple[int, int], grid: Grid) -> torch.Tensor:
-    """Return which patches of an image are covered, (rows, columns) bool."""
+def find_covered(boxes: Sequence[Box], size: tuple[int, int], grid: Grid) -> torch.Tensor:
+    """Return which patches show each box: a quarter of the patch, or of a smaller box, lies in both.
+
+    Args:
+        boxes: E boxes in px.
+        size: width and height of the image in px.
+        grid: rows and columns of patches.
+
+    Returns:
+        (E, rows, columns) bool.
+    """
     rows, columns = grid
     width = size[0] / columns  # of a patch, px
     height = size[1] / rows
     sides = torch.tensor(
         [(box.left, box.top, box.right, box.bottom) for box in boxes], dtype=torch.float64
     ).view(-1, 4)  # (E, 4)
-    across = _measure_overlap(sides[:, 0], sides[:, 2], columns, width)  # (E, columns)
-    down = _measure_overlap(sides[:, 1], sides[:, 3], rows, height)  # (E, rows)
+    left, top, right, bottom = sides.T  # (E,) each
+    across = _measure_overlap(left, right, columns, width)  # (E, columns)
+    down = _measure_overlap(top, bottom, rows, height)  # (E, rows)
     area = down[:, :, None] * across[:, None, :]  # (E, rows, columns)
-    return (area >= COVERED * width * height - 1e-9).any(dim=0)
+    least = SHARE * ((right - left) * (bottom - top)).clamp(max=width * height)  # (E,)
+    shown: torch.Tensor = area >= least[:, None, None] - 1e-9
+    return shown
 
 
 def _measure_overlap(

@@ -92,7 +92,7 @@ def test_a_faster_parallel_run_wins(fake_work, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-@pytest.mark.parametrize("package", ["gguf", "onnx", "peft"])
+@pytest.mark.parametrize("package", ["gguf", "onnx"])
 def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(

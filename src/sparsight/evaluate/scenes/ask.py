@@ -17,6 +17,7 @@ PLACES = (
     "bottom",
     "bottom right",
 )
+ORDINALS = ("first", "second", "third")
 EXISTENCE = ("random", "popular", "adversarial")
 _MARGIN = 10  # px between a thing's middle and the next cell of the grid
 _STEP = 28  # px by which one thing must be left of or above another

@@ -34,6 +34,12 @@ _WORDS = (
     "water west winter wood world zoo",
 )
 
+_GOODS = (  # what sheets list, no name longer than 8 letters
+    "apple bacon banana beans beer bread butter cake carrot cheese coffee corn cream egg fish flour",
+    "garlic grapes ham honey ice jam juice lemon melon milk nuts oil onion orange pasta peach pepper",
+    "pizza potato rice salad salt soap soup sugar tea tomato water wine yogurt",
+)
+
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (224, 32, 36),
     "orange": (250, 134, 16),
@@ -45,6 +51,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (44, 44, 48),
 }
 WORDS = tuple(word for line in _WORDS for word in line.split())
+GOODS = tuple(word for line in _GOODS for word in line.split())
 
 
 @dataclass(frozen=True)

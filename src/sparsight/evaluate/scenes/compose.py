@@ -21,7 +21,7 @@ from sparsight.evaluate.scenes.scene import (
 FRAMES = 8
 MOST = 6  # things that are counted, at most
 Direction = Literal["left", "right", "up", "down"]
-_STEPS: dict[Direction, tuple[int, int]] = {
+STEPS: dict[Direction, tuple[int, int]] = {
     "left": (-1, 0),
     "right": (1, 0),
     "up": (0, -1),
@@ -75,7 +75,8 @@ class Clip:
     Args:
         frames: FRAMES scenes of one background.
         subject: the thing that moves, appears or disappears.
-        event: what it does: a direction, "appears" or "disappears".
+        event: what it does: a direction, "appears" or "disappears", in the second edition
+            also "appears briefly".
     """
 
     frames: tuple[Scene, ...]
@@ -103,19 +104,41 @@ def compose_clip(seed: str, pool: Pool) -> Clip:
 def _moving(rng: random.Random, pool: Pool) -> Clip:
     scene = empty_scene(rng, pool, BACKGROUND_SIZE)
     subject, *others = draw_things(rng, rng.randrange(2, 4))
-    direction: Direction = rng.choice(tuple(_STEPS))
-    dx, dy = _STEPS[direction]
+    direction: Direction = rng.choice(tuple(STEPS))
+    dx, dy = STEPS[direction]
     side, way = rng.randrange(84, 110), rng.randrange(130, 200)
     width, height = side + way * abs(dx), side + way * abs(dy)
     left, top = rng.randrange(SIZE - width + 1), rng.randrange(SIZE - height + 1)
     lane = Item(subject.name, None, Box(left, top, left + width, top + height))
     still = add_items(replace(scene, items=(lane,)), rng, others, (84, 110)).items[1:]
     painted = add_items(scene, rng, [subject], (side, side)).items[0]
+    return Clip(glide(scene, painted, still, direction, (left, top, way)), subject.name, direction)
+
+
+def glide(
+    scene: Scene,
+    subject: Item,
+    still: tuple[Item, ...],
+    direction: Direction,
+    lane: tuple[int, int, int],
+) -> tuple[Scene, ...]:
+    """Return the frames in which a thing moves evenly while others stand still.
+
+    Args:
+        scene: the photograph, with nothing on it.
+        subject: what moves; its size is kept.
+        still: what stands still.
+        direction: where the thing moves.
+        lane: left and top of the lane, and px that the thing moves.
+    """
+    left, top, way = lane
+    dx, dy = STEPS[direction]
+    side = subject.box.right - subject.box.left
     frames = []
     for number in range(FRAMES):
         done = way * number // (FRAMES - 1)
         x = left + (done if dx > 0 else way - done if dx < 0 else 0)
         y = top + (done if dy > 0 else way - done if dy < 0 else 0)
-        moved = replace(painted, box=Box(x, y, x + side, y + side))
+        moved = replace(subject, box=Box(x, y, x + side, y + side))
         frames.append(replace(scene, items=(moved, *still)))
-    return Clip(tuple(frames), subject.name, direction)
+    return tuple(frames)

@@ -14,6 +14,7 @@ from sparsight.evaluate.scenes.catalogue import with_article
 from sparsight.evaluate.scenes.compose import (
     FRAMES,
     MOST,
+    STEPS,
     Clip,
     compose_clip,
     compose_counting,
@@ -24,10 +25,8 @@ from sparsight.evaluate.scenes.render import CLIP_SIZE, render, render_clip
 from sparsight.evaluate.scenes.scene import SIZE, Box, Pool, Scene, TextSize
 from sparsight.evaluate.scenes.suite import Question, write_questions
 
-ORDINALS = ("first", "second", "third")
 _SHARED = 90  # scenes that several families ask about
 _TRIES = 400
-_QUALITY = 86  # of WebP
 
 Picture = Scene | Clip
 Asker = Callable[[Scene, random.Random], Turn | None]
@@ -58,48 +57,60 @@ class Draft:
     Args:
         questions: in the order of the families.
         pictures: by name, without ending.
+        quality: of WebP.
     """
 
     questions: list[Question] = field(default_factory=list)
     pictures: dict[str, Picture] = field(default_factory=dict)
+    quality: int = 86
 
     def write(self, folder: Path) -> None:
         """Draw the pictures and write the suite into a folder."""
         (folder / "images").mkdir(parents=True, exist_ok=True)
         for name, picture in self.pictures.items():
             image = _strip(picture) if isinstance(picture, Clip) else render(picture)
-            image.save(folder / "images" / f"{name}.webp", quality=_QUALITY, method=6)
+            image.save(folder / "images" / f"{name}.webp", quality=self.quality, method=6)
         write_questions(self.questions, folder)
 
 
-def compose_suite(seed: int, pool: Pool, share: float = 1.0) -> Draft:
-    """Compose a suite of all families.
+Maker = Callable[[Dice, random.Random, int, int], Made | None]
+Parts = dict[
+    tuple[str, str], tuple[int, Maker]
+]  # by family and part: how many questions, and what makes one
+
+
+def draft_suite(dice: Dice, parts: Parts, share: float = 1.0, repeats: bool = True) -> Draft:
+    """Compose a suite.
 
     Args:
-        seed: of everything drawn.
-        pool: which photographs may be used.
+        dice: of everything drawn.
+        parts: what the suite consists of.
         share: of the full number of questions in each part, at least one.
+        repeats: whether a question may come twice, about the same picture.
     """
-    draft, dice = Draft(), Dice(seed, pool)
-    for (family, split), (count, make) in _parts().items():
+    draft, asked = Draft(), set[tuple[tuple[str, ...], str]]()
+    for (family, split), (count, make) in parts.items():
         for number in range(max(1, round(count * share))):
-            name = "-".join(filter(None, (family, split, f"{number:03}")))
-            attempts = (
-                make(dice, dice.of(name, attempt), number, attempt) for attempt in range(_TRIES)
-            )
-            pictures, turns = next(made for made in attempts if made)
+            name = "-".join(filter(None, (family, split.replace(" ", "-"), f"{number:03}")))
+            for attempt in range(_TRIES):
+                made = make(dice, dice.of(name, attempt), number, attempt)
+                if made is None:
+                    continue
+                pictures, turns = made
+                files = tuple(f"{picture}.webp" for picture in pictures)
+                if repeats or (files, turns[-1].question) not in asked:
+                    break
+            else:
+                raise RuntimeError(f"no question {name} was found in {_TRIES} attempts")
+            asked.add((files, turns[-1].question))
             draft.pictures.update(pictures)
             frames = FRAMES if family == "clip" else 0
-            files = tuple(f"{picture}.webp" for picture in pictures)
             draft.questions.append(Question(name, family, split, files, frames, turns))
     return draft
 
 
-Maker = Callable[[Dice, random.Random, int, int], Made | None]
-
-
-def _parts() -> dict[tuple[str, str], tuple[int, Maker]]:
-    """Return how many questions of each part there are, and what makes one."""
+def first_edition() -> Parts:
+    """Return the parts of the first edition, whose things are large."""
     sizes: tuple[TextSize, ...] = ("large", "medium", "small")
     return {
         **{("existence", how): (32, partial(_existence, how)) for how in ask.EXISTENCE},
@@ -172,7 +183,7 @@ def which_image(scenes: list[Scene], rng: random.Random) -> Turn | None:
         return None
     item = rng.choice(free)
     boxes = tuple((item.box,) if i == index else () for i in range(len(scenes)))
-    return Turn(f"Which image shows {with_article(item.thing)}?", ORDINALS[index], boxes)
+    return Turn(f"Which image shows {with_article(item.thing)}?", ask.ORDINALS[index], boxes)
 
 
 def _clip(split: str, dice: Dice, rng: random.Random, number: int, attempt: int) -> Made | None:
@@ -194,7 +205,7 @@ def about_clip(clip: Clip) -> Turn:
         [item.box for item in frame.items if item.thing == clip.subject] for frame in clip.frames
     ]
     boxes = tuple(tuple(_scaled(box, scale) for box in frame) for frame in found)
-    if clip.event in ("appears", "disappears"):
+    if clip.event not in STEPS:
         return Turn(f"What {clip.event} in the video?", clip.subject, boxes)
     return Turn(f"Which way does the {clip.subject} move?", clip.event, boxes)
 

@@ -3,13 +3,17 @@
 import functools
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from sparsight.evaluate.scenes.catalogue import COLOURS, background_image, thing_image
 from sparsight.evaluate.scenes.compose import Clip
-from sparsight.evaluate.scenes.scene import FONT_PX, SIZE, Item, Scene, Sign
+from sparsight.evaluate.scenes.scene import SIZE, Item, Paper, Scene, Sign
+from sparsight.evaluate.scenes.writing import font_of, row_origins
 
 CLIP_SIZE = 168  # px, both sides of a frame
+_PAPER = (250, 248, 240)
+_INK = (30, 30, 36)
+_SMALL = 44  # px of things that are drawn from pictures of half the size; none of the first edition
 _BRIGHT = 140  # plates brighter than this carry black text
 
 
@@ -21,15 +25,23 @@ def render(scene: Scene, size: int = SIZE) -> Image.Image:
         size: side in px of the picture.
     Returns: RGB, size x size.
     """
-    left, top = scene.corner
-    picture = background_image(scene.background).crop((left, top, left + SIZE, top + SIZE))
-    if scene.mirrored:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture = _background(scene)
     for item in scene.items:
         _paste(picture, item)
     for sign in scene.signs:
         _write(picture, sign)
+    for paper in scene.papers:
+        _list(picture, paper)
     return picture if size == SIZE else picture.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def contrast(scene: Scene, item: Item) -> float:
+    """Return how much a thing differs from the photograph behind it: mean over its pixels, 0 to 255."""
+    image, (left, top) = placed(item)
+    pixels = np.asarray(image, dtype=np.float32)
+    behind = _background(scene).crop((left, top, left + image.width, top + image.height))
+    change = np.abs(pixels[..., :3] - np.asarray(behind, dtype=np.float32)).mean(axis=-1)
+    return float(change[pixels[..., 3] > 128].mean())
 
 
 def render_clip(clip: Clip) -> list[Image.Image]:
@@ -38,9 +50,11 @@ def render_clip(clip: Clip) -> list[Image.Image]:
     return [drawn[frame] for frame in clip.frames]
 
 
+@functools.lru_cache(maxsize=64)  # a clip shows its things in eight frames
 def placed(item: Item) -> tuple[Image.Image, tuple[int, int]]:
     """Return the picture of a thing as it stands in its scene, RGBA, and its left top corner in px."""
-    image = thing_image(item.thing) if item.colour is None else _painted(item.thing, item.colour)
+    small = item.box.right - item.box.left <= _SMALL
+    image = _halved(item.thing, item.colour) if small else _picture(item.thing, item.colour)
     if item.mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     image = image.rotate(item.turned, Image.Resampling.BICUBIC, expand=True)
@@ -54,9 +68,25 @@ def placed(item: Item) -> tuple[Image.Image, tuple[int, int]]:
     return image, corner
 
 
+def _background(scene: Scene) -> Image.Image:
+    left, top = scene.corner
+    picture = background_image(scene.background).crop((left, top, left + SIZE, top + SIZE))
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if scene.mirrored else picture
+
+
 def _paste(picture: Image.Image, item: Item) -> None:
     image, corner = placed(item)
     picture.paste(image, corner, image)
+
+
+def _picture(thing: str, colour: str | None) -> Image.Image:
+    return thing_image(thing) if colour is None else _painted(thing, colour)
+
+
+@functools.cache
+def _halved(thing: str, colour: str | None) -> Image.Image:
+    """Return a thing's picture at half its size, which is four times as quick to turn."""
+    return _picture(thing, colour).reduce(2)
 
 
 @functools.cache
@@ -76,11 +106,18 @@ def _write(picture: Image.Image, sign: Sign) -> None:
     draw = ImageDraw.Draw(picture)
     red, green, blue = COLOURS[sign.colour]
     box = (sign.box.left, sign.box.top, sign.box.right - 1, sign.box.bottom - 1)
-    draw.rounded_rectangle(box, radius=FONT_PX[sign.size] // 5, fill=(red, green, blue))
+    draw.rounded_rectangle(box, radius=sign.font // 5, fill=(red, green, blue))
     ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > _BRIGHT else "white"
-    draw.text(sign.box.centre, sign.text, fill=ink, font=_font(FONT_PX[sign.size]), anchor="mm")
+    draw.text(sign.box.centre, sign.text, fill=ink, font=font_of(sign.font), anchor="mm")
 
 
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def _list(picture: Image.Image, paper: Paper) -> None:
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle(
+        (paper.box.left, paper.box.top, paper.box.right - 1, paper.box.bottom - 1), fill=_PAPER
+    )
+    font = font_of(paper.font)
+    for row, (label, value) in enumerate(paper.rows):
+        left, right = row_origins(paper, row)
+        draw.text(left, label, fill=_INK, font=font, anchor="ls")
+        draw.text(right, value, fill=_INK, font=font, anchor="rs")

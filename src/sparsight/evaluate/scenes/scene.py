@@ -73,10 +73,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Sign:
-    """A word or number on a coloured plate."""
+    """A word or number on a coloured plate.
+
+    Args:
+        text: as it is written on the plate.
+        font: px of the font; the plate's text is centred.
+        colour: of the plate.
+        box: the plate.
+    """
 
     text: str
-    size: TextSize
+    font: int
     colour: str
     box: Box
 
@@ -87,8 +94,23 @@ class Sign:
 
 
 @dataclass(frozen=True)
+class Paper:
+    """A sheet with rows of a label on the left and a value on the right, as on a receipt.
+
+    Args:
+        box: the sheet.
+        font: px of the font.
+        rows: (label, value) from top to bottom, as they are written.
+    """
+
+    box: Box
+    font: int
+    rows: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Scene:
-    """A photograph or texture with things and signs on it.
+    """A photograph or texture with things, signs and sheets on it.
 
     Args:
         background: name of the photograph.
@@ -96,6 +118,7 @@ class Scene:
         mirrored: whether the photograph's left and right are swapped.
         items: things, none touching another.
         signs: plates with text.
+        papers: sheets with rows of text.
     """
 
     background: str
@@ -103,6 +126,13 @@ class Scene:
     mirrored: bool
     items: tuple[Item, ...]
     signs: tuple[Sign, ...] = ()
+    papers: tuple[Paper, ...] = ()
+
+    @property
+    def taken(self) -> tuple[Box, ...]:
+        """Boxes of everything on the photograph."""
+        things: tuple[Item | Sign | Paper, ...] = (*self.items, *self.signs, *self.papers)
+        return tuple(thing.box for thing in things)
 
     def only(self, name: str) -> Item | None:
         """Return the one thing of that name; None if there is none or there are several."""
@@ -186,7 +216,7 @@ def add_signs(scene: Scene, rng: random.Random, count: int, size: TextSize | Non
             rng, width, height, [*_boxes(scene, scene.items), *(sign.box for sign in signs)]
         )
         if box is not None:
-            signs.append(Sign(text, chosen, colour, box))
+            signs.append(Sign(text, font, colour, box))
     return replace(scene, signs=tuple(signs))
 
 

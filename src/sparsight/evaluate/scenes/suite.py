@@ -12,7 +12,12 @@ from sparsight.evaluate.scenes.ask import Turn
 from sparsight.evaluate.scenes.scene import Box
 from sparsight.inputs import read_image
 
-SPLIT = Path(__file__).parent / "split"
+SUITES = {
+    name: Path(__file__).parent / "suites" / name
+    for name in ("scenes-1", "scenes-2", "scenes-2-dev")
+}
+DEFAULT_SUITE = "scenes-1"  # of `sparsight eval`
+SPLIT = SUITES[DEFAULT_SUITE]
 FAMILIES = (
     "existence",
     "attribute",
@@ -54,7 +59,7 @@ class Question:
 def load_suite(folder: Path = SPLIT) -> tuple[Question, ...]:
     """Read a suite's questions.
 
-    Args: folder: as written by `write_suite`; default the split that ships.
+    Args: folder: as written by `write_suite`; default the suite that `sparsight eval` asks.
     Raises: InputError: the folder holds no readable suite.
     """
     path = folder / QUESTIONS

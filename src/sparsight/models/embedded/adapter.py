@@ -1,4 +1,4 @@
-"""The shipped adapter: LoRA for the decoder, encoder layers and the projector, checked against a manifest before use.
+"""The shipped adapter: changes of encoder and decoder, and the projector, checked before use.
 
 Knows the adapter's files and how they are applied; knows nothing about where the base model comes
 from. Only safetensors and JSON are read, never pickle.
@@ -7,7 +7,6 @@ from. Only safetensors and JSON are read, never pickle.
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,18 @@ from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
 from sparsight.errors import EmbeddedModelError
-from sparsight.models.embedded.convert import optional
+from sparsight.models.embedded.packed import unpack
 from sparsight.models.embedded.parts import sha256_of
 
 ADAPTER_DIR = Path(__file__).parent / "adapter"
-ADAPTER_FILES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "encoder.safetensors",
-    "projector.safetensors",
+EYE_FILE = "eye.safetensors"  # changes of encoder layers, and the projector
+DECODER_FILE = (
+    "decoder.safetensors"  # pairs of thin matrices, of whose products decoder weights change
 )
+ADAPTER_FILES = (EYE_FILE, DECODER_FILE)
 MANIFEST_FILE = "manifest.json"
-_OLD_NAMES = {
+FORMAT = 2  # raise it when the files' content changes
+OLD_NAMES = {
     "attention.q_proj": "attention.attention.query",
     "attention.k_proj": "attention.attention.key",
     "attention.v_proj": "attention.attention.value",
@@ -41,44 +40,58 @@ class Manifest:
     """What is known about the adapter.
 
     Args:
+        format: FORMAT, of the files' content.
         files: SHA-256 of each file, by name.
         base: SHA-256 of each wheel that the base model is made of, by distribution name.
         rank: rank of the LoRA matrices.
+        scale: factor of the products of LoRA matrices.
+        bits: of the packed codes of "encoder", "projector" and "decoder".
         training: what the training did: steps, examples, time.
         accuracy: exact-match accuracies on the test split, each in [0, 1].
     """
 
+    format: int
     files: dict[str, str]
     base: dict[str, str]
     rank: int
+    scale: float
+    bits: dict[str, int]
     training: dict[str, Any]
     accuracy: dict[str, float]
 
 
 def read_manifest(folder: Path = ADAPTER_DIR) -> Manifest:
-    """Reads the manifest beside an adapter.
+    """Return the manifest beside an adapter.
 
     Raises:
-        EmbeddedModelError: it is missing or not a manifest.
+        EmbeddedModelError: it is missing, not a manifest, or of an adapter of another format.
     """
     path = folder / MANIFEST_FILE
     try:
-        return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        written = content.get("format", 1) if "rank" in content else FORMAT
+        if written != FORMAT:
+            raise EmbeddedModelError(
+                f"the adapter in {folder} has format {written}, but this sparsight reads format "
+                f"{FORMAT}; give an adapter that this version's training wrote, or reinstall sparsight."
+            )
+        return Manifest(**content)
     except FileNotFoundError as error:
         raise EmbeddedModelError(
             f"the adapter folder {folder} holds no {MANIFEST_FILE}; reinstall sparsight."
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise EmbeddedModelError(
             f"{path} is not an adapter manifest ({error}); reinstall sparsight."
         ) from error
 
 
 def check_adapter(folder: Path = ADAPTER_DIR) -> Manifest:
-    """Compares every file of an adapter with its manifest and returns the manifest.
+    """Compare every file of an adapter with its manifest and return the manifest.
 
     Raises:
-        EmbeddedModelError: a file is missing, unlisted in the manifest, or altered.
+        EmbeddedModelError: a file is missing, unlisted in the manifest or altered, or the format is
+            another one.
     """
     manifest = read_manifest(folder)
     for name in ADAPTER_FILES:
@@ -97,40 +110,66 @@ def check_adapter(folder: Path = ADAPTER_DIR) -> Manifest:
 
 
 def apply_adapter(model: LlavaForConditionalGeneration, folder: Path = ADAPTER_DIR) -> Manifest:
-    """Merges the checked adapter into a base model, in place.
+    """Merge the checked adapter into a base model, in place, and return the adapter's manifest.
 
     Args:
         model: the base model in float32.
         folder: the adapter's folder.
 
     Raises:
-        EmbeddedModelError: the adapter is damaged, or the package `peft` is missing.
+        EmbeddedModelError: the adapter is damaged or of another format.
     """
-    peft = optional("peft")
     manifest = check_adapter(folder)
-    with warnings.catch_warnings():  # peft asks transformers for an attribute under its old name
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-        tuned = peft.PeftModel.from_pretrained(
-            model.model.language_model, str(folder), is_trainable=False
-        )
-    model.model.language_model = tuned.merge_and_unload()
-    layers = model.model.vision_tower.encoder.layer
-    known = layers.state_dict()
-    layers.load_state_dict(known | _named(_single(folder / "encoder.safetensors"), known))
-    model.model.multi_modal_projector.load_state_dict(_single(folder / "projector.safetensors"))
+    with torch.no_grad():
+        _merge_eye(model, read_tensors(folder / EYE_FILE, manifest.bits))
+        decoder = read_tensors(folder / DECODER_FILE, manifest.bits)
+        layers: Any = model.model.language_model.layers
+        for name in {name.rpartition(".")[0] for name in decoder}:
+            change = decoder[f"{name}.b"] @ decoder[f"{name}.a"]  # (out, rank) @ (rank, in)
+            layers.get_submodule(name.removeprefix("decoder.")).weight += manifest.scale * change
     return manifest
+
+
+def _merge_eye(model: LlavaForConditionalGeneration, tensors: dict[str, torch.Tensor]) -> None:
+    """Add the changes to the encoder's layers and give the projector its weights."""
+    encoder = {k.removeprefix("encoder."): v for k, v in tensors.items() if k[0] == "e"}
+    projector = {k.removeprefix("projector."): v for k, v in tensors.items() if k[0] == "p"}
+    tower: Any = model.model.vision_tower
+    known = tower.encoder.layer.state_dict()
+    for name, change in _named(encoder, known).items():
+        known[name] += change
+    model.model.multi_modal_projector.load_state_dict(projector)
+
+
+def read_tensors(path: Path, bits: dict[str, int]) -> dict[str, torch.Tensor]:
+    """Return an adapter file's tensors in float32, by name.
+
+    Args:
+        path: the file; a tensor lies in it as float16, or packed as `codes`, `scales` and `shape`.
+        bits: of packed codes, by the first part of a name.
+    """
+    stored = load_file(path)
+    tensors: dict[str, torch.Tensor] = {}
+    for key, value in stored.items():
+        name, _, part = key.rpartition(".")
+        if part == "codes":
+            shape = tuple(stored[f"{name}.shape"].tolist())
+            width = bits[name.partition(".")[0]]
+            tensors[name] = unpack(value, stored[f"{name}.scales"], shape, width)
+        elif part not in ("scales", "shape"):
+            tensors[key] = value.to(torch.float32)
+    return tensors
 
 
 def _named(
     weights: dict[str, torch.Tensor], known: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Name encoder weights as the installed transformers does; before 5.18 DINOv2's attention had its own names."""
+    """Name encoder weights as the installed transformers does.
+
+    Before 5.18 DINOv2's attention had its own names.
+    """
     if weights.keys() <= known.keys():
         return weights
-    for new, old in _OLD_NAMES.items():
+    for new, old in OLD_NAMES.items():
         weights = {name.replace(new, old): value for name, value in weights.items()}
     return weights
-
-
-def _single(path: Path) -> dict[str, torch.Tensor]:
-    return {name: value.to(torch.float32) for name, value in load_file(path).items()}

@@ -72,7 +72,7 @@ def prepare(cache_dir: Path | None = None, *, progress: bool = True) -> Path:
     target = model_dir(cache_dir)
     if is_prepared(cache_dir):
         return target
-    for package in ("gguf", "onnx", "peft"):
+    for package in ("gguf", "onnx"):
         optional(package)
     with _workplace(target.parent) as work, _bars(progress) as bars:
         finished = work / _FOLDER
