@@ -137,10 +137,12 @@ class EncoderTap:
         """
         if not has_signals(output, self.needs):
             what = " and ".join(need.description for need in self.needs if need.kind != "projector")
+            instead = "give pixel_values"
+            if self.encoder.places is None:  # sizes of images are known in a pass alone
+                instead += ", or encode them by get_image_features() while this method is attached"
             raise UnsupportedError(
                 f"{self.name} reads {what}, and mm_encoder_outputs bring features that were encoded "
-                "without it; give pixel_values, or encode them by the model's get_image_features() "
-                "while this method is attached."
+                f"without it; {instead}."
             )
         state.encoded_parts.append(getattr(output, KEPT))
 
@@ -181,12 +183,18 @@ class EncoderTap:
         _CURRENT.set(reading.outer)
         if output is None:
             return
+        state = find_pass(self.owner)
         values = {need: self._join(need, reading) for need in reading.pieces}
+        if self.encoder.places is not None:
+            if state is None or state.image_sizes is None:
+                return  # which tiles belong to which image is not known here
+            sizes = state.image_sizes
+            places = self.encoder.places(sizes if sizes.is_cpu else state.to_host(sizes))
+            values = {need: value[places.to(value.device)] for need, value in values.items()}
         tokens = {len(value) for value in values.values()} or {0}
         encoded = Encoded(values, max(tokens))
         if not isinstance(output, tuple):
             setattr(output, KEPT, encoded)
-        state = find_pass(self.owner)
         if state is not None:
             state.encoded_parts.append(encoded)
 

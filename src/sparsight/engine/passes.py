@@ -84,6 +84,8 @@ class Pass:
             every other pass.
         encoded: the scale at which images have been encoded in this pass; None if at their own.
         ids: (B, L) token ids on the host of a pass that brings images; None before they are read.
+        image_sizes: (I, 2) int64, height and width in px that the caller gives of the images; None
+            if the caller gives none.
         encoded_parts: what was read of the image encoder for this pass, images first, then videos.
         length: L.
         past: logical length of the cache before this pass.
@@ -100,6 +102,7 @@ class Pass:
     announced: torch.Tensor | None = None
     encoded: Scale | None = None
     ids: torch.Tensor | None = None
+    image_sizes: torch.Tensor | None = None
     encoded_parts: list[Encoded] = field(default_factory=list)
     length: int = 0
     past: int = 0

@@ -104,6 +104,7 @@ class Reader:
         self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
         state.outline = outline if self.scaler is None else self.scaler.scale(outline)
         state.announced = ids
+        state.image_sizes = arguments.get("image_sizes")
         if self.encoder is not None and state.needs:
             self.encoder.check_call(arguments)
 
@@ -133,7 +134,7 @@ class Reader:
         outline = self.planner.outline(ids, {**arguments, **sizes}, layouts, candidates)
         if layouts is None:
             self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
-        state.ids = ids
+        state.ids, state.image_sizes = ids, arguments.get("image_sizes")
         if self.scaler is not None:
             outline = self.scaler.scale(outline)
             self.scaler.check_features(outline.scale, arguments, before)

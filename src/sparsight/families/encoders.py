@@ -4,8 +4,11 @@ Private details of transformers touched here: `vision_feature_layer`, `vision_fe
 and `model_type` of configs, names of the lists of blocks, and the windows of Qwen2.5-VL's encoder.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from sparsight.errors import UnsupportedError
 
@@ -33,6 +36,9 @@ class ImageEncoder:
         packed: whether all images of a call are one sequence, in which attention is cut into pieces.
         window: side of attention windows in visual tokens, in whose order the sequence stands; 0
             for raster order.
+        places: takes the sizes of a call's images, (I, 2) int64 in px on the host, and returns
+            which patch of the call each visual token stands for, (T,) int64; None if patches follow
+            each other as visual tokens do.
     """
 
     path: str
@@ -45,6 +51,7 @@ class ImageEncoder:
     whole: tuple[int, ...] = ()
     packed: bool = False
     window: int = 0
+    places: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def find_block(self, block: float) -> int:
         """Return the index of a block that a method names.

@@ -9,6 +9,8 @@ if a sample has several, with one visual token.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from itertools import chain, repeat
 from math import ceil, sqrt
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from transformers.image_processing_utils import select_best_resolution
 
 from sparsight.counts.layout import Block, Grid
+from sparsight.families.encoders import ImageEncoder, read_tower
 from sparsight.families.family import BOTH_FEATURES, BOTH_IDS, IMAGE_FEATURES, IMAGE_IDS, Family
 from sparsight.families.reading import Item, Layouts, lay_out, make_video, read_config_patches
 
@@ -75,6 +78,44 @@ def cut_padding(grid: Grid, size: Grid) -> Grid:
     return rows, columns - (columns - used) // 2 * 2
 
 
+def read_tiled(config: Any) -> ImageEncoder:
+    """Return how LLaVA-NeXT's image encoder is built; its tiles are cut and put together.
+
+    Args: config: of the base model.
+    Raises: UnsupportedError: as `read_tower`.
+    """
+    return replace(read_tower(config), places=partial(list_places, config))
+
+
+def list_places(config: Any, sizes: torch.Tensor) -> torch.Tensor:
+    """Return which patch of the tiles each visual token of a call's images stands for.
+
+    The patches of all tiles are counted in the order in which they are encoded: of each image the
+    overview first. A row end stands for the last patch of its row.
+
+    Args:
+        config: of the base model.
+        sizes: (I, 2) int64, height and width of each image in px.
+    Returns: (T,) int64.
+    """
+    base = read_config_patches(config)
+    if base is None:
+        return torch.zeros(0, dtype=torch.int64)
+    places, first = [], 0
+    for height, width in sizes.tolist():
+        rows, columns = count_tiled(config, base, (height, width))
+        fine = torch.arange(rows * columns).view(rows // base[0], columns // base[1], *base)
+        fine = fine.transpose(1, 2).reshape(rows, columns)  # tiles side by side
+        kept = cut_padding((rows, columns), (height, width))
+        above, before = (rows - kept[0]) // 2, (columns - kept[1]) // 2
+        fine = fine[above : rows - above, before : columns - before]
+        fine = torch.cat([fine, fine[:, -1:]], dim=1)
+        overview = torch.arange(base[0] * base[1])
+        places += [overview + first, fine.flatten() + first + len(overview)]
+        first += len(overview) + rows * columns
+    return torch.cat(places)
+
+
 def _make_videos(config: Any, arguments: Mapping[str, Any]) -> Iterable[Item]:
     """Return the videos of a batch, whose frames are pooled with a stride."""
     clips, base = arguments.get("pixel_values_videos"), read_config_patches(config)
@@ -129,6 +170,8 @@ LLAVA_NEXT = Family(
     features=IMAGE_FEATURES,
     layouts=read_next,
     sizes=("image_sizes",),
+    projector="multi_modal_projector",
+    image_encoder=read_tiled,
 )
 
 LLAVA_NEXT_VIDEO = Family(

@@ -32,6 +32,7 @@ class DivPrune(Method):
         the token whose nearest neighbour is farthest.
     Differs:
         Every image keeps at least one token where the count allows it.
+        Row ends of LLaVA-NeXT are equal; which of them are kept is left to rounding.
         Tokens keep their positions unless told otherwise; the source renumbers, as `paper()` does.
 
     Args:

@@ -65,11 +65,12 @@ class EncoderNeed:
 class EncoderSignals:
     """What the image encoder computed for the visual tokens of a view, one row for each.
 
-    A class token is no visual token and has no row; attention is not scaled up for its share.
+    A class token is no visual token and has no row; attention is not scaled up for its share. A
+    token that ends a row has what the last patch of its row has.
 
     Args:
-        values: (G, V, ...) of each need that the method declared, in float32 or wider; the projector
-            is none of them.
+        values: (G, V, ...) of each need that the method declared, attention and keys in float32 or
+            wider; the projector is none of them.
         projector: turns features (..., D_enc) into visual tokens (..., D); None if not declared.
     """
 
