@@ -19,7 +19,7 @@ def methods(draw, layers):
     changes = {"retain": draw(shares)}
     if kind in (Pool, Downscale):
         return kind(**changes)
-    first = int(issubclass(kind, SparseVLM))
+    first = int("attention" in kind.signals)
     sites = st.sets(st.integers(first, layers - 1), min_size=1, max_size=4).map(sorted)
     changes["sites"] = draw(st.none() | sites.map(tuple))
     if kind is SparseVLM:

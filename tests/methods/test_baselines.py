@@ -240,9 +240,7 @@ def test_encoders_of_one_size_are_refused(monkeypatch):
         patch.setattr(
             "sparsight.families.families", lambda: (dataclasses.replace(LLAVA, encoder=None),)
         )
-        with refuses(
-            UnsupportedError, "Downscale cannot scale the images of llava", "Pool or Uniform"
-        ):
+        with refuses(UnsupportedError, "Downscale is not supported for llava", "Pool or Uniform"):
             sparsify(tiny_model("sdpa"), Downscale(retain=0.5))
     model = tiny.tiny_llava()
     model.model.vision_tower = torch.nn.Linear(2, 2)

@@ -248,7 +248,9 @@ class Reference:
         """Whether the rank decides: by level="rank", unless the budget says to keep everything."""
         plan = self._plan(part)
         unbounded = self.method.retain is None
-        return self.method.level == "rank" and (unbounded or min(plan.counts) < len(part.slots))
+        return getattr(self.method, "level", None) == "rank" and (
+            unbounded or min(plan.counts) < len(part.slots)
+        )
 
     def _counts(self, site, attention, part, present):
         method, plan = self.method, self._plan(part)

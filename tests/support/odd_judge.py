@@ -102,7 +102,7 @@ def method_of(case, counts, layers):
 
 def least_mean(case, count, layers):
     """Least layer mean: all tokens up to the first site, one from there."""
-    sites = case.settings.get("sites") or ((0,) if not issubclass(case.method, SparseVLM) else (1,))
+    sites = case.settings.get("sites") or ((1,) if "attention" in case.method.signals else (0,))
     full = max(0, min(sites[0], layers) - (case.settings.get("accounting") == "authors"))
     return (full * count + layers - full) / layers
 
@@ -140,7 +140,7 @@ def thin(case, method, counts, model):
 
 def misplaced(case, method, counts, model):
     del counts
-    least = 0 if not isinstance(method, SparseVLM) else 1
+    least = int("attention" in method.signals)
     return method.sites[0] < least or method.sites[-1] >= layers_of(model)
 
 
