@@ -14,7 +14,7 @@ import torch
 
 from sparsight import SparseVLMPlus, sparsify
 from sparsight.errors import SparsightError
-from sparsight.methods import Downscale, Pool, SparseVLM, Uniform
+from sparsight.methods import Downscale, Pool, Uniform
 from tests.support import (
     contract,
     dense,
