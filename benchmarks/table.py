@@ -21,6 +21,7 @@ from sparsight.models.embedded.adapter import read_manifest
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SCENES = "scenes-embedded-cpu.json"
+GPU = ("prefill-llava-1.5-7b-h200-b1.json", "prefill-llava-1.5-7b-h200-b8.json")
 START, END = "<!-- table: {} -->", "<!-- end of table -->"
 SHOWN_LAYERS = (0, 1, 2, 4, 6, 8, 10, 12, 14, 17, 20, 23, 26, 29)
 
@@ -68,6 +69,37 @@ def _describe_first(prefill: Mapping[str, Any], questions: int) -> str:
         f'transformers {facts["transformers"]}. "Possible" is an oracle that runs the same layers '
         "on sequences cut beforehand."
     )
+
+
+def write_gpu() -> str:
+    """Return the table of a 7B decoder on a GPU: prefill and decode, dense and sparse."""
+    lines = [
+        "| batch | `retain` | prefill, dense | sparse | faster, of which possible | FLOPs less "
+        "| decode, dense | sparse |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name in GPU:
+        results = read(name)
+        for budget in results["budgets"]:
+            ratios, dense, sparse = budget["ratios"], budget["dense"], budget["sparse"]
+            faster = ratios["prefill_dense_over_sparse"]
+            possible = faster * ratios["prefill_sparse_over_oracle"]
+            lines.append(
+                f"| {results['batch']} | {budget['retain']} "
+                f"| {dense['prefill_ms']['median']:.1f} ms | {sparse['prefill_ms']['median']:.1f} ms "
+                f"| {faster:.2f} x of {possible:.2f} x | {ratios['flops_dense_over_sparse']:.2f} x "
+                f"| {dense['decode_ms_per_token']['median']:.1f} ms "
+                f"| {sparse['decode_ms_per_token']['median']:.1f} ms |"
+            )
+    results = read(GPU[0])
+    facts = results["facts"]
+    note = (
+        f"LLaVA-1.5-7B's text decoder with random weights, {results['visual_tokens']} visual and "
+        f"{results['text_tokens']} text tokens, {facts['dtype']}, {facts['gpu']}, torch "
+        f"{facts['torch']}, transformers {facts['transformers']}; medians of {results['rounds']} "
+        'interleaved runs. "Possible" is the oracle of the first table.'
+    )
+    return "\n".join([*lines, "", note])
 
 
 def write_compared() -> str:
@@ -214,7 +246,7 @@ def write_proof() -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"first": write_first, "compared": write_compared},
+    "README.md": {"first": write_first, "gpu": write_gpu, "compared": write_compared},
     "docs/scenes.md": {"proof": write_proof},
     "docs/scenes-1.md": {
         "dense": write_splits,

@@ -1,5 +1,7 @@
 """sparsify() attaches a method to a model: find the parts, check the pair, build, attach."""
 
+from numbers import Real
+
 import torch
 from torch import nn
 
@@ -11,6 +13,7 @@ from sparsight.engine.probe import probe
 from sparsight.engine.support import check
 from sparsight.errors import AttachError, UnsupportedError
 from sparsight.families import family_of
+from sparsight.methods import default_method
 from sparsight.methods.method import Method
 from sparsight.run import LOCK, MARK, Run, held_parts
 from sparsight.sequence.prompt import check_marks
@@ -18,7 +21,7 @@ from sparsight.sequence.prompt import check_marks
 
 def sparsify(
     model: nn.Module,
-    method: Method,
+    method: Method | float,
     *,
     visual_mask: torch.Tensor | None = None,
     replace: bool = False,
@@ -28,7 +31,8 @@ def sparsify(
     Args:
         model: an unmodified transformers model of a supported family, or PEFT's wrapper of one, in
             evaluation mode.
-        method: what to keep; all settings belong to it.
+        method: what to keep; all settings belong to it. A number is a budget for the recommended
+            method: an int is a count of visual tokens per sample, a float in (0, 1] the fraction.
         visual_mask: (B, L) bool, for a text model that gets its visual tokens in `inputs_embeds`:
             which tokens are visual. Set `run.visual_mask` before a prompt with other positions of
             visual tokens. None for vision-language models.
@@ -44,13 +48,17 @@ def sparsify(
     Raises:
         UnsupportedError: the model, or an option of it, is not supported.
         AttachError: the model, or another one that shares its text decoder, is already sparsified.
+        BudgetError: a number that is no budget.
         SettingError: the method's sites do not fit the model.
         PromptError: `visual_mask` is not a (B, L) bool tensor.
     """
     warn_untested()
+    if isinstance(method, Real) and not isinstance(method, bool):
+        method = default_method(method)  # type: ignore[arg-type]  # NumPy's numbers too
     if not isinstance(method, Method):
         raise UnsupportedError(
-            f"{method!r} is not a method; give an instance such as SparseVLM(retain=192)."
+            f"{method!r} is not a method; give an instance such as SparseVLM(retain=192), or a "
+            "budget alone, such as 192."
         )
     Method.__post_init__(method)  # a subclass may override it without calling it
     marks = None if visual_mask is None else check_marks(visual_mask)

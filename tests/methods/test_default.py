@@ -1,10 +1,11 @@
 """The method for a budget that is given without one."""
 
+import numpy as np
 import pytest
 import torch
 
 from sparsight import SparseVLM, sparsify
-from sparsight.errors import BudgetError
+from sparsight.errors import BudgetError, UnsupportedError
 from sparsight.methods import DEFAULT, default_method, methods
 from tests.support import tiny
 
@@ -24,8 +25,19 @@ def test_a_budget_that_says_nothing(retain):
         default_method(retain)
 
 
-def test_a_model_runs_with_it():
+@pytest.mark.parametrize("retain", [12, np.int64(12), 1 / 3])
+def test_sparsify_takes_a_budget_alone(retain):
     model, inputs = tiny.tiny_llava(), tiny.batch([["image", 6]]).inputs
-    with torch.no_grad(), sparsify(model, default_method(12)) as run:
+    with torch.no_grad(), sparsify(model, retain) as run:
         model(**inputs)
+    assert run.method == default_method(retain)
     assert 11 < run.stats.mean_visual_tokens <= 12
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [(0, BudgetError), (1.5, BudgetError), (True, UnsupportedError), ("192", UnsupportedError)],
+)
+def test_sparsify_refuses_what_is_neither_method_nor_budget(given, error):
+    with pytest.raises(error):
+        sparsify(tiny.tiny_llava(), given)
