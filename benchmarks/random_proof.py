@@ -1,4 +1,6 @@
-"""Prints how likely dropping at random, or by an even grid, keeps enough evidence, part by part; needs no model.
+"""Prints how likely random tokens, or an even grid, keep enough evidence, part by part.
+
+No model is needed.
 
 python benchmarks/random_proof.py scenes-2
 """
@@ -14,7 +16,7 @@ BUDGETS = (192, 128, 64, 32)
 
 
 def proof_table(suite: tuple[Question, ...]) -> str:
-    """Return a Markdown table: for each part the mean chance at each budget, and what an even grid keeps."""
+    """Return a Markdown table: mean chances of each part by budget, and what an even grid keeps."""
     parts: dict[tuple[str, str], list[Question]] = {}
     for question in suite:
         parts.setdefault((question.family, question.split), []).append(question)
@@ -28,11 +30,12 @@ def proof_table(suite: tuple[Question, ...]) -> str:
     return "\n".join(lines)
 
 
+def _mean_chance(questions: list[Question], budget: int) -> float:
+    return statistics.fmean(random_proof(question, budget) for question in questions)
+
+
 def _row(family: str, part: str, questions: list[Question]) -> str:
-    means = [
-        statistics.fmean(random_proof(question, budget) for question in questions)
-        for budget in BUDGETS
-    ]
+    means = [_mean_chance(questions, budget) for budget in BUDGETS]
     below = sum(random_proof(question) < 0.5 for question in questions)
     grid = statistics.fmean(grid_keeps_enough(question) for question in questions)
     shares = " | ".join(f"{mean:.2f}" for mean in means)

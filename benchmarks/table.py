@@ -1,4 +1,6 @@
-"""Writes the tables of the README and of the pages on scenes, from the files in benchmarks/results and from suites.
+"""Writes the tables of the README and of the pages on scenes.
+
+The numbers come from the files in benchmarks/results and from suites.
 
 python benchmarks/table.py           write them
 python benchmarks/table.py --check   exit with 1 if the pages differ from the result files

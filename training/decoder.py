@@ -77,7 +77,7 @@ def work(
 
 
 def choose(told: Told, most: int, rng: random.Random) -> list[Encoded]:
-    """Return some questions of a row, few of one kind, `most` tokens in all where that is possible."""
+    """Return some questions of a row, few of one kind, up to `most` tokens where possible."""
     order = rng.sample(range(len(told)), len(told))
     chosen: list[int] = []
     kinds: dict[str, int] = defaultdict(int)

@@ -1,7 +1,8 @@
-"""Dense training pictures: many signs of random characters in several fonts, among many small things.
+"""Dense training pictures: many signs of random characters among many small things.
 
-A scene carries a few labelled patches, such a picture about a hundred. Text has capitals of 10 to
-40 px and things are 18 to 64 px large, each size as likely as its double.
+Signs have several fonts. A scene carries a few labelled patches, such a picture about a hundred.
+Text has capitals of 10 to 40 px and things are 18 to 64 px large, each size as likely as its
+double.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def read_plate(dense: Dense, rng: random.Random) -> Turn | None:
 
 
 def read_all(dense: Dense, rng: random.Random) -> tuple[tuple[str, bool], ...]:
-    """Return a table of all plates in reading order of their tops: colour given, text to be said."""
+    """Return a table of all plates, from the top down: colour given, text to be said."""
     del rng
     rows = sorted(dense.plates, key=lambda one: (one.box.top, one.box.left))
     return tuple(

@@ -1,7 +1,7 @@
-"""easy-VQA: 5,000 drawn images with 48,248 questions, read out of a pinned wheel that is never installed.
+"""easy-VQA: 5,000 drawn images with 48,248 questions.
 
-Knows the data set's files; knows nothing about models. The set is by its package's authors, MIT
-licence.
+They are read out of a pinned wheel that is never installed. This file knows the data set's files
+and no models. The set is by its package's authors, MIT licence.
 """
 
 from __future__ import annotations
@@ -38,12 +38,15 @@ class Question:
 
     @property
     def is_open(self) -> bool:
-        """Tells whether the answer is a colour or a shape, not yes or no."""
+        """Return whether the answer is a colour or a shape, not yes or no."""
         return self.answer not in ("yes", "no")
 
     @property
     def kind(self) -> str:
-        """Tells "open", or for yes/no whether the answer is "expected" from the wording (84 %) or "surprising"."""
+        """Return "open", or for a yes/no question "expected" or "surprising".
+
+        The wording makes one of the two answers expected, which 84 % of the questions have.
+        """
         if self.is_open:
             return "open"
         negated = bool({"not", "no"} & set(self.text.split()))
@@ -74,7 +77,7 @@ class EasyVQA:
             self.by_image.setdefault(question.image, []).append(question)
 
     def image(self, number: int) -> Image.Image:
-        """Returns one 64x64 image as RGB."""
+        """Return one 64x64 image as RGB."""
         return Image.open(
             io.BytesIO(self._archive.read(f"{self._root}/images/{number}.png"))
         ).convert("RGB")

@@ -1,4 +1,4 @@
-"""Measures the embedded model on easy-VQA's test split with its whole pipeline: image, processor, greedy `generate`.
+"""Measures the embedded model on easy-VQA's test split: image, processor, greedy `generate`.
 
 Run: python training/evaluate_adapter.py --limit 400 --out result.json
 
@@ -37,7 +37,7 @@ MAX_NEW_TOKENS = 8
 
 
 def arguments() -> argparse.Namespace:
-    """Reads the command line."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
         "--adapter", type=Path, default=None, help="adapter folder; default is the shipped one"
@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
 
 
 def budget(text: str) -> int | float | None:
-    """Reads one budget: None is dense, an int counts visual tokens, a float is the fraction kept."""
+    """Return a budget: None is dense, an int counts visual tokens, a float is a fraction."""
     if text == "dense":
         return None
     return float(text) if "." in text else int(text)
@@ -69,7 +69,7 @@ def budget(text: str) -> int | float | None:
 
 @contextmanager
 def pruned(model: Any, retain: int | float | None) -> Iterator[None]:
-    """Applies a retention budget to the model for the block; None leaves it dense."""
+    """Apply a retention budget to the model for the block; None leaves it dense."""
     context: Any = nullcontext()
     if retain is not None:
         context = sparsify(model, SparseVLM(retain=retain))
@@ -86,18 +86,18 @@ class Case:
 
 
 def cases(questions: list[Question], limit: int, seed: int) -> list[Case]:
-    """Draws questions, each about its own image."""
+    """Return drawn questions, each about its own image."""
     drawn = random.Random(seed).sample(questions, min(limit, len(questions)))  # noqa: S311
     return [Case(question, question.image) for question in drawn]
 
 
 def swapped(drawn: list[Case]) -> list[Case]:
-    """Asks each question about the image of the next one."""
+    """Return each question with the image of the next question."""
     return [Case(a.question, b.image) for a, b in zip(drawn, drawn[1:] + drawn[:1], strict=True)]
 
 
 def answers(model: Any, processor: Any, data: EasyVQA, batch: list[Case]) -> list[str]:
-    """Answers a left-padded batch greedily."""
+    """Return greedy answers to a left-padded batch."""
     messages = [[user_message(c.question.text, [data.image(c.image)])] for c in batch]
     inputs = prompt_inputs(model, processor, messages, {"padding": True})
     with torch.inference_mode():
@@ -116,10 +116,9 @@ class Subject:
     batch: int
 
     def accuracy(self, asked: list[Case], title: str) -> float | None:
-        """Returns the share of answers that equal the expected word exactly; None when nothing is asked."""
-        asked = sorted(
-            asked, key=lambda case: len(case.question.text)
-        )  # similar lengths, little padding
+        """Return the share of answers that equal the expected word; None if nothing is asked."""
+        # similar lengths, little padding
+        asked = sorted(asked, key=lambda case: len(case.question.text))
         right = 0
         for start in track(range(0, len(asked), self.batch), title):
             batch = asked[start : start + self.batch]
@@ -131,7 +130,7 @@ class Subject:
 
 
 def evaluate(args: argparse.Namespace, subject: Subject) -> list[dict[str, Any]]:
-    """Returns one row of accuracies per budget."""
+    """Return one row of accuracies per budget."""
     open_cases = cases([q for q in subject.data.questions if q.is_open], args.limit, args.seed)
     closed_cases = cases(
         [q for q in subject.data.questions if not q.is_open], args.limit_yes_no, args.seed
@@ -154,7 +153,7 @@ def evaluate(args: argparse.Namespace, subject: Subject) -> list[dict[str, Any]]
 
 
 def main() -> None:
-    """Loads the model with the chosen adapter, evaluates it and writes the results."""
+    """Load the model with the chosen adapter, evaluate it and write the results."""
     args = arguments()
     prepare(args.cache)
     model, processor = load(args.cache, adapter=args.adapter is None)

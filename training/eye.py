@@ -25,7 +25,9 @@ FROZEN = 3  # of the encoder's twelve layers; the others up to the penultimate a
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IDLE = 0.2  # weight of a patch that shows nothing
 _SCALE = 12.0  # largest difference of two logits, roughly
-_NAMING, _PAINTING, _HALVES, _WORDS = 0.5, 0.15, 0.4, 0.1  # weights beside the distance
+# weights beside the distance
+_NAMING, _PAINTING = 0.5, 0.15
+_HALVES, _WORDS = 0.4, 0.1
 _RATES = (3e-4, 1e-3, 3e-3)  # encoder layers, projector, helper heads
 _SINGLES = 0.93  # share of steps on whole images; the others are on frames of clips
 _MEASURE_S = 90.0
@@ -65,7 +67,7 @@ class Eye(nn.Module):
         self.std.copy_(features.std(0) + 1e-6)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the features of the patches, (b, patches, width), of images, (b, px, px, 3) uint8."""
+        """Return features of patches, (b, patches, width), of images (b, px, px, 3) uint8."""
         tower = self._tower[0]
         with self._machine.autocast():
             with torch.no_grad():
@@ -199,7 +201,7 @@ def _cross(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def measure(
     teacher: Teacher, held_out: dict[str, tuple[Shape, list[Row]]], machine: Machine
 ) -> dict[str, dict[str, float]]:
-    """Return the shares of held-out patches that are named rightly, by recipe and what they show."""
+    """Return shares of held-out patches that are named rightly, by recipe and by what they show."""
     found: dict[str, dict[str, float]] = {}
     for name, (_, rows) in sorted(held_out.items()):
         batch = pictures(rows, machine, most=48)

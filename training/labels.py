@@ -1,4 +1,4 @@
-"""What each patch of a picture shows: which thing or characters, and in which colour. Knows no model.
+"""What each patch of a picture shows: which thing or characters, and in which colour.
 
 A label is a row of six numbers per patch, in raster order: NAME, SECOND, PAINT, LEFT, RIGHT and
 WORD. NAME and SECOND index `VOCABULARY`, PAINT indexes `PAINTS`, LEFT and RIGHT index `VOCABULARY`

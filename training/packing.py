@@ -1,4 +1,4 @@
-"""One training sequence per row of images: its visual tokens once, then all its questions side by side.
+"""One training sequence per row of images: its visual tokens once, then all its questions.
 
 Each question sees the images and itself, never another question, and its positions restart after
 the images, so every question is computed exactly as it would be alone at inference while the visual
@@ -148,7 +148,7 @@ class Prompt:
         return self._ids(self._before + text + self._after)
 
     def conversation(self, turns: Sequence[tuple[str, str]]) -> tuple[str, Pieces]:
-        """Return the first question, and all that follows it in the template; answers are predicted."""
+        """Return the first question, and the pieces behind it; answers are predicted."""
         end = self._tokenizer.convert_ids_to_tokens(self.end)
         pieces = [(turns[0][1], True)]
         for question, answer in turns[1:]:
@@ -170,7 +170,7 @@ class Prompt:
         return Encoded(ids, columns, targets, asked.kind, asked.weight)
 
     def head(self, layout: Layout, seen: torch.Tensor) -> torch.Tensor:
-        """Return positions of all before the question, (b, P); `seen`: (b * images, seen) patches."""
+        """Return positions before the question, (b, P); `seen`: (b * images, seen) patches."""
         rows = seen.view(-1, layout.images, layout.seen)
         now, parts = len(self.prefix), [torch.arange(len(self.prefix)).expand(len(rows), -1)]
         for number in range(layout.images):
@@ -212,12 +212,17 @@ class Batch:
     kinds: list[str]
 
     def mask(self) -> torch.Tensor:
-        """Return where attention is allowed, (b, 1, N, N): earlier and shared or of one question."""
+        """Return where attention is allowed, (b, 1, N, N): earlier, and shared or one question."""
         length = self.members.shape[1]
         square = torch.ones(length, length, dtype=torch.bool, device=self.members.device)
         keys, queries = self.members[:, None, :], self.members[:, :, None]
         allowed = square.tril() & ((keys == SHARED) | (keys == queries))
         return (allowed | square.triu().tril())[:, None]  # each sees itself
+
+
+def _count_ids(group: Sequence[Encoded]) -> int:
+    """Return the number of text ids of the questions of one row."""
+    return sum(len(one.ids) for one in group)
 
 
 def pack(
@@ -232,10 +237,10 @@ def pack(
         seen: (b * images, seen) patches of each image that are shown, ascending.
     """
     head = prompt.head(layout, seen)
-    before, start, rows = head.shape[1], prompt.start(layout), len(groups)
-    longest = max(sum(len(one.ids) for one in group) for group in groups)
+    before, start = head.shape[1], prompt.start(layout)
+    longest = max(map(_count_ids, groups))
     length = -(-(before + longest) // _ROUND) * _ROUND  # kernels want lengths divisible by 8
-    text = np.zeros((rows, length - before), np.int64)
+    text = np.zeros((len(groups), length - before), np.int64)
     places, members = np.zeros_like(text), np.full_like(text, PADDING)
     picks, questions = [], [one for group in groups for one in group]
     for row, group in enumerate(groups):

@@ -138,7 +138,8 @@ def _clip(edition: int, source: Source, seed: str, pool: Pool) -> Row:
     return source.row(render_clip(clip), [labels[frame] for frame in clip.frames], asked)
 
 
-ONE, TWO, THREE, CLIP = (1, 336), (2, 336), (3, 336), (8, 168)
+ONE, TWO = (1, 336), (2, 336)
+THREE, CLIP = (3, 336), (8, 168)
 RECIPES: dict[str, tuple[Shape, float, Recipe]] = {
     "dense": (ONE, 0.20, _dense),
     "mixed": (ONE, 0.07, functools.partial(_second, "mixed")),

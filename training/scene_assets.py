@@ -1,4 +1,4 @@
-"""Makes the pictures that scenes are composed of, out of three public packages, and lists whose they are.
+"""Makes the pictures of scenes out of three public packages, and lists whose they are.
 
 Run: python training/scene_assets.py --emoji package/assets --monuments explore_monuments.rcc
 --textures skimage/data
@@ -32,7 +32,7 @@ _RECORD = 22  # bytes of a Qt resource tree record
 
 
 def resources(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yields path and content of every file in a Qt resource archive."""
+    """Yield path and content of every file in a Qt resource archive."""
     data = path.read_bytes()
     _, _, tree, content, names = struct.unpack_from(">4sIIII", data, 0)
 
@@ -55,14 +55,13 @@ def resources(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def free_photos(readme: str) -> Iterator[dict[str, str]]:
-    """Yields file, author, licence and source of every photograph that may be copied freely."""
+    """Yield file, author, licence and source of every photograph that may be copied freely."""
     for block in readme.split("\n\n"):
-        found = {
-            key: re.search(rf"{key}: (.*)", block) for key in ("Copyright", "License", "Source")
-        }
+        matches = [re.search(rf"{key}: (.*)", block) for key in ("Copyright", "License", "Source")]
         files = re.search(r"Files:\n(.*)", block, re.DOTALL)
-        if files and all(found.values()):
-            author, licence, source = (match[1].strip() for match in found.values() if match)
+        values = [match[1].strip() for match in matches if match]
+        if files and len(values) == len(matches):
+            author, licence, source = values
             if licence in FREE:
                 yield from (
                     {"file": name, "author": author, "licence": licence, "source": source}
@@ -72,7 +71,7 @@ def free_photos(readme: str) -> Iterator[dict[str, str]]:
 
 
 def squared(image: Image.Image) -> Image.Image:
-    """Crops the middle square and scales it."""
+    """Return the middle square of an image, scaled to BACKGROUND_SIZE."""
     image = image.convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -81,7 +80,7 @@ def squared(image: Image.Image) -> Image.Image:
 
 
 def main() -> None:
-    """Writes the pictures and `sources.json` beside them."""
+    """Write the pictures and `sources.json` beside them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
         "--emoji", type=Path, required=True, help="folder `assets` of the npm package"

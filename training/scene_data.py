@@ -1,4 +1,7 @@
-"""The training questions on scenes: every picture follows from a number, none is of the evaluation split."""
+"""The training questions on scenes; every picture follows from a number.
+
+No picture is of the evaluation split.
+"""
 
 from __future__ import annotations
 
@@ -118,8 +121,13 @@ def _later(turns: Sequence[Turn], rng: random.Random, prompt: Prompt) -> list[As
     if len(turns) < 2:
         return []
     pairs = [rng.sample(turns, 2) for _ in range(min(3, len(turns) // 2))]
-    said = [[(turn.question, turn.answer) for turn in pair] for pair in pairs]
-    return [Asked(*prompt.conversation(pair), "later", _LATER_WEIGHT) for pair in said]
+    said = map(_list_words, pairs)
+    return [Asked(*prompt.conversation(words), "later", _LATER_WEIGHT) for words in said]
+
+
+def _list_words(turns: Sequence[Turn]) -> list[tuple[str, str]]:
+    """Return question and answer of each turn."""
+    return [(turn.question, turn.answer) for turn in turns]
 
 
 def _tables(scene: Scene, near: Sequence[Relation], rng: random.Random) -> list[Asked]:

@@ -150,7 +150,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _new_name(name: str) -> str:
-    """Return an encoder weight's name since transformers 5.18, numbered from the first trained layer."""
+    """Return an encoder weight's name since transformers 5.18; the layer counts from FROZEN on."""
     for new, old in OLD_NAMES.items():
         name = name.replace(old, new)
     number, _, rest = name.partition(".")

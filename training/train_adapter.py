@@ -2,9 +2,9 @@
 
 Run: python training/train_adapter.py --out out --eye-minutes 7 --decoder-minutes 9
 
-Pictures are drawn by processes beside the training, each from a number. The same command on the same
-`--out` goes on where it stopped, from checkpoints a minute old at most. All that is said goes to
-`log.jsonl`, one JSON object per line.
+Pictures are drawn by processes beside the training, each from a number. A command that is repeated
+with its `--out` goes on where it stopped, from checkpoints a minute old at most. All that is said
+goes to `log.jsonl`, one JSON object per line.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def settle(args: argparse.Namespace) -> argparse.Namespace:
     if args.smoke:
         args.held_out, args.measure_every = (2, 5.0) if large else (1, 1e9)
         if not large:
-            args.eye_batch, args.tokens, args.keep = 2, 1_500, 256
+            args.eye_batch = 2
+            args.tokens, args.keep = 1_500, 256
     return args
 
 
@@ -129,7 +130,7 @@ def begin(args: argparse.Namespace) -> Run:
 
 
 def _first(args: argparse.Namespace) -> int:
-    """Return the number of the first shard: far from those of an earlier process and of other seeds."""
+    """Return the number of the first shard, far from those of earlier processes and other seeds."""
     earlier = len(list(args.out.glob("started-*")))
     (args.out / f"started-{earlier}").touch()
     first: int = RUN * (100 * args.seed + earlier)

@@ -57,7 +57,8 @@ class Trainer(Generic[T]):
             sums = {name: sums.get(name, 0.0) + value.detach() for name, value in parts.items()}
             if clock.seconds - noted > _NOTE_S:
                 self._note(sums, progress.step - since)
-                sums, since, noted = {}, progress.step, clock.seconds
+                sums = {}
+                since, noted = progress.step, clock.seconds
             if clock.seconds - saved > _SAVE_S:
                 saved = clock.seconds
                 self._save(self.optimizer)

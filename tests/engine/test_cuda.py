@@ -1,4 +1,4 @@
-"""What only a GPU can show: its answers are the CPU's, every wait for it is counted, nothing stays in its memory."""
+"""What only a GPU shows: equal answers to the CPU's, counted waits, nothing left in its memory."""
 
 import gc
 import warnings
@@ -41,12 +41,16 @@ def send(inputs, device):
     }
 
 
+def list_survivors(sites):
+    return [site.survivors.tolist() for site in sites]
+
+
 @torch.no_grad()
 def answer(model, inputs, method):
     with sparsify(model, method) as run:
         options = {"return_dict_in_generate": True, "output_logits": True, "do_sample": False}
         made = model.generate(**inputs, max_new_tokens=5, min_new_tokens=5, **options)
-    kept = [[site.survivors.tolist() for site in sites] for sites in run.trace.samples]
+    kept = [list_survivors(sites) for sites in run.trace.samples]
     return made.sequences.cpu(), [logits.cpu() for logits in made.logits], kept
 
 

@@ -1,4 +1,4 @@
-"""Methods that choose by the image encoder, and FastV: the contract, and that what they kept is all that is seen."""
+"""Methods that choose by the image encoder, and FastV: only tokens that they keep are seen."""
 
 import pytest
 import torch

@@ -90,7 +90,7 @@ def test_later_turns_count():
 
 
 def test_an_even_grid_keeps_the_middle_of_each_cell():
-    """64 cells of 3 x 3 patches: the second patch of the second row is kept, its neighbours are not."""
+    """In 64 cells of 3 x 3 patches the middle one is kept, and its neighbours are not."""
     at = [Box(14 * x, 14 * y, 14 * x + 14, 14 * y + 14) for x in range(3) for y in range(3)]
     kept = [box for box in at if grid_keeps_enough(question("place", (box,)))]
     assert kept == [Box(14, 14, 28, 28)]

@@ -99,7 +99,8 @@ def test_things_do_not_touch_and_lie_inside(seed):
 
 
 def test_things_are_painted_inside_their_boxes():
-    scene = next(s for s in (compose(str(seed), "test") for seed in range(40)) if len(s.items) > 2)
+    scenes = (compose(str(seed), "test") for seed in range(40))
+    scene = next(scene for scene in scenes if len(scene.items) > 2)
     bare = np.asarray(render(replace(scene, items=(), signs=())), dtype=int)
     change = np.abs(np.asarray(render(scene), dtype=int) - bare).sum(axis=-1) > 0
     for thing in (*scene.items, *scene.signs):
@@ -178,7 +179,7 @@ def test_counted_things_have_as_many_boxes():
 
 
 def test_colours_asked_for_are_those_painted(shown):
-    """Of all colours, the answer is the one that most pixels in the middle of the box are near to."""
+    """The answer is the colour that most pixels in the middle of the box are near to."""
     ranks = []
     for question in of("attribute", "color"):
         turn = question.turns[0]

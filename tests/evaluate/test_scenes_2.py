@@ -1,4 +1,4 @@
-"""The second edition's suites as they ship: what is asked, balanced, small, legible, apart from training."""
+"""The second edition's suites as they ship: balanced, small, legible, apart from training."""
 
 from collections import Counter
 
@@ -39,7 +39,7 @@ def drafts():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_suites_are_what_their_recipe_says(name, drafts):
-    """Characters may lie a pixel elsewhere with another version of Pillow; everything else is equal."""
+    """All is equal, but another version of Pillow may move a character by a pixel."""
     draft = drafts[name]
     assert [(q.id, q.images, q.frames) for q in draft.questions] == [
         (q.id, q.images, q.frames) for q in LOADED[name]

@@ -28,13 +28,17 @@ def suite(tmp_path_factory):
     return folder
 
 
+def split_cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 def test_the_table_has_a_row_for_each_configuration(suite, tmp_path):
     model, processor = tiny.tiny_llava(dtype=torch.float32), tiny_processor.processor()
     tight = Configuration("sparsevlm", SparseVLM(retain=2))
     sparse = Configuration("sparsevlm", SparseVLM(retain=14))
     settings = Settings((DENSE, sparse, tight), suite=suite, out=tmp_path, max_new_tokens=2)
     lines = scenes_table.write_table(run(model, processor, settings)).splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:5]]
+    rows = list(map(split_cells, lines[:5]))
     assert {len(row) for row in rows} == {len(FAMILIES) + 8}
     assert rows[0][1:10] == list(FAMILIES)
     assert [row[0] for row in rows[2:]] == ["dense", "sparsevlm@14", "sparsevlm@2"]
@@ -94,7 +98,8 @@ def record(key, question, right):
 
 def test_hard_questions_need_the_pixels(tmp_path):
     shutil.copy(SPLIT / QUESTIONS, tmp_path)
-    first, second, third = (question.id for question in load_suite()[:3])
+    ids = [question.id for question in load_suite()[:3]]
+    first, second, third = ids
     own = load_suite()[2].hard_for_downscaling
     rows = [
         record("dense", first, True),

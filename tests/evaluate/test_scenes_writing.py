@@ -1,4 +1,4 @@
-"""Text in scenes is as high as documented, fits on its plate, and lies in the boxes of its characters."""
+"""Text in scenes is as high as documented, fits its plate, and lies in its characters' boxes."""
 
 from dataclasses import replace
 
@@ -52,7 +52,11 @@ def test_characters_lie_in_their_boxes(kind):
             alone = Scene(scene.background, scene.corner, False, (), (sign,))
             inside = replace(sign.box, left=sign.box.left + 3, right=sign.box.right - 3)
             check_ink(alone, inside, COLOURS[sign.colour], sign_characters(sign))
-            assert "".join(character for character, _ in sign_characters(sign)) == sign.text
+            assert read_text(sign_characters(sign)) == sign.text
+
+
+def read_text(boxed):
+    return "".join(character for character, _ in boxed)
 
 
 def test_rows_lie_in_their_boxes():
@@ -61,12 +65,12 @@ def test_rows_lie_in_their_boxes():
         assert 6 <= len(paper.rows) <= 12
         check_ink(scene, paper.box, (250, 248, 240), characters(scene))
         for row, (label, value) in enumerate(paper.rows):
-            texts = ["".join(c for c, _ in part) for part in row_characters(paper, row)]
+            texts = [read_text(part) for part in row_characters(paper, row)]
             assert texts == [label, value]
 
 
 def check_ink(scene, area, plain, boxes):
-    """Everything that is not of the plain colour lies in a character's box, and each box holds some."""
+    """Check that characters' boxes hold all ink, which is what is not of the plain colour."""
     pixels = np.asarray(render(scene), dtype=int)
     ink = np.abs(pixels - np.array(plain)).sum(-1) > 150
     marks = np.zeros((SIZE, SIZE), dtype=bool)

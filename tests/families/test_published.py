@@ -1,4 +1,4 @@
-"""Methods that read the image encoder, on other encoders than CLIP: what each owes every prompt, and refusals."""
+"""Methods that read image encoders other than CLIP: what they owe every prompt, and refusals."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Published methods end to end: a model's encoder computes what was recorded, the engine keeps what was kept."""
+"""Published methods end to end: on recorded encoders the engine keeps what was recorded."""
 
 import pytest
 import torch

@@ -38,7 +38,7 @@ SHARED = []
 
 
 def share(model, name):
-    """Return a model that tests share, and note what it is, so that `altered` tells what they left."""
+    """Return a model that tests share, and note what it is for `altered`."""
     SHARED.append((name, model, essence(model)))
     return model
 

@@ -211,7 +211,7 @@ def check_counts(case, method, stats, counts):
 
 
 def check_schedule(method, count, schedule):
-    """A sample's counts are the slow reference's, or at most those where they depend on the sample."""
+    """Check that counts are the reference's, or at most those where they depend on the sample."""
     if not count or not schedule.sites or isinstance(method, Downscale):  # it depends on the grids
         return
     plan = reference_counts.plan(method, ((1, count),), schedule.layers)

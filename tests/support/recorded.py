@@ -1,4 +1,4 @@
-"""Models whose image encoder, or one decoder layer, computes what a recording holds; nothing else of them matters."""
+"""Models whose image encoder, or one decoder layer, computes what a recording holds."""
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ class RecordedAttention(nn.Module):
 
 
 class RecordedBlock(CLIPEncoderLayer):  # transformers collects the outputs of this class
-    """A block of an image encoder that attends as recorded and returns recorded features, (I, N, D)."""
+    """A block of an image encoder that attends and returns features (I, N, D) as recorded."""
 
     def __init__(self, config, attention, output=None):
         super().__init__(config)
@@ -71,7 +71,7 @@ def model(width, side, layers=4, depth=5):
 
 
 def put_in(made, block, attended, scaling, output=None):
-    """Have a block of the image encoder attend as recorded, and return features with a class token."""
+    """Put a recorded block into the image encoder; features have a class token."""
     tower = made.model.vision_tower
     query, key = (part.double() for part in attended)
     attention = RecordedAttention(tower.config, query, key, scaling)

@@ -18,6 +18,14 @@ def cosine(x, y):
     return float(x @ y) / length if length else 0.0
 
 
+def cosines(points):
+    """All cosines of a sample's tokens, a list of rows."""
+    rows = []
+    for point in points:
+        rows.append([cosine(point, other) for other in points])
+    return rows
+
+
 def softmax(values):
     top = max(values)
     powers = [math.exp(v - top) for v in values]
@@ -40,16 +48,18 @@ def attention(query, key, scale=None, causal=False):
 
 def class_row(maps):
     """What the class token, number 0, pays to each patch, mean over heads."""
-    return [math.fsum(m[0][i] for m in maps) / len(maps) for i in range(1, len(maps[0]))]
+    columns = zip(*(m[0] for m in maps), strict=True)
+    return [math.fsum(column) / len(maps) for column in columns][1:]
 
 
 def received(maps, skip=1, causal=False):
     """What each token receives, mean over heads and the rows that see it."""
     count = len(maps[0])
-    return [
-        math.fsum(row[i] for m in maps for row in m) / len(maps) / (count - i if causal else count)
-        for i in range(skip, count)
-    ]
+    result = []
+    for i in range(skip, count):
+        total = math.fsum(row[i] for m in maps for row in m)
+        result.append(total / len(maps) / (count - i if causal else count))
+    return result
 
 
 def hiprune(middle, deep, count, anchors, width):
@@ -65,13 +75,18 @@ def hiprune(middle, deep, count, anchors, width):
     return sorted([*marked, *registers[: count - len(marked)]])
 
 
+def most_alike(point, others):
+    """The highest cosine of a token with others."""
+    return max(cosine(point, other) for other in others)
+
+
 def vispruner(score, features, count, important, step=8):
     order = ranked(score)
     others = order[important:]
     while len(others) > count - important:
         even, odd = others[::2], others[1::2]
         gone = min(step, len(others) - (count - important), len(even))
-        alike = [max(cosine(features[a], features[b]) for b in odd) for a in even]
+        alike = [most_alike(features[a], features[odd]) for a in even]
         by_likeness = [even[i] for i in ranked(alike)]
         others = by_likeness[gone:] + odd
     return sorted(order[:important] + others)

@@ -4,12 +4,12 @@ import math
 
 import torch
 
-from tests.support.reference_attention import cosine, ranked
+from tests.support.reference_attention import cosine, cosines, ranked
 
 
-def cosines(points):
-    """All cosines of a sample's tokens, a list of rows."""
-    return [[cosine(a, b) for b in points] for a in points]
+def highest(row, among):
+    """The highest value of a row at some places."""
+    return max(row[j] for j in among)
 
 
 def centred(points):
@@ -39,11 +39,12 @@ def max_min(alike, count, weight=None, start=None):
     size = len(alike)
     weight = [1.0] * size if weight is None else weight
     if start is None:
-        gaps = [min(1 - alike[i][j] for j in range(size) if j != i) for i in range(size)]
+        everyone = set(range(size))
+        gaps = [1 - highest(alike[i], everyone - {i}) for i in range(size)]
         start = ranked(gaps)[0]
     chosen = [start]
     while len(chosen) < count:
-        far = [float(weight[i]) * min(1 - alike[i][j] for j in chosen) for i in range(size)]
+        far = [float(weight[i]) * (1 - highest(alike[i], chosen)) for i in range(size)]
         chosen.append(ranked(far, set(range(size)) - set(chosen))[0])
     return chosen
 
@@ -72,11 +73,10 @@ def coverage(alike, count, *, demand=None, factor=None, floor=0.0, allowed=None)
     best, chosen = [floor] * rows, []
     while len(chosen) < count:
         free = [i for i in range(size) if i not in chosen and (allowed is None or allowed[i])]
-        gains = {
-            j: float(factor[j])
-            * math.fsum(float(demand[i]) * max(0.0, alike[i][j] - best[i]) for i in range(rows))
-            for j in free
-        }
+        gains = {}
+        for j in free:
+            raised = [float(demand[i]) * max(0.0, alike[i][j] - best[i]) for i in range(rows)]
+            gains[j] = float(factor[j]) * math.fsum(raised)
         chosen.append(ranked(gains, free)[0])
         best = [max(best[i], alike[i][chosen[-1]]) for i in range(rows)]
     return chosen
@@ -96,8 +96,10 @@ def tops(relevance, alike, count, *, alpha, weight, scale):
     size = len(alike)
     while len(chosen) < count:
         free = [i for i in range(size) if i not in chosen]
-        best = [max(alike[s][i] for s in chosen) for i in range(size)]
-        covered = {i: math.fsum(max(0.0, alike[j][i] - best[j]) for j in free) for i in free}
+        best = [highest(column, chosen) for column in zip(*alike, strict=True)]
+        covered = {}
+        for i in free:
+            covered[i] = math.fsum(max(0.0, alike[j][i] - best[j]) for j in free)
         parts = [
             (1.0, {i: float(relevance[i]) for i in free}),
             (alpha, {i: 1 - best[i] for i in free}),
@@ -178,9 +180,10 @@ def min_max(values, above=0.0, below=0.0):
 
 def eadp(points, words, sentence, grid, share_of_words=0.2):
     """Importance after scaling and smoothing."""
-    alike = [[-cosine(point, word) for point in points] for word in words]
-    entropy = []
-    for row in alike:
+    alike, entropy = [], []
+    for word in words:
+        row = [-cosine(point, word) for point in points]
+        alike.append(row)
         top = max(row)
         powers = [math.exp(100 * (a - top)) for a in row]
         shares = [p / math.fsum(powers) for p in powers]
@@ -281,7 +284,8 @@ def prunesid_quotas(sizes, survivors, budget, count):
     upper = [min(most, a, b) for a, b in zip(sizes, survivors, strict=True)]
     while sum(upper) < budget:
         upper = [min(u + 1, size) for u, size in zip(upper, sizes, strict=True)]
-    others, before, total, parts = count - sum(lower), 0, 0.0, []
+    others, parts = count - sum(lower), []
+    before, total = 0, 0.0
     for low, high, alive in zip(lower, upper, survivors, strict=True):
         total += alive / sum(survivors)
         parts.append(min(low + round(total * others) - before, high))

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from tests.support.reference_attention import cosine, ranked
+from tests.support.reference_attention import cosine, cosines, ranked
 
 
 def bipartite(metric, fewer, class_token=True):
@@ -19,7 +19,9 @@ def bipartite(metric, fewer, class_token=True):
         likeness[a] = -math.inf if class_token and a == 0 else max(alike)
     joining = ranked(likeness, even)[: min(fewer, (size - class_token) // 2)]
     kept = [[a] for a in even if a not in joining]
-    return kept + [sorted([b] + [a for a in joining if nearest[a] == b]) for b in odd]
+    for b in odd:
+        kept.append(sorted([b, *(a for a in joining if nearest[a] == b)]))
+    return kept
 
 
 def weighted_means(values, sizes, groups):
@@ -34,7 +36,7 @@ def weighted_means(values, sizes, groups):
 
 def anchors(points, count, form):
     """RESTORE's anchors, by falling score; the paper compares with denser tokens."""
-    alike = [[cosine(x, y) for y in points] for x in points]
+    alike = cosines(points)
     density = [math.fsum(row) for row in alike]
     score = []
     for i, own in enumerate(density):
@@ -129,7 +131,8 @@ def unpredicted(pixels, grid, tolerance, metric="max"):
         elif column == 0:
             predicted = known[i - width]
         else:
-            left, upper, corner = known[i - 1], known[i - width], known[i - width - 1]
+            left, upper = known[i - 1], known[i - width]
+            corner = known[i - width - 1]
             predicted = upper if alike(corner, left) and not alike(corner, upper) else left
         if alike(known[i], predicted):
             known[i] = predicted
@@ -142,7 +145,7 @@ def information(attention):
     """Mutual information in bits, summed over heads (H, M, N), rows not scaled up."""
     total = 0.0
     for head in attention.double().tolist():
-        joint = [[a / len(head) for a in row] for row in head]
+        joint = (torch.tensor(head, dtype=torch.float64) / len(head)).tolist()
         for column in range(len(joint[0])):
             expected = math.fsum(row[column] for row in joint) / len(head)
             for row in joint:

@@ -60,10 +60,11 @@ def rows(code, processor):
     """Return a few rows of every shape."""
     source = code.recipes.Source(code.packing.Prompt.of(processor), None, ())
     names = {(1, 336): ["dense", "document", "first"], (2, 336): ["two"], (8, 168): ["clip2"]}
-    return {
-        shape: [code.recipes.RECIPES[name][2](source, "a/0", "train") for name in of]
-        for shape, of in names.items()
-    }
+    rows = {}
+    for shape, recipes in names.items():
+        draws = [code.recipes.RECIPES[name][2] for name in recipes]
+        rows[shape] = [draw(source, "a/0", "train") for draw in draws]
+    return rows
 
 
 class Rows:

@@ -43,7 +43,8 @@ def read_setting(method: type[Method], text: str) -> tuple[str, Any]:
     Raises:
         SettingError: the method has no such setting, or the value is of another kind.
     """
-    name, equals, value = (part.strip() for part in text.partition("="))
+    left, equals, right = text.partition("=")
+    name, value = left.strip(), right.strip()
     settings = {field.name: field for field in fields(method) if field.name != "retain"}
     if name not in settings or not equals:
         raise SettingError(

@@ -84,16 +84,18 @@ that fails is refused, with all reasons. These features are refused by name:
 
 def list_rows() -> list[tuple[str, ...]]:
     """Return the cells of each family, under HEADS."""
-    return [
-        (
-            family.name,
-            "\n".join(family.classes),
-            "keep" if family.fixed_positions else "keep, renumber",
-            "yes" if family.video else "no",
-            "\n".join(dict.fromkeys(refusal.what for refusal in _refusals_of(family))) or "-",
-        )
-        for family in families()
-    ]
+    return [_list_cells(family) for family in families()]
+
+
+def _list_cells(family: Family) -> tuple[str, ...]:
+    refused = dict.fromkeys(refusal.what for refusal in _refusals_of(family))
+    return (
+        family.name,
+        "\n".join(family.classes),
+        "keep" if family.fixed_positions else "keep, renumber",
+        "yes" if family.video else "no",
+        "\n".join(refused) or "-",
+    )
 
 
 def _refusals_of(family: Family) -> Iterator[Refusal]:

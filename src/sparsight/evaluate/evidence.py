@@ -45,7 +45,9 @@ def shows_whole_images(layout: Layout | None, images: int) -> bool:
 
 
 def find_covered(boxes: Sequence[Box], size: tuple[int, int], grid: Grid) -> torch.Tensor:
-    """Return which patches show each box: a quarter of the patch, or of a smaller box, lies in both.
+    """Return which patches show each box.
+
+    A quarter of the patch, or of the box where the box is smaller, lies in both.
 
     Args:
         boxes: E boxes in px.

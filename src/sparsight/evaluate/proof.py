@@ -1,6 +1,7 @@
-"""How likely a random draw of visual tokens keeps enough of a question's evidence. Exact, needs no model.
+"""How likely a random draw of visual tokens keeps enough of a question's evidence.
 
-Enough is generous: it says what has to be seen at least, not what a model can do with it.
+The chances are exact, and no model is needed. Enough is generous: it says what has to be seen at
+least, not what a model can do with it.
 
 * existence: one visual token of one of the things; a question whose answer is no needs none.
 * clip: one of the thing that appears or disappears, in any frame; of a thing that moves one in the
@@ -43,7 +44,7 @@ def random_proof(question: Question, budget: int = 64) -> float:
 
 
 def grid_keeps_enough(question: Question, budget: int = 64) -> bool:
-    """Tell whether the even grid of `Uniform` keeps enough evidence to answer a question's last turn."""
+    """Return whether the even grid of `Uniform` keeps enough for a question's last turn."""
     total = _visual_tokens(question)
     side = (CLIP_SIZE if question.frames else SIZE) // PATCH
     layout = grids_layout([(side, side)] * (question.frames or len(question.images)))
@@ -67,7 +68,7 @@ def chance_of_all(groups: Sequence[Tokens], total: int, kept: int) -> float:
 
 
 def needed_tokens(question: Question) -> list[Tokens]:
-    """Return groups of visual tokens, of each of which at least one has to be kept; see the module."""
+    """Return groups of visual tokens: at least one token of each group has to be kept."""
     turn = question.turns[-1]
     side = CLIP_SIZE if question.frames else SIZE
     images = [_groups_of_image(boxes, side, image) for image, boxes in enumerate(turn.boxes)]
@@ -87,11 +88,12 @@ def _join(images: Sequence[Sequence[Tokens]]) -> Tokens:
 
 
 def _groups_of_image(boxes: Sequence[Box], side: int, image: int) -> list[Tokens]:
-    """Return for each box the numbers of the visual tokens that show it; images follow one another."""
+    """Return the numbers of the visual tokens that show each box; images are numbered on."""
     grid = side // PATCH
     shown = find_covered(boxes, (side, side), (grid, grid)).flatten(1)  # (E, grid^2)
     first = image * grid**2
-    return [frozenset(first + int(token) for token in row.nonzero().flatten()) for row in shown]
+    numbers = [row.nonzero().flatten() + first for row in shown]
+    return [frozenset(row.tolist()) for row in numbers]
 
 
 def _visual_tokens(question: Question) -> int:

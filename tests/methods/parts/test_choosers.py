@@ -99,10 +99,10 @@ def test_determinantal(seed, blend):
     order = choose_determinantal(compare(points), 8, quality, blend=blend, epsilon=1e-12)
     for row in range(2):
         alike, worth = reference.cosines(points[row]), quality[row].tolist()
-        kernel = [
-            [alike[i][j] * (1 - blend + blend * worth[i] * worth[j]) for j in range(20)]
-            for i in range(20)
-        ]
+        kernel = []
+        for i in range(20):
+            factors = [1 - blend + blend * worth[i] * other for other in worth]
+            kernel.append([a * factor for a, factor in zip(alike[i], factors, strict=True)])
         assert order[row].tolist() == reference.determinantal(kernel, 8)
 
 
@@ -126,7 +126,7 @@ def test_determinantal_beyond_the_rank_goes_on_by_distance(dtype):
         alike = reference.cosines(points[row])
         first = order[row, :4].tolist()
         assert first == reference.determinantal(alike, 4, first[0])
-        far = [min(1 - alike[i][j] for j in first) for i in range(40)]
+        far = [1 - reference.highest(row, first) for row in alike]
         far = [-1.0 if i in first else distance for i, distance in enumerate(far)]
         assert order[row, 4] == far.index(max(far))
 

@@ -122,7 +122,8 @@ def test_visionzip(name, dtype):
 
 @pytest.mark.parametrize("contextual", [1, 3, 13, 16])
 def test_visionzip_groups(contextual):
-    score, metric, hidden = random(2, 20), random(2, 20, 5, seed=1), random(2, 20, 4, seed=2)
+    score, metric = random(2, 20), random(2, 20, 5, seed=1)
+    hidden = random(2, 20, 4, seed=2)
     groups = choose_visionzip(score, compare(metric), 4, contextual)
     merged = merge_contextual(hidden, groups)
     for row in range(2):
@@ -176,11 +177,8 @@ def test_prumerge(name, dtype):
 
 
 def test_prumerge_in_a_batch():
-    attention, keys, points = (
-        random(2, 30).exp(),
-        random(2, 30, 4, seed=1),
-        random(2, 30, 5, seed=2),
-    )
+    attention = random(2, 30).exp()
+    keys, points = random(2, 30, 4, seed=1), random(2, 30, 5, seed=2)
     outliers, keep = count_outliers(attention), choose_prumerge(attention, 4, 5)
     near = merge_neighbours(points, compare(keys), attention, keep, 6)
     merged = torch.cat([near, merge_dropped(points, attention, keep)], dim=1)

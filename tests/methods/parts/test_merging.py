@@ -39,8 +39,9 @@ def test_tome(name, dtype):
         assert torch.equal(sizes, tensors[f"size.{block}"].to(dtype))
     torch.testing.assert_close(values, tensors[f"output.{block}"].to(dtype), **within(dtype))
     assert torch.equal(owner, tensors["owner"])
-    query, key, value = (tensors[part].to(dtype) for part in ("query", "key", "value"))
-    attended = attend(query, key, 0.25, bias_of_sizes(sizes)) @ value
+    query, key = tensors["query"].to(dtype), tensors["key"].to(dtype)
+    shares = attend(query, key, 0.25, bias_of_sizes(sizes))
+    attended = shares @ tensors["value"].to(dtype)
     torch.testing.assert_close(attended, tensors["proportional"].to(dtype), **within(dtype))
 
 

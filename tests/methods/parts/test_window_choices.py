@@ -128,7 +128,7 @@ def test_windows_that_allow_too_few_are_filled_up():
     st.lists(st.tuples(st.integers(1, 12), st.integers(0, 9)), min_size=1, max_size=6), st.data()
 )
 def test_shares(groups, data):
-    sizes, weight = ([group[i] for group in groups] for i in (0, 1))
+    sizes, weight = map(list, zip(*groups, strict=True))
     count = data.draw(st.integers(0, sum(sizes)))
     if not any(weight):
         weight[0] = 1

@@ -64,7 +64,8 @@ def empty(*shape, dtype=KIND):
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
-points, score, keys = empty(2, 30, 8), empty(2, 30), empty(2, 3, 30, 4)
+points, score = empty(2, 30, 8), empty(2, 30)
+keys = empty(2, 3, 30, 4)
 words, index = empty(2, 5, 8), empty(2, 6, dtype=torch.int64)
 
 CHOICES = {

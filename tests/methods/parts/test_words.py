@@ -64,7 +64,8 @@ def test_mmtok(name, dtype):
 
 
 def test_mmtok_rows():
-    words, projected, features = random(2, 3, 5), random(2, 12, 5, seed=1), random(2, 12, 7, seed=2)
+    words = random(2, 3, 5)
+    projected, features = random(2, 12, 5, seed=1), random(2, 12, 7, seed=2)
     rows = list_mmtok_rows(words, projected, features)
     order = choose_coverage(rows, 6)
     for row in range(2):
@@ -88,7 +89,8 @@ def test_eadp(name, dtype):
 
 @pytest.mark.parametrize("words", [1, 4, 11])
 def test_importance_of_eadp(words):
-    points, text, mean = random(2, 12, 6), random(2, words, 6, seed=1), random(2, 1, 6, seed=2)
+    points = random(2, 12, 6)
+    text, mean = random(2, words, 6, seed=1), random(2, 1, 6, seed=2)
     importance = smooth(
         scale_min_max(score_eadp(points, text, mean), above=1e-6, below=1e-6), (3, 4)
     )

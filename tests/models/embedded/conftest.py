@@ -1,4 +1,4 @@
-"""Small stand-ins for wheels and pip; the real embedded model is loaded once and only when it is prepared."""
+"""Small stand-ins for wheels and pip; the embedded model is loaded once, if it is prepared."""
 
 import hashlib
 import sys

@@ -1,4 +1,4 @@
-"""The prepared embedded model sees: 576 visual tokens, right answers, and the adapter is what makes the difference."""
+"""The prepared embedded model sees 576 visual tokens and answers rightly, due to its adapter."""
 
 from pathlib import Path
 

@@ -73,7 +73,9 @@ def test_a_broken_zip_is_refused(make_part, tmp_path, damage):
 def test_pip_fetches_and_the_wheel_is_checked(make_part, fake_pip, tmp_path):
     wheel, part = make_part()
     fake_pip(
-        f"import shutil\nargs = sys.argv\nassert args[2:4] == ['pip', 'download'] and args[-1] == 'package==1.0'\n"
+        "import shutil\n"
+        "args = sys.argv\n"
+        "assert args[2:4] == ['pip', 'download'] and args[-1] == 'package==1.0'\n"
         f"shutil.copy({str(wheel)!r}, args[args.index('--dest') + 1])"
     )
     folder = tmp_path / "work"
@@ -84,7 +86,8 @@ def test_pip_fetches_and_the_wheel_is_checked(make_part, fake_pip, tmp_path):
 def test_another_file_from_the_index_is_refused(make_part, fake_pip, tmp_path):
     wheel, part = make_part()
     fake_pip(
-        f"pathlib.Path(sys.argv[sys.argv.index('--dest') + 1], {wheel.name!r}).write_bytes(b'other')"
+        "folder = sys.argv[sys.argv.index('--dest') + 1]\n"
+        f"pathlib.Path(folder, {wheel.name!r}).write_bytes(b'other')"
     )
     folder = tmp_path / "work"
     folder.mkdir()

@@ -1,6 +1,11 @@
-"""Questions about one scene, each with its answer and the boxes of its evidence; None where a scene allows none."""
+"""Questions about one scene, each with its answer and the boxes of its evidence.
+
+A function returns None where a scene allows no such question.
+"""
 
 import random
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsight.evaluate.scenes.catalogue import KINDS, THINGS, Thing, with_article
@@ -19,9 +24,14 @@ PLACES = (
 )
 ORDINALS = ("first", "second", "third")
 EXISTENCE = ("random", "popular", "adversarial")
+# for the words of each side, the direction to it: right and down are positive
+SIDES = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+_COUNTABLE = [thing for thing in THINGS if thing.plural]
 _MARGIN = 10  # px between a thing's middle and the next cell of the grid
 _STEP = 28  # px by which one thing must be left of or above another
 _NEAREST = 1.4  # the second nearest is at least that many times as far
+
+Offset = tuple[Item, float, float]  # a thing, and px from another thing's middle to its own
 
 
 @dataclass(frozen=True)
@@ -58,10 +68,9 @@ def absent(scene: Scene, rng: random.Random, how: str) -> Turn | None:
     """Ask whether something is there that is not.
 
     Source: POPE (arXiv 2305.10355), section 5.1: random, popular (frequent in the data) and
-    adversarial (co-occurring
-        with what is there) negatives.
+        adversarial (co-occurring with what is there) negatives.
     Differs: co-occurrence is drawn by kind here, so adversarial ones are of the kind that the scene
-    shows most.
+        shows most.
     """
     here = {item.thing for item in scene.items}
     pool: tuple[Thing, ...] = popular() if how == "popular" else THINGS
@@ -119,10 +128,10 @@ def two_steps(scene: Scene, rng: random.Random) -> Turn | None:
 
 
 def relations(scene: Scene) -> list[tuple[str, Item, Item]]:
-    """Every relation that holds of exactly one thing: (words, anchor, thing)."""
+    """Return every relation that holds of exactly one thing: (words, anchor, thing)."""
     if len(scene.singles) != len(scene.items):
         return []
-    found = []
+    rows = []
     for anchor in scene.items:
         x, y = anchor.box.centre
         others = [
@@ -130,20 +139,27 @@ def relations(scene: Scene) -> list[tuple[str, Item, Item]]:
             for item in scene.items
             if item is not anchor
         ]
-        sides = {
-            "left of": [item for item, dx, dy in others if -dx > max(_STEP, 1.5 * abs(dy))],
-            "right of": [item for item, dx, dy in others if dx > max(_STEP, 1.5 * abs(dy))],
-            "above": [item for item, dx, dy in others if -dy > max(_STEP, 1.5 * abs(dx))],
-            "below": [item for item, dx, dy in others if dy > max(_STEP, 1.5 * abs(dx))],
-        }
-        found += [(words, anchor, items[0]) for words, items in sides.items() if len(items) == 1]
-        near = sorted(others, key=lambda row: row[1] ** 2 + row[2] ** 2)
+        for words, side in SIDES.items():
+            beside = _list_beside(others, side)
+            rows += [(words, anchor, beside[0])] if len(beside) == 1 else []
+        near = sorted(others, key=_squared)
         if len(near) > 1 and _squared(near[1]) >= _NEAREST**2 * _squared(near[0]):
-            found.append(("next to", anchor, near[0][0]))
-    return found
+            rows.append(("next to", anchor, near[0][0]))
+    return rows
 
 
-def _squared(row: tuple[Item, float, float]) -> float:
+def _list_beside(others: Sequence[Offset], side: tuple[int, int]) -> list[Item]:
+    """Return the things that lie clearly on one side: far enough along it, and not much across."""
+    beside = []
+    for item, dx, dy in others:
+        along = dx * side[0] + dy * side[1]
+        across = abs(dx * side[1]) + abs(dy * side[0])
+        if along > max(_STEP, 1.5 * across):
+            beside.append(item)
+    return beside
+
+
+def _squared(row: Offset) -> float:
     return row[1] ** 2 + row[2] ** 2
 
 
@@ -158,15 +174,15 @@ def reading(scene: Scene, rng: random.Random) -> Turn | None:
 
 def counting(scene: Scene, rng: random.Random) -> Turn | None:
     """Ask how many of one thing there are; of absent things in one of eight cases."""
-    names = {item.thing for item in scene.items}
-    several = [thing for thing in THINGS if thing.name in names and thing.plural]
-    none = [thing for thing in THINGS if thing.name not in names and thing.plural]
+    counts = Counter(item.thing for item in scene.items)
+    several = [thing for thing in _COUNTABLE if counts[thing.name]]
     if not several or rng.random() < 0.125:
-        return turn(f"How many {rng.choice(none).plural} are there?", "0")
-    most = max(several, key=lambda thing: sum(item.thing == thing.name for item in scene.items))
+        absent_things = [thing for thing in _COUNTABLE if not counts[thing.name]]
+        return turn(f"How many {rng.choice(absent_things).plural} are there?", "0")
+    most = max(several, key=lambda thing: counts[thing.name])
     thing = most if rng.random() < 0.75 else rng.choice(several)
-    found = [item for item in scene.items if item.thing == thing.name]
-    return turn(f"How many {thing.plural} are there?", str(len(found)), *found)
+    counted = [item for item in scene.items if item.thing == thing.name]
+    return turn(f"How many {thing.plural} are there?", str(len(counted)), *counted)
 
 
 def place(scene: Scene, rng: random.Random) -> Turn | None:
@@ -179,7 +195,7 @@ def place(scene: Scene, rng: random.Random) -> Turn | None:
 
 
 def cell(box: Box) -> str | None:
-    """Return the cell of the 3 x 3 grid that holds a box's middle; None near a border of two cells."""
+    """Return the cell of the 3 x 3 grid with a box's middle; None near a border of two cells."""
     third = SIZE / 3
     column, row = (int(middle // third) for middle in box.centre)
     near = any(

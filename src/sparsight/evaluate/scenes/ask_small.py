@@ -1,5 +1,6 @@
-"""Questions of the second edition, each with the boxes that all have to be seen; None where a scene allows none.
+"""Questions of the second edition, each with the boxes that all have to be seen.
 
+A function returns None where a scene allows no such question.
 Boxes are those of whole things, of single characters on signs and in rows, and of a row's label.
 """
 
@@ -8,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from sparsight.evaluate.scenes import ask
-from sparsight.evaluate.scenes.ask import Turn, turn
+from sparsight.evaluate.scenes.ask import SIDES, Turn, turn
 from sparsight.evaluate.scenes.catalogue import THINGS, WORDS, with_article
 from sparsight.evaluate.scenes.compose_small import Kind
 from sparsight.evaluate.scenes.scene import Box, Item, Scene, Sign
@@ -18,7 +19,6 @@ Asker = Callable[[Scene, random.Random], Turn | None]
 _REACH = 110  # px from one thing's middle to the next one's, at most
 _NEAREST = 1.4  # the second nearest is at least that many times as far
 _KIND_OF = {thing.name: thing.kind for thing in THINGS}
-_SIDES = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 
 
 def pair_present(scene: Scene, rng: random.Random) -> Turn | None:
@@ -58,7 +58,10 @@ def _painted(scene: Scene) -> list[Item]:
 
 
 def kind_of_colour(scene: Scene, rng: random.Random) -> Turn | None:
-    """Ask which animal, food or vehicle has a colour, where one of that kind has it and none its own colours."""
+    """Ask which animal, food or vehicle has a colour.
+
+    One thing of that kind has it, and no thing of that kind is in its own colours.
+    """
     plain = {_KIND_OF[item.thing] for item in scene.items if item.colour is None}
     pairs = [(item.colour, _KIND_OF[item.thing]) for item in scene.items]
     single = [
@@ -92,13 +95,13 @@ def nearest_colour(scene: Scene, rng: random.Random) -> Turn | None:
 
 
 def nearest_relations(scene: Scene) -> list[tuple[str, Item, Item]]:
-    """Return every clear relation of neighbours: (words, anchor, thing); anchors are single things."""
+    """Return each clear relation of neighbours: (words, anchor, thing); anchors are singles."""
     rows = []
     for anchor in scene.singles:
         others = [item for item in scene.items if item is not anchor]
         near = _first(anchor, others)
         rows += [("nearest to", anchor, near)] if near else []
-        for words, side in _SIDES.items():
+        for words, side in SIDES.items():
             near = _first(anchor, [item for item in others if _tilt(anchor, item, side) <= 1.5])
             if near and _tilt(anchor, near, side) <= 0.5:
                 rows.append((f"just {words}", anchor, near))
@@ -106,7 +109,7 @@ def nearest_relations(scene: Scene) -> list[tuple[str, Item, Item]]:
 
 
 def _tilt(anchor: Item, item: Item, side: tuple[int, int]) -> float:
-    """Return how far a thing lies across a direction, in steps along it; infinite behind the anchor."""
+    """Return how far a thing lies across a direction over how far along it; infinite behind."""
     dx = item.box.centre[0] - anchor.box.centre[0]
     dy = item.box.centre[1] - anchor.box.centre[1]
     along = dx * side[0] + dy * side[1]
@@ -115,7 +118,7 @@ def _tilt(anchor: Item, item: Item, side: tuple[int, int]) -> float:
 
 
 def _first(anchor: Item, items: Sequence[Item]) -> Item | None:
-    """Return the thing that is clearly nearest to an anchor and within reach; None if there is none."""
+    """Return the thing that is clearly nearest to an anchor and within reach, else None."""
     x, y = anchor.box.centre
     rows = [
         (((item.box.centre[0] - x) ** 2 + (item.box.centre[1] - y) ** 2) ** 0.5, number)

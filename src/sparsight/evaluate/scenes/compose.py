@@ -30,7 +30,9 @@ STEPS: dict[Direction, tuple[int, int]] = {
 
 
 def compose(seed: str, pool: Pool) -> Scene:
-    """Compose the scene of a seed: mostly different things, often a sign, sometimes several of one thing.
+    """Compose the scene of a seed.
+
+    Most things in it are different; often there is a sign, sometimes several of one thing.
 
     Args:
         seed: any text; equal texts give equal scenes.
@@ -85,7 +87,7 @@ class Clip:
 
 
 def compose_clip(seed: str, pool: Pool) -> Clip:
-    """Compose the clip of a seed: one thing moves, or appears, or disappears, among others that stand still."""
+    """Compose the clip of a seed: one thing moves, appears or disappears; the others stay."""
     rng = random.Random(seed)  # noqa: S311 - layouts, not secrets
     if rng.random() < 0.6:
         return _moving(rng, pool)

@@ -1,4 +1,4 @@
-"""Recipes of the second edition, whose evidence is small: crowds, flocks, signs, sheets and clips."""
+"""Recipes of the second edition with small evidence: crowds, flocks, signs, sheets and clips."""
 
 import random
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def compose2(seed: str, pool: Pool, kind: Kind) -> Scene:
 
 
 def compose_crowd(rng: random.Random, pool: Pool) -> Scene:
-    """Compose 12 to 30 small things: three quarters of them different, the others shown once more."""
+    """Compose 12 to 30 small things, three quarters of them different; the others repeat some."""
     count = rng.randrange(12, 31)
     names = [thing.name for thing in draw_things(rng, round(0.75 * count))]
     names += rng.choices(names, k=count - len(names))
@@ -84,7 +84,10 @@ def compose_flock(rng: random.Random, pool: Pool, count: int) -> Scene:
 
 
 def compose_signs(rng: random.Random, pool: Pool, kind: str) -> Scene:
-    """Compose signs of different colours, 2 to 5 or, with fine print, 4 to 8 of them, and up to 6 small things."""
+    """Compose signs of different colours and up to 6 small things.
+
+    There are 2 to 5 signs, or 4 to 8 signs with fine print.
+    """
     count = rng.randrange(4, 9) if kind == "fine" else rng.randrange(2, 6)
     scene = empty_scene(rng, pool, BACKGROUND_SIZE)
     scene = _add_plates(scene, rng, rng.sample(tuple(COLOURS), count), FONTS[kind], codes=0.0)
@@ -94,7 +97,10 @@ def compose_signs(rng: random.Random, pool: Pool, kind: str) -> Scene:
 
 
 def compose_document(rng: random.Random, pool: Pool) -> Scene:
-    """Compose a sheet of 6 to 12 rows: what is sold on the left, different prices of 2 to 4 digits on the right."""
+    """Compose a sheet of 6 to 12 rows: what is sold on the left, its price on the right.
+
+    Prices have 2 to 4 digits, and no two are equal.
+    """
     scene = empty_scene(rng, pool, BACKGROUND_SIZE)
     count = rng.randrange(ROWS[0], ROWS[1] + 1)
     labels = [word.upper() for word in rng.sample(GOODS, count)]
@@ -122,7 +128,7 @@ def _compose_mixed(rng: random.Random, pool: Pool) -> Scene:
 
 
 def compose_clip2(seed: str, pool: Pool, event: ClipEvent | None = None) -> Clip:
-    """Compose the second edition's clip of a seed: something small happens among 5 to 9 other things.
+    """Compose the second edition's clip of a seed: one small thing changes among 5 to 9 others.
 
     Args:
         seed: any text; equal texts give equal clips.
@@ -172,7 +178,7 @@ def add_small(
     painted: float,
     sides: tuple[int, int] = THING_PX,
 ) -> Scene:
-    """Put small things where there is room, a share of them painted in a few colours that return."""
+    """Put small things where there is room; a share of them is painted in one of a few colours."""
     palette = rng.sample(tuple(COLOURS), rng.randrange(3, 7))
     items = list(scene.items)
     for name in names:
@@ -211,6 +217,9 @@ def _number(rng: random.Random) -> str:
 
 
 def _between(rng: random.Random, sides: tuple[int, int], skew: float = 1.0) -> int:
-    """Draw a size between two, both included, evenly on a logarithmic scale; a skew above 1 favours small ones."""
+    """Draw a size between two, both included, evenly on a logarithmic scale.
+
+    A skew above 1 favours small sizes.
+    """
     low, high = sides
     return min(high, int(low * ((high + 1) / low) ** (rng.random() ** skew)))

@@ -175,9 +175,8 @@ def _several(count: int, dice: Dice, rng: random.Random, number: int, attempt: i
 
 def which_image(scenes: list[Scene], rng: random.Random) -> Turn | None:
     """Ask which of several scenes shows something that only one of them does."""
-    names = [{item.thing for item in scene.items} for scene in scenes]
     index = rng.randrange(len(scenes))
-    others = set().union(*(found for i, found in enumerate(names) if i != index))
+    others = {item.thing for i, scene in enumerate(scenes) if i != index for item in scene.items}
     free = [item for item in scenes[index].singles if item.thing not in others]
     if not free:
         return None
@@ -199,15 +198,19 @@ def _clip(split: str, dice: Dice, rng: random.Random, number: int, attempt: int)
 
 
 def about_clip(clip: Clip) -> Turn:
-    """Ask which way the thing moves, or what appears or disappears; boxes are those of the frames as drawn."""
+    """Ask which way the thing moves, or what appears or disappears.
+
+    Boxes are in px of the frames as they are drawn, CLIP_SIZE wide.
+    """
     scale = CLIP_SIZE / SIZE
-    found = [
-        [item.box for item in frame.items if item.thing == clip.subject] for frame in clip.frames
-    ]
-    boxes = tuple(tuple(_scaled(box, scale) for box in frame) for frame in found)
+    boxes = tuple(_boxes_of(clip.subject, frame, scale) for frame in clip.frames)
     if clip.event not in STEPS:
         return Turn(f"What {clip.event} in the video?", clip.subject, boxes)
     return Turn(f"Which way does the {clip.subject} move?", clip.event, boxes)
+
+
+def _boxes_of(name: str, frame: Scene, scale: float) -> tuple[Box, ...]:
+    return tuple(_scaled(item.box, scale) for item in frame.items if item.thing == name)
 
 
 def _scaled(box: Box, scale: float) -> Box:

@@ -1,4 +1,4 @@
-"""The two editions of the suite: their parts, and which seeds the splits that ship are made with."""
+"""The two editions of the suite: their parts, and the seeds of the splits that ship."""
 
 from dataclasses import replace
 from typing import Literal

@@ -36,7 +36,7 @@ def render(scene: Scene, size: int = SIZE) -> Image.Image:
 
 
 def contrast(scene: Scene, item: Item) -> float:
-    """Return how much a thing differs from the photograph behind it: mean over its pixels, 0 to 255."""
+    """Return how much a thing differs from the photograph behind it: mean of its pixels, 0..255."""
     image, (left, top) = placed(item)
     pixels = np.asarray(image, dtype=np.float32)
     behind = _background(scene).crop((left, top, left + image.width, top + image.height))
@@ -52,7 +52,7 @@ def render_clip(clip: Clip) -> list[Image.Image]:
 
 @functools.lru_cache(maxsize=64)  # a clip shows its things in eight frames
 def placed(item: Item) -> tuple[Image.Image, tuple[int, int]]:
-    """Return the picture of a thing as it stands in its scene, RGBA, and its left top corner in px."""
+    """Return the picture of a thing as its scene shows it, RGBA, and its left top corner in px."""
     small = item.box.right - item.box.left <= _SMALL
     image = _halved(item.thing, item.colour) if small else _picture(item.thing, item.colour)
     if item.mirrored:

@@ -1,4 +1,4 @@
-"""Scenes as data: which thing stands where, in what colour, and which words are on signs. Draws nothing."""
+"""Scenes as data: which thing stands where, in what colour, and which words are on signs."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -157,7 +157,10 @@ def backgrounds(pool: Pool) -> tuple[str, ...]:
 
 
 def empty_scene(rng: random.Random, pool: Pool, size: int) -> Scene:
-    """Draw a background and where it is cropped, with nothing on it; `size` is the photograph's side in px."""
+    """Return a scene with nothing on it: a background and the place of its crop, both drawn.
+
+    Args: size: side of the photograph in px.
+    """
     corner = (rng.randrange(size - SIZE + 1), rng.randrange(size - SIZE + 1))
     return Scene(rng.choice(backgrounds(pool)), corner, rng.random() < 0.5, ())
 

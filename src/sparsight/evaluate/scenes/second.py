@@ -1,4 +1,4 @@
-"""The parts of the second edition, whose evidence is small: what each one asks about, and how often."""
+"""The parts of the second edition with small evidence: what each asks about, and how often."""
 
 import random
 from collections.abc import Callable

@@ -105,19 +105,19 @@ def write_questions(questions: list[Question], folder: Path) -> None:
     (folder / QUESTIONS).write_text(text, encoding="utf-8")
 
 
+def _read_boxes(rows: list[dict[str, Any]]) -> tuple[Box, ...]:
+    return tuple(Box(**row) for row in rows)
+
+
+def _read_turn(row: dict[str, Any]) -> Turn:
+    return Turn(row["question"], row["answer"], tuple(map(_read_boxes, row["boxes"])))
+
+
 def _read(row: dict[str, Any]) -> Question:
-    turns = tuple(
-        Turn(
-            t["question"],
-            t["answer"],
-            tuple(tuple(Box(**box) for box in boxes) for boxes in t["boxes"]),
-        )
-        for t in row["turns"]
-    )
     hard = row["hard_for_downscaling"]
     fields = {
         "images": tuple(row["images"]),
-        "turns": turns,
+        "turns": tuple(map(_read_turn, row["turns"])),
         "hard_for_downscaling": None if hard is None else tuple(hard),
     }
     if row["family"] not in FAMILIES:

@@ -27,7 +27,7 @@ def capital_height(size: int) -> int:
 
 
 def room_for(text: str, size: int) -> int:
-    """Return px in which capitals and digits of a font fit, the same with every version of Pillow."""
+    """Return the px that a text of capitals and digits fits in, with every version of Pillow."""
     return round(size * sum(_WIDTHS.get(character, _USUAL) for character in text))
 
 
@@ -42,7 +42,7 @@ def sheet_height(rows: int, size: int) -> int:
 
 
 def row_origins(paper: Paper, row: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return where the label starts and the value ends in a row, both (x, y) of the baseline in px."""
+    """Return where a row's label starts and its value ends: (x, y) on the baseline in px."""
     pad = round(_PAD * paper.font)
     y = paper.box.top + round((PITCH * (row + 1)) * paper.font) - round(0.1 * paper.font)
     return (paper.box.left + pad, y), (paper.box.right - pad, y)
@@ -73,7 +73,10 @@ def characters(scene: Scene) -> Characters:
 
 
 def _characters(text: str, font: Font, x: float, y: float) -> Characters:
-    """Return characters whose text starts at x on the baseline y: as wide as they advance, as high as their ink."""
+    """Return the characters of a text that starts at x on the baseline y, with their boxes.
+
+    A box is as wide as its character advances, and as high as the ink of the character.
+    """
     boxes = []
     for number, character in enumerate(text):
         left = x + font.getlength(text[:number])

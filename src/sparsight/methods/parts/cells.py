@@ -1,4 +1,4 @@
-"""Grids of visual tokens: partitions into compact cells, their centres, shares, smaller grids. Pure and on the host."""
+"""Partitions of grids of visual tokens into compact cells, and smaller grids; all on the host."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,9 +11,9 @@ from sparsight.counts.layout import Grid, Layout
 
 
 def share(count: int, sizes: Sequence[int], most: int | None = None) -> tuple[int, ...]:
-    """Share a count out in proportion to sizes by largest remainder, at least one each where the count allows it.
+    """Return shares of a count in proportion to sizes, by largest remainder.
 
-    Of equal remainders the first wins.
+    Each share is at least one where the count allows it. Of equal remainders the first wins.
 
     Args:
         count: at most the sum of `sizes`, and of `most` times their number.
@@ -60,7 +60,9 @@ def scaled_cells(grid: Grid, small: Grid) -> torch.Tensor:
 
 
 def cell_centres(labels: torch.Tensor, width: int) -> torch.Tensor:
-    """Return each cell's token nearest to the mean place of its members; of equally near ones the first.
+    """Return the token of each cell that is nearest to the mean place of the cell.
+
+    Of equally near tokens the first wins.
 
     Args:
         labels: (h w,) int64 in 0..C-1, every cell non-empty.
@@ -79,7 +81,9 @@ def cell_centres(labels: torch.Tensor, width: int) -> torch.Tensor:
 
 @lru_cache(maxsize=64)
 def partition(layout: Layout, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Partition the grids of a sample into `count` cells, by their sizes; treat the result as read-only.
+    """Partition the grids of a sample into `count` cells, shared out by their sizes.
+
+    The result is kept for later calls: treat it as read-only.
 
     Tokens that are no patch lie in no cell. Where there are more cells than patches, the first of
     them become cells of their own, behind all others.
@@ -111,7 +115,9 @@ def scaled_partition(layout: Layout, small: Grid) -> tuple[torch.Tensor, torch.T
 def _join(
     layout: Layout, cells: Sequence[torch.Tensor | None]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    labels, centres, first = torch.full((len(layout),), -1), [torch.arange(0)], 0
+    labels = torch.full((len(layout),), -1)
+    centres = [torch.arange(0)]
+    first = 0
     for grid, own in zip(layout.grids, cells, strict=True):
         if own is not None:
             labels[grid.tokens] = own + first
@@ -121,9 +127,10 @@ def _join(
 
 
 def downscaled(grid: Grid, most: int) -> Grid:
-    """Return the grid of an image scaled down to at most `most` tokens, its aspect ratio kept as well as that allows.
+    """Return the grid of an image scaled down to at most `most` tokens.
 
-    Both sides are scaled alike and rounded down or up, whichever keeps more tokens.
+    Its aspect ratio is kept as well as the limit allows: both sides are scaled alike and rounded
+    down or up, whichever keeps more tokens.
 
     Args: most: at least 1.
     """

@@ -65,12 +65,12 @@ def density_peaks(points: torch.Tensor, clusters: int) -> tuple[torch.Tensor, to
 
 
 def pairwise_distances(points: torch.Tensor) -> torch.Tensor:
-    """Return (..., N, N) Euclidean distances over sqrt(D), from the Gram matrix, at least in float32.
+    """Return (..., N, N) Euclidean distances over sqrt(D), at least in float32.
 
-    Points are centred first: it changes no distance and keeps the subtraction of large squares
-    exact enough. The result is symmetric bit for bit: two points that are each other's nearest are
-    equally dense, and a product that rounds (a, b) and (b, a) differently would break that tie by
-    chance.
+    They are computed from the Gram matrix. Points are centred first: it changes no distance and
+    keeps the subtraction of large squares exact enough. The result is symmetric bit for bit: two
+    points that are each other's nearest are equally dense, and a product that rounds (a, b) and
+    (b, a) differently would break that tie by chance.
     """
     wide = points.to(torch.promote_types(points.dtype, torch.float32))
     wide = wide - wide.mean(dim=-2, keepdim=True)

@@ -58,7 +58,8 @@ def suppress_alike(
         threshold: (...) float, cosine.
     Returns: (..., N) bool.
     """
-    units, rank, present = normalise(features), rank_descending(score), score.shape[-1]
+    units, rank = normalise(features), rank_descending(score)
+    present = score.shape[-1]
     order = rank.argsort(dim=-1)
     alive = torch.ones_like(score, dtype=torch.bool)
     survivors = torch.zeros_like(alive)

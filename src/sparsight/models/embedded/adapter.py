@@ -21,9 +21,8 @@ from sparsight.models.embedded.parts import sha256_of
 
 ADAPTER_DIR = Path(__file__).parent / "adapter"
 EYE_FILE = "eye.safetensors"  # changes of encoder layers, and the projector
-DECODER_FILE = (
-    "decoder.safetensors"  # pairs of thin matrices, of whose products decoder weights change
-)
+# pairs of thin matrices; their products are the changes of the decoder's weights
+DECODER_FILE = "decoder.safetensors"
 ADAPTER_FILES = (EYE_FILE, DECODER_FILE)
 MANIFEST_FILE = "manifest.json"
 FORMAT = 2  # raise it when the files' content changes
@@ -73,7 +72,8 @@ def read_manifest(folder: Path = ADAPTER_DIR) -> Manifest:
         if written != FORMAT:
             raise EmbeddedModelError(
                 f"the adapter in {folder} has format {written}, but this sparsight reads format "
-                f"{FORMAT}; give an adapter that this version's training wrote, or reinstall sparsight."
+                f"{FORMAT}; give an adapter that this version's training wrote, or reinstall "
+                "sparsight."
             )
         return Manifest(**content)
     except FileNotFoundError as error:
@@ -104,7 +104,8 @@ def check_adapter(folder: Path = ADAPTER_DIR) -> Manifest:
         found = sha256_of(path)
         if found != wanted:
             raise EmbeddedModelError(
-                f"{name} is damaged: SHA-256 {found}, but the manifest says {wanted}; reinstall sparsight."
+                f"{name} is damaged: SHA-256 {found}, but the manifest says {wanted}; reinstall "
+                "sparsight."
             )
     return manifest
 

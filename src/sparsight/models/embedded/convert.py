@@ -20,6 +20,7 @@ from transformers import Dinov2Config, LlamaConfig, PreTrainedTokenizerFast
 from sparsight.errors import EmbeddedModelError
 
 IMAGE_TOKEN = "<image>"  # noqa: S105 - a token of text
+_BACKBONE = "backbone."  # what names of the encoder's parameters begin with in the ONNX file
 _CONTROL = 3  # GGUF's token type of special tokens
 _GGUF_LAYER_NAMES = {
     "attn_norm": "input_layernorm",
@@ -36,7 +37,7 @@ _GGUF_TOP_NAMES = {"token_embd.weight": "embed_tokens.weight", "output_norm.weig
 
 
 def optional(module: str) -> Any:
-    """Imports a package that only the embedded model needs.
+    """Return a package that only the embedded model needs.
 
     Raises:
         EmbeddedModelError: the package is not installed.
@@ -52,7 +53,7 @@ def optional(module: str) -> Any:
 
 
 def vision_config() -> Dinov2Config:
-    """Returns the configuration of DINOv2-small (ViT-S/14, 37x37 position grid)."""
+    """Return the configuration of DINOv2-small (ViT-S/14, 37x37 position grid)."""
     return Dinov2Config(
         hidden_size=384,
         num_hidden_layers=12,
@@ -64,21 +65,33 @@ def vision_config() -> Dinov2Config:
 
 
 def vision_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Reads the DINOv2 backbone out of the ONNX file, under its original checkpoint names.
+    """Return the weights of the DINOv2 backbone in an ONNX file, by their checkpoint names.
 
-    The graph keeps the name of every bias but not of the linear weights: each `MatMul` weight is
-    named after the bias that the next `Add` uses, and transposed, as ONNX stores (in, out).
+    The graph keeps the names of all parameters but those of the linear weights; they are named by
+    `_linear_weights`.
     """
     onnx = optional("onnx")
     to_array = optional("onnx.numpy_helper").to_array
     graph = onnx.load(str(path)).graph
     arrays: dict[str, np.ndarray] = {tensor.name: to_array(tensor) for tensor in graph.initializer}
-    prefix = "backbone."
     weights = {
-        name.removeprefix(prefix): _tensor(value)
+        name.removeprefix(_BACKBONE): _tensor(value)
         for name, value in arrays.items()
-        if name.startswith(prefix)
+        if name.startswith(_BACKBONE)
     }
+    weights |= _linear_weights(graph, arrays)
+    weights["embeddings.position_embeddings"] = _tensor(_positions(arrays))
+    weights["embeddings.mask_token"] = torch.zeros(1, 384)  # only masked pretraining uses it
+    return weights
+
+
+def _linear_weights(graph: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Return the weights of the backbone's linear layers, (out, in), by their checkpoint names.
+
+    The weight of a `MatMul` is named after the bias that the next `Add` uses, and transposed, as
+    ONNX stores (in, out).
+    """
+    weights: dict[str, torch.Tensor] = {}
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
@@ -87,16 +100,14 @@ def vision_weights(path: Path) -> dict[str, torch.Tensor]:
         if node.op_type == "MatMul" and node.input[1] in arrays:
             (add,) = [reader for reader in readers[node.output[0]] if reader.op_type == "Add"]
             (bias,) = [name for name in add.input if name in arrays]
-            name = bias.removeprefix(prefix).removesuffix(".bias") + ".weight"
-            if bias.startswith(prefix):
+            name = bias.removeprefix(_BACKBONE).removesuffix(".bias") + ".weight"
+            if bias.startswith(_BACKBONE):
                 weights[name] = _tensor(arrays[node.input[1]].T)  # (out, in)
-    weights["embeddings.position_embeddings"] = _tensor(_positions(arrays))
-    weights["embeddings.mask_token"] = torch.zeros(1, 384)  # only masked pretraining uses it
     return weights
 
 
 def _positions(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Joins the CLS position and the 37x37 grid positions, which the export split and left anonymous."""
+    """Return the positions of class token and 37x37 grid, which are two unnamed tensors of ONNX."""
     anonymous = [
         value for name, value in arrays.items() if name.startswith("onnx::") and value.ndim == 3
     ]
@@ -109,10 +120,10 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 
 
 class LanguageFile:
-    """The GGUF file of the language model, opened once for its configuration, tokenizer and weights."""
+    """The GGUF file of the language model, opened once for config, tokenizer and weights."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the file without reading the tensors."""
+        """Open the file without reading the tensors."""
         self._gguf = optional("gguf")
         self._reader = self._gguf.GGUFReader(str(path))
 
@@ -120,7 +131,7 @@ class LanguageFile:
         return self._reader.fields[name].contents()
 
     def config(self) -> LlamaConfig:
-        """Returns the decoder's configuration as the file states it."""
+        """Return the decoder's configuration as the file states it."""
         return LlamaConfig(
             vocab_size=self._field("llama.vocab_size"),
             hidden_size=self._field("llama.embedding_length"),
@@ -136,14 +147,13 @@ class LanguageFile:
             },
             bos_token_id=self._field("tokenizer.ggml.bos_token_id"),
             eos_token_id=self._field("tokenizer.ggml.eos_token_id"),
-            pad_token_id=self._field(
-                "tokenizer.ggml.unknown_token_id"
-            ),  # padding never equals the end token
+            # padding never equals the end token
+            pad_token_id=self._field("tokenizer.ggml.unknown_token_id"),
             tie_word_embeddings=True,
         )
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Returns the decoder's dequantised tensors in float32, under `LlamaModel` names."""
+        """Return the decoder's dequantised tensors in float32, under `LlamaModel` names."""
         heads = {
             "attn_q": self._field("llama.attention.head_count"),
             "attn_k": self._field("llama.attention.head_count_kv"),
@@ -161,7 +171,7 @@ class LanguageFile:
         return weights
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """Builds the byte-level BPE tokenizer, with `<image>` added after the original vocabulary."""
+        """Return the byte-level BPE tokenizer, with `<image>` behind the original vocabulary."""
         tokens: list[str] = self._field("tokenizer.ggml.tokens")
         kinds: list[int] = self._field("tokenizer.ggml.token_type")
         merges = [tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges")]
@@ -190,6 +200,6 @@ class LanguageFile:
 
 
 def _rope_rows(value: np.ndarray, heads: int) -> np.ndarray:
-    """Undoes GGUF's interleaving of rotary pairs: rows (head, pair, 2) back to (head, 2, pair)."""
+    """Return rows in the order (head, 2, pair); GGUF stores rotary pairs as (head, pair, 2)."""
     rows, width = value.shape
     return value.reshape(heads, rows // heads // 2, 2, width).swapaxes(1, 2).reshape(rows, width)

