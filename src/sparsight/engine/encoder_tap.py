@@ -177,26 +177,29 @@ class EncoderTap:
     def _on_end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Put what was read on the output of the encoder; `output` is None after an error."""
         del module, args
-        reading = _CURRENT.get()
-        if reading is None or reading.tap is not self:
+        reading = self._current()
+        if reading is None:
             return
         _CURRENT.set(reading.outer)
-        if output is None:
-            return
         state = find_pass(self.owner)
-        values = {need: self._join(need, reading) for need in reading.pieces}
-        if self.encoder.places is not None:
-            if state is None or state.image_sizes is None:
-                return  # which tiles belong to which image is not known here
-            sizes = state.image_sizes
-            places = self.encoder.places(sizes if sizes.is_cpu else state.to_host(sizes))
-            values = {need: value[places.to(value.device)] for need, value in values.items()}
-        tokens = {len(value) for value in values.values()} or {0}
-        encoded = Encoded(values, max(tokens))
+        encoded = None if output is None else self._finish(reading, state)
+        if encoded is None:
+            return
         if not isinstance(output, tuple):
             setattr(output, KEPT, encoded)
         if state is not None:
             state.encoded_parts.append(encoded)
+
+    def _finish(self, reading: Reading, state: Pass | None) -> Encoded | None:
+        """Return what was read, by visual tokens; None if tiles cannot be put together here."""
+        values = {need: self._join(need, reading) for need in reading.pieces}
+        if self.encoder.places is not None:
+            if state is None or state.image_sizes is None:
+                return None
+            sizes = state.image_sizes
+            places = self.encoder.places(sizes if sizes.is_cpu else state.to_host(sizes))
+            values = {need: value[places.to(value.device)] for need, value in values.items()}
+        return Encoded(values, max(map(len, values.values()), default=0))
 
     def _on_source(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         del module, args
