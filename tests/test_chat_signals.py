@@ -1,4 +1,4 @@
-"""Later turns about the same images: what was read of the image encoder is remembered with its features."""
+"""In later turns, what was read of the image encoder is remembered with its features."""
 
 import pytest
 import torch

@@ -40,8 +40,8 @@ def rotate(values, cos, sin):
 
 
 def watched(model, pixels, grids):
-    """Whole maps (N, N) mean over heads, keys (N, d) and outputs (N, D) of each block, by raster order of
-    merged tokens: (V, 4, ...) and what a row of its frame is."""
+    """Maps (N, N), mean over heads, keys (N, d) and outputs (N, D) of each block, and the place of
+    each visual token, in raster order, in the sequence."""
     visual, handles = model.model.visual, []
     maps, keys = [], []
     outputs = []

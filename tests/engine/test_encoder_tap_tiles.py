@@ -1,4 +1,4 @@
-"""What is read of LLaVA-NeXT's image encoder, whose tiles are cut and put together, against its own packing."""
+"""What is read of LLaVA-NeXT's image encoder is cut and put together as the model packs tiles."""
 
 import pytest
 import torch

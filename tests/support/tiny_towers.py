@@ -1,4 +1,4 @@
-"""Tiny LLaVA models with other image encoders, and slow references of what these encoders compute."""
+"""Tiny LLaVA models with other image encoders, and slow references of what these compute."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Reads what the image encoder computes: features, attention and keys of the blocks that a method names.
+"""Reads features, attention and keys of the image encoder, of the blocks that a method names.
 
 A tap reads q and k of a block's attention call; the kernel stays as it is. The class token's row
 alone is multiplied out, and attention received is summed in blocks of rows, so that no N x N map
@@ -141,8 +141,8 @@ class EncoderTap:
             if self.encoder.places is None:  # sizes of images are known in a pass alone
                 instead += ", or encode them by get_image_features() while this method is attached"
             raise UnsupportedError(
-                f"{self.name} reads {what}, and mm_encoder_outputs bring features that were encoded "
-                f"without it; {instead}."
+                f"{self.name} reads {what}, and mm_encoder_outputs bring features that were "
+                f"encoded without it; {instead}."
             )
         state.encoded_parts.append(getattr(output, KEPT))
 
@@ -214,8 +214,8 @@ class EncoderTap:
             return
         if call.mask is not None or call.causal:
             raise UnsupportedError(
-                f"{self.name} reads the attention of the image encoder, and {type(self.tower).__name__} "
-                "masks it here; give images without padding."
+                f"{self.name} reads the attention of the image encoder, and "
+                f"{type(self.tower).__name__} masks it here; give images without padding."
             )
         with torch.autocast(call.query.device.type, enabled=False):
             for need in needs:

@@ -1,7 +1,8 @@
 """How image encoders are built, as far as methods read what they compute; from a config alone.
 
-Private details of transformers touched here: `vision_feature_layer`, `vision_feature_select_strategy`
-and `model_type` of configs, names of the lists of blocks, and the windows of Qwen2.5-VL's encoder.
+Private details of transformers touched here: `vision_feature_layer`,
+`vision_feature_select_strategy` and `model_type` of configs, names of the lists of blocks, and the
+windows of Qwen2.5-VL's encoder.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ class ImageEncoder:
         skip: tokens in front that become no visual token.
         merge: patches that one visual token is made of; in a block they follow each other.
         whole: indices of the blocks in which a patch sees its whole image.
-        packed: whether all images of a call are one sequence, in which attention is cut into pieces.
+        packed: whether all images of a call are one sequence, cut into pieces for attention.
         window: side of attention windows in visual tokens, in whose order the sequence stands; 0
             for raster order.
         places: takes the sizes of a call's images, (I, 2) int64 in px on the host, and returns

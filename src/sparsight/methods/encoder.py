@@ -27,7 +27,7 @@ WHOLE = ("features", "projector")  # kinds that name no block
 
 @dataclass(frozen=True)
 class EncoderNeed:
-    """One thing that a method reads of the image encoder; all of it averaged over a token's patches.
+    """One thing that a method reads of the image encoder, averaged over a token's patches.
 
     Args:
         kind: "features", what the projector was given, (V, D_enc); "class_attention", the row of
@@ -130,8 +130,8 @@ class EncoderSignals:
 
 def _refuse(need: EncoderNeed) -> Never:
     raise MethodError(
-        f"{need.description} is read without being declared; declare the signal 'encoder', and have "
-        f"encoder_needs return {need}."
+        f"{need.description} is read without being declared; declare the signal 'encoder', and "
+        f"have encoder_needs return {need}."
     )
 
 

@@ -31,8 +31,8 @@ class FastV(Method):
     Differs:
         Every image keeps its best token. All samples of a batch are pruned (the code looks at the
         first), and images stand where they stand (the code has one place written in).
-        A budget is the mean of the tokens that enter each layer, those before the site included: 192
-        of 576 tokens and 32 layers are 166 kept. `paper()` takes the tokens kept.
+        A budget is the mean of the tokens that enter each layer, those before the site included:
+        192 of 576 tokens and 32 layers are 166 kept. `paper()` takes the tokens kept.
 
     Args:
         rater: which text behind the images rates them: the "last" token (the code), or "all" of it,

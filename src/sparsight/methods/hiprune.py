@@ -39,8 +39,9 @@ class HiPrune(Method):
 
     Args:
         alpha: share of the count that anchors and their neighbours take, in [0, 1].
-        object_block: the middle block; a float is a share of the depth, rounded to the nearest block
-            that sees the whole image, an int counts back from the block that made the features.
+        object_block: the middle block; a float is a share of the depth, rounded to the nearest
+            block that sees the whole image, an int counts back from the block that made the
+            features.
     """
 
     name: ClassVar[str] = "hiprune"

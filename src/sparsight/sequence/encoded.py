@@ -1,4 +1,4 @@
-"""What an image encoder computed, from the tokens of all images of a call to the samples of a batch."""
+"""What an image encoder computed: from all images of a call to the samples of a batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from sparsight.methods.encoder import EncoderNeed, EncoderSignals, Projector, Te
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """What one call of an image encoder computed for each visual token, in the order of its features.
+    """What one call of an image encoder computed for each visual token, in order of features.
 
     Args:
         values: (T, ...) of each need.
@@ -76,8 +76,8 @@ def _count_copies(calls: Sequence[Encoded], counts: Sequence[int]) -> int:
     copies = max(1, wanted // max(1, tokens))
     if sum(counts[::copies]) != tokens or copies * tokens != wanted:
         raise UnsupportedError(
-            f"the image encoder was read for {tokens} visual tokens, and the batch has {wanted}; give "
-            "pixel_values with the prompt they belong to."
+            f"the image encoder was read for {tokens} visual tokens, and the batch has {wanted}; "
+            "give pixel_values with the prompt they belong to."
         )
     return copies
 
