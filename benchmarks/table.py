@@ -88,7 +88,8 @@ def write_gpu() -> str:
             possible = faster * ratios["prefill_sparse_over_oracle"]
             lines.append(
                 f"| {results['batch']} | {budget['retain']} "
-                f"| {dense['prefill_ms']['median']:.1f} ms | {sparse['prefill_ms']['median']:.1f} ms "
+                f"| {dense['prefill_ms']['median']:.1f} ms "
+                f"| {sparse['prefill_ms']['median']:.1f} ms "
                 f"| {faster:.2f} x of {possible:.2f} x | {ratios['flops_dense_over_sparse']:.2f} x "
                 f"| {dense['decode_ms_per_token']['median']:.1f} ms "
                 f"| {sparse['decode_ms_per_token']['median']:.1f} ms |"
