@@ -83,7 +83,8 @@ def write_gpu() -> str:
     for name in GPU:
         results = read(name)
         for budget in results["budgets"]:
-            ratios, dense, sparse = budget["ratios"], budget["dense"], budget["sparse"]
+            ratios = budget["ratios"]
+            dense, sparse = budget["dense"], budget["sparse"]
             faster = ratios["prefill_dense_over_sparse"]
             possible = faster * ratios["prefill_sparse_over_oracle"]
             lines.append(
