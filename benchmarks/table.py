@@ -23,6 +23,7 @@ from sparsight.models.embedded.adapter import read_manifest
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SCENES = "scenes-embedded-cpu.json"
+SMALL = "scenes-2-embedded-cpu.json"
 GPU = ("prefill-llava-1.5-7b-h200-b1.json", "prefill-llava-1.5-7b-h200-b8.json")
 START, END = "<!-- table: {} -->", "<!-- end of table -->"
 SHOWN_LAYERS = (0, 1, 2, 4, 6, 8, 10, 12, 14, 17, 20, 23, 26, 29)
@@ -107,34 +108,35 @@ def write_gpu() -> str:
 
 
 def write_compared() -> str:
-    """Return the overall score of every method at every budget, on scenes."""
-    results = read(SCENES)
-    dense = next(row for row in results["configurations"] if row["budget"] is None)
-    methods: dict[str, dict[float, Mapping[str, Any]]] = {}
-    for row in results["configurations"]:
-        if row["budget"] is not None:
-            methods.setdefault(label(row), {})[row["budget"]] = row
-    budgets = sorted({budget for rows in methods.values() for budget in rows}, reverse=True)
+    """Return the overall score of every method at one budget, on scenes with small evidence."""
+    results = read(SMALL)
+    rows = results["configurations"]
+    budget = next(row["budget"] for row in rows if row["budget"] is not None)
     lines = [
-        f"| `retain` | {' | '.join(f'{budget:g}' for budget in budgets)} |",
-        "| --- |" + " ---: |" * len(budgets),
+        f"| at {budget:g} of 576 visual tokens | score | of dense | difference, 95 % |",
+        "| --- | ---: | ---: | ---: |",
     ]
-    for name, rows in methods.items():
-        cells = [_format_overall(rows.get(budget)) for budget in budgets]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for row in rows:
+        overall = row["overall"]
+        difference = "-"
+        if row["budget"] is not None:
+            low, high = overall["interval_points"]
+            difference = f"{overall['difference_points']:+.1f} ({low:+.1f} to {high:+.1f})"
+        score = f"{100 * overall['score']:.1f}"
+        lines.append(
+            f"| {label(row)} | {score} | {100 * overall['retention']:.0f} % | {difference} |"
+        )
     lines += [
         "",
-        "Mean score of nine families of questions, and its share of the dense model's "
-        f"{100 * dense['overall']['score']:.1f}; {results['suite']['questions']} questions, "
-        f"{results['facts']['dtype']}. Families, intervals, costs and evidence: docs/scenes-1.md.",
+        f"Mean score of nine families of questions in %; {results['suite']['questions']} questions "
+        f"of `scenes-2`, {results['facts']['dtype']}; difference to dense in points, paired.",
     ]
     return "\n".join(lines)
 
 
-def _format_overall(row: Mapping[str, Any] | None) -> str:
-    if row is None or row["overall"] is None:
-        return "-"
-    return f"{100 * row['overall']['score']:.1f} ({100 * row['overall']['retention']:.0f} %)"
+def write_small() -> str:
+    """Return scores, costs and evidence of every configuration on scenes with small evidence."""
+    return write_table(read(SMALL))
 
 
 def write_controls() -> str:
@@ -251,7 +253,7 @@ def write_proof() -> str:
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"first": write_first, "gpu": write_gpu, "compared": write_compared},
-    "docs/scenes.md": {"proof": write_proof},
+    "docs/scenes.md": {"proof": write_proof, "small": write_small},
     "docs/scenes-1.md": {
         "dense": write_splits,
         "controls": write_controls,

@@ -158,6 +158,11 @@ def gridless(case, method, counts, model):
 
 
 REASONS = {
+    r"positions='renumber' is not supported": lambda case, *_: case.kind in odd_models.KEEPS_ONLY,
+    r"one distance between tokens": lambda case, *_: case.kind in odd_models.MROPE,
+    r"takes? images of any size": lambda case, *_: (
+        case.method is Downscale and case.kind not in odd_models.SCALED
+    ),
     r"keeps nothing meaningful": lambda case, *_: case.budget.raw and case.budget.share == 0.0,
     r"is made for more than the sample's": lambda case, method, counts, model: any(
         case.settings["kept"][0] > count > 0 for count in counts
@@ -166,12 +171,7 @@ REASONS = {
     r"leaves less than one token": thin,
     r"do not fit; give ascending layers": misplaced,
     r"rows and columns": gridless,
-    r"cannot scale the images": lambda case, *_: (
-        case.method is Downscale and case.kind not in odd_models.SCALED
-    ),
     r"they cannot share a batch": lambda case, method, counts, model: len(set(counts) - {0}) > 1,
-    r"positions='renumber' is not defined": lambda case, *_: case.kind in odd_models.KEEPS_ONLY,
-    r"prior of one rotary distance": lambda case, *_: case.kind in odd_models.MROPE,
     r"no text follows|no words follow": lambda case, method, *_: (
         "attention" in method.signals and any(row[-1:] > [] for row in case.rows)
     ),
