@@ -170,7 +170,7 @@ REASONS = {
     r"cannot be met": unmet,
     r"leaves less than one token": thin,
     r"do not fit; give ascending layers": misplaced,
-    r"rows and columns": gridless,
+    r"rows and columns|lie nowhere": gridless,
     r"they cannot share a batch": lambda case, method, counts, model: len(set(counts) - {0}) > 1,
     r"no text follows|no words follow": lambda case, method, *_: (
         "attention" in method.signals and any(row[-1:] > [] for row in case.rows)
