@@ -45,7 +45,7 @@ def test_an_object_that_is_no_model_is_refused():
         sparsify(torch.nn.Linear(2, 2), METHOD)
 
 
-@pytest.mark.parametrize("method", ["sparsevlm", None, 192, SparseVLM])
+@pytest.mark.parametrize("method", ["sparsevlm", None, True, SparseVLM])
 def test_an_object_that_is_no_method_is_refused(model, method):
     with refuses(UnsupportedError, repr(method), "SparseVLM(retain=192)"):
         sparsify(model, method)
