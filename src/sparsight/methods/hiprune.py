@@ -88,7 +88,10 @@ class HiPrune(Method):
         late = view.encoder.received()
 
         def choose(grid: PatchGrid, count: int) -> torch.Tensor:
-            tokens, anchors = grid.tokens.to(device), count_anchors(count, self.alpha)
+            tokens, anchors = (
+                grid.tokens.to(device, non_blocking=True),
+                count_anchors(count, self.alpha),
+            )
             return choose_hiprune(middle[:, tokens], late[:, tokens], count, anchors, grid.size[1])
 
         keep = choose_by_grid(layout, view.keep_count, len(view.hidden), device, choose)

@@ -80,7 +80,7 @@ class SCOPE(Method):
         features = encoder.features()  # (G, V, D_enc)
 
         def choose(grid: PatchGrid, count: int) -> torch.Tensor:
-            tokens = grid.tokens.to(device)
+            tokens = grid.tokens.to(device, non_blocking=True)
             similarity = compare(features[:, tokens]).hold()
             return choose_coverage(similarity, count, factor=score[:, tokens] ** self.alpha)
 

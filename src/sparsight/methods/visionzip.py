@@ -105,10 +105,14 @@ class VisionZip(Method):
         anchors = _share_anchors(layout, dominant, made)
         encoder = view.encoder
         score = encoder.class_attention() if self.score == "class" else encoder.received()
-        keep = [layout.others[: view.keep_count - patches].to(device).expand(len(score), -1)]
+        keep = [
+            layout.others[: view.keep_count - patches]
+            .to(device, non_blocking=True)
+            .expand(len(score), -1)
+        ]
         recycled, first = [], 0
         for grid, kept, count in zip(layout.grids, dominant, anchors, strict=True):
-            tokens = grid.tokens.to(device)
+            tokens = grid.tokens.to(device, non_blocking=True)
             if not count:
                 keep.append(tokens[top_k(score[:, tokens], kept)])
                 continue
@@ -122,7 +126,7 @@ class VisionZip(Method):
 
     def _fold(self, view: View, grid: PatchGrid, groups: Groups, first: int) -> Recycled:
         """Return the contextual tokens of one grid; `first` is the label of its first anchor."""
-        tokens = grid.tokens.to(view.hidden.device)
+        tokens = grid.tokens.to(view.hidden.device, non_blocking=True)
         if self.merge == "tokens":
             values = merge_contextual(view.hidden[:, tokens], groups)
         else:

@@ -87,7 +87,7 @@ class VisPruner(Method):
         features = encoder.features()  # (G, V, D_enc)
 
         def choose(grid: PatchGrid, count: int) -> torch.Tensor:
-            tokens, important = grid.tokens.to(device), int(count * self.ratio)
+            tokens, important = grid.tokens.to(device, non_blocking=True), int(count * self.ratio)
             own = features[:, tokens]
             return choose_vispruner(score[:, tokens], own, count, important, self.step)
 

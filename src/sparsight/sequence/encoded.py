@@ -106,7 +106,9 @@ def gather_encoder(signals: Sequence[SampleSignals], names: torch.Tensor) -> Enc
 
 def stack_text(signals: Sequence[SampleSignals], device: torch.device) -> TextSignal | None:
     """Return the text of a group, filled up to its longest; None if it is not declared."""
-    texts = [sample.text.to(device) for sample in signals if sample.text is not None]
+    texts = [
+        sample.text.to(device, non_blocking=True) for sample in signals if sample.text is not None
+    ]
     if not texts:
         return None
     lengths = [len(text) for text in texts]
@@ -114,4 +116,4 @@ def stack_text(signals: Sequence[SampleSignals], device: torch.device) -> TextSi
     if len(set(lengths)) == 1:
         return TextSignal(embeds)
     index = torch.arange(embeds.shape[1], device=device)
-    return TextSignal(embeds, index < torch.tensor(lengths).to(device)[:, None])
+    return TextSignal(embeds, index < torch.tensor(lengths).to(device, non_blocking=True)[:, None])

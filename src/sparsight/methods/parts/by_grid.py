@@ -30,10 +30,10 @@ def choose_by_grid(
     Returns: (G, K) int64, ascending.
     """
     patches = min(count, len(layout) - len(layout.others))
-    keep = [layout.others[: count - patches].to(device).expand(group, -1)]
+    keep = [layout.others[: count - patches].to(device, non_blocking=True).expand(group, -1)]
     for grid, part in zip(layout.grids, share_by_grid(layout, patches), strict=True):
         if part:
-            keep.append(grid.tokens.to(device)[choose(grid, part)])
+            keep.append(grid.tokens.to(device, non_blocking=True)[choose(grid, part)])
     return torch.cat(keep, dim=-1).sort(dim=-1).values
 
 
