@@ -46,6 +46,7 @@ class DivPrune(Method):
 
     name: ClassVar[str] = "divprune"
     summary: ClassVar[str] = "visual tokens as far apart as possible; Cen-Prune with centred"
+    source: ClassVar[str] = "DivPrune, CVPR 2025, arXiv 2503.02175; Cen-Prune, arXiv 2608.30263"
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_BUDGETS)
     signals: ClassVar[frozenset[str]] = frozenset({"encoder"})  # with space="features"
 

@@ -42,6 +42,7 @@ class FastV(Method):
 
     name: ClassVar[str] = "fastv"
     summary: ClassVar[str] = "attention of the prompt's last token, one early site"
+    source: ClassVar[str] = "FastV, ECCV 2024, arXiv 2403.06764"
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_KEPT)
     signals: ClassVar[frozenset[str]] = frozenset({"attention"})
 

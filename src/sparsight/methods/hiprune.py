@@ -46,6 +46,7 @@ class HiPrune(Method):
 
     name: ClassVar[str] = "hiprune"
     summary: ClassVar[str] = "attention received in a middle and a late block of the image encoder"
+    source: ClassVar[str] = "HiPrune, ACL 2026, arXiv 2508.00553"
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_BUDGETS)
     signals: ClassVar[frozenset[str]] = frozenset({"layout", "encoder"})
 

@@ -36,6 +36,7 @@ class Method(ABC):
 
     * name: on the command line; "" makes one of the class's name.
     * summary: what the method does, in one line.
+    * source: paper, venue and arXiv number; "" for what was published nowhere.
     * published: budgets that `paper()` takes.
     * signals: what `select` reads of a view, of SIGNALS; what is always there is not listed.
     * batched: whether `select` takes a group of samples, (G, V, D); if not, one sample, (V, D).
@@ -57,6 +58,7 @@ class Method(ABC):
 
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
+    source: ClassVar[str] = ""
     published: ClassVar[tuple[int, ...]] = ()
     signals: ClassVar[frozenset[str]] = frozenset()
     batched: ClassVar[bool] = True

@@ -43,6 +43,7 @@ class SCOPE(Method):
 
     name: ClassVar[str] = "scope"
     summary: ClassVar[str] = "coverage of the image, weighed by the class token's attention"
+    source: ClassVar[str] = "SCOPE, NeurIPS 2025, arXiv 2510.24214"
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_BUDGETS)
     signals: ClassVar[frozenset[str]] = frozenset({"layout", "encoder"})
 

@@ -69,6 +69,7 @@ class SparseVLM(Method):
     summary: ClassVar[str] = (
         "text raters, their attention as score, scheduled or rank-adaptive counts, recycling"
     )
+    source: ClassVar[str] = "SparseVLM, ICML 2025, arXiv 2410.04417"
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_KEPT)
     signals: ClassVar[frozenset[str]] = frozenset({"attention"})
     adaptive: ClassVar[bool] = True  # with level="rank"

@@ -54,6 +54,7 @@ class SparseVLMPlus(Method):
     summary: ClassVar[str] = (
         "a RoPE prior divided out of the raters' attention, half of the heads, no recycling"
     )
+    source: ClassVar[str] = "authors' code of SparseVLM, branch main, 2025"
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_KEPT)
     signals: ClassVar[frozenset[str]] = frozenset({"attention", "distance"})
 

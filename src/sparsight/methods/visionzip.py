@@ -51,6 +51,7 @@ class VisionZip(Method):
 
     name: ClassVar[str] = "visionzip"
     summary: ClassVar[str] = "the class token's attention, and a few tokens made of all others"
+    source: ClassVar[str] = "VisionZip, CVPR 2025, arXiv 2412.04467"
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_CONTEXTUAL)
     signals: ClassVar[frozenset[str]] = frozenset({"layout", "encoder"})
 

@@ -43,6 +43,7 @@ class VisPruner(Method):
 
     name: ClassVar[str] = "vispruner"
     summary: ClassVar[str] = "the class token's attention, then tokens without look-alikes"
+    source: ClassVar[str] = "VisPruner, ICCV 2025, arXiv 2412.01818"
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_SHARES)
     signals: ClassVar[frozenset[str]] = frozenset({"layout", "encoder"})
 
