@@ -1,5 +1,6 @@
 """Evaluation with a tiny model: results, interruption and continuation, refusals, the command."""
 
+import functools
 import json
 import shutil
 from dataclasses import replace
@@ -23,7 +24,7 @@ from sparsight.evaluate import (
 from sparsight.evaluate.asking import Examiner
 from sparsight.evaluate.scenes import FAMILIES, SPLIT, compose_suite, load_images, load_suite
 from sparsight.evaluate.settings import Case
-from sparsight.methods import Random
+from sparsight.methods import HiPrune, Random
 from tests.support import tiny, tiny_processor
 
 SPARSE = Configuration("sparsevlm", SparseVLM(retain=14))
@@ -304,3 +305,31 @@ def test_images_may_be_missing(tmp_path, suite):
     result = call("--suite", tmp_path / "suite", "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert name.name in result.stderr
+
+
+def test_images_are_encoded_once_for_all_configurations(
+    model, processor, suite, finished, tmp_path
+):
+    calls, encode = [], model.model.get_image_features
+
+    @functools.wraps(encode)  # generate() reads the signature
+    def count(*args, **kwargs):
+        calls.append(1)
+        return encode(*args, **kwargs)
+
+    by_encoder = (Configuration("hiprune", HiPrune(retain=12)),)
+    settings = make(suite, tmp_path, (*ALL, *by_encoder), families=("place",), share_encoding=True)
+    model.model.get_image_features = count
+    try:
+        found = run(model, processor, settings)
+    finally:
+        del model.model.get_image_features
+    questions = found["suite"]["questions"]
+    # once more for what HiPrune reads, and once to count a still image's tokens at the most
+    assert 2 * questions <= len(calls) <= 2 * questions + 1
+    assert {row["cost"]["seconds_median"] for row in found["configurations"]} == {None}
+    apart = {row["configuration"] + row["question"]: row for row in answers(finished[0])}
+    own = {row["configuration"] + row["question"]: row for row in answers(tmp_path)}
+    assert {key: row for key, row in own.items() if "hiprune" not in key}.items() <= apart.items()
+    with pytest.raises(InputError, match="share_encoding True there, False now"):
+        open_store(replace(settings, share_encoding=False))

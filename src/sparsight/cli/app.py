@@ -201,6 +201,12 @@ def eval_command(
     limit: Annotated[int | None, typer.Option(help="Questions of each part; default: all.")] = None,
     control: Annotated[str, typer.Option(help=f"What is shown: {CONTROLS}.")] = "none",
     dtype: Annotated[str, typer.Option(help=f"dtype of the weights: {DTYPES}.")] = "float32",
+    share_encoding: Annotated[
+        bool,
+        typer.Option(
+            "--share-encoding", help="Encode a question's images once for all; no seconds then."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of random dropping and of resampling.")] = 0,
     out: Annotated[
         Path, typer.Option(help="Folder of answers and results; the same folder continues.")
@@ -225,6 +231,7 @@ def eval_command(
         seed=seed,
         model=model or EMBEDDED,
         dtype=dtype,
+        share_encoding=share_encoding,
         out=out,
     )
     evaluate(settings, model, read_device(device), as_json)

@@ -18,6 +18,7 @@ from torch import nn
 from sparsight.engine.encoder_tap import KEPT, has_signals
 from sparsight.engine.passes import find_pass_on
 from sparsight.errors import UnsupportedError
+from sparsight.sequence.encoded import Encoded
 
 ENCODERS = ("get_image_features", "get_video_features")
 
@@ -114,8 +115,12 @@ def _wrap_encoder(name: str, encode: Callable[..., Any], base: nn.Module) -> Cal
         scale, needs = (None, ()) if state is None else (state.scale, state.needs)
         call = (args, kwargs, scale, _read_versions(base))
         known = name in memory and _are_equal(memory[name][0], call)
-        if not known or not has_signals(memory[name][1], needs):
+        if not known:
             memory[name] = call, encode(*args, **kwargs)
+        elif not has_signals(memory[name][1], needs):
+            before, output = memory[name][1], encode(*args, **kwargs)
+            _add_signals(output, before)
+            memory[name] = call, output
         elif state is not None:
             # hooks on encoder and projector note both when images are encoded
             state.encoded = scale
@@ -124,6 +129,13 @@ def _wrap_encoder(name: str, encode: Callable[..., Any], base: nn.Module) -> Cal
         return memory[name][1]
 
     return encode_or_remember
+
+
+def _add_signals(output: Any, before: Any) -> None:
+    """Add what was read when the same images were encoded before, so that methods can alternate."""
+    earlier, now = getattr(before, KEPT, None), getattr(output, KEPT, None)
+    if isinstance(earlier, Encoded) and isinstance(now, Encoded):
+        setattr(output, KEPT, Encoded({**earlier.values, **now.values}, now.tokens))
 
 
 def _read_versions(base: nn.Module) -> tuple[tuple[int, int], ...]:

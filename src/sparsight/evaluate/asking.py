@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from sparsight.bench.timing import synchronize
 from sparsight.chat import Chat
 from sparsight.counts.cost import decoder_macs
 from sparsight.counts.layout import Layout
+from sparsight.engine.image_memory import remembered_images
 from sparsight.errors import InputError
 from sparsight.evaluate.evidence import find_evidence_tokens, measure_recall, shows_whole_images
 from sparsight.evaluate.record import Recall, Record
@@ -108,6 +109,12 @@ class Examiner:
             tuple(images),
             _find_evidence(question, images, layout if find_evidence else None),
         )
+
+    def share_images(self, shared: bool) -> AbstractContextManager[None]:
+        """Return a block inside which images are encoded once, if `shared`, for all that ask."""
+        if not shared:
+            return nullcontext()
+        return remembered_images(self.family.base_model(self.model), {})
 
     def ask(self, prompt: Prompt, configuration: Configuration, method: Method | None) -> Record:
         """Return the record of a question whose turns are all answered.

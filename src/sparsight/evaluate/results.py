@@ -36,7 +36,7 @@ def compute_results(
     return {
         "resamples": RESAMPLES,
         "configurations": [
-            _summarise(one, questions, records, refusals.get(one.key, {}), settings.seed)
+            _summarise(one, questions, records, refusals.get(one.key, {}), settings)
             for one in settings.configurations
         ],
     }
@@ -47,14 +47,14 @@ def _summarise(
     questions: Mapping[str, list[str]],
     records: Records,
     refused: dict[str, str],
-    seed: int,
+    settings: Settings,
 ) -> dict[str, Any]:
     """Return the results of one configuration over the families that it answered whole."""
     answered = dict(_select_answered(configuration, questions, records))
     dense = dict(_select_answered(DENSE, {name: questions[name] for name in answered}, records))
     families = {}
     for family, rows in answered.items():
-        families[family] = _summarise_family(rows, dense.get(family), seed)
+        families[family] = _summarise_family(rows, dense.get(family), settings.seed)
     all_rows = [record for rows in answered.values() for record in rows]
     method = configuration.method
     return {
@@ -64,9 +64,9 @@ def _summarise(
         "settings": None if method is None else repr(method),
         "refused": refused,
         "n": len(all_rows),
-        "overall": _summarise_overall(answered, dense, seed),
+        "overall": _summarise_overall(answered, dense, settings.seed),
         "families": families,
-        "cost": _summarise_cost(all_rows),
+        "cost": _summarise_cost(all_rows, timed=not settings.share_encoding),
         "evidence": _summarise_evidence(all_rows, -1),
     }
 
@@ -135,8 +135,8 @@ def _compare(
     }
 
 
-def _summarise_cost(rows: Sequence[Record]) -> dict[str, Any] | None:
-    """Return mean costs per question.
+def _summarise_cost(rows: Sequence[Record], *, timed: bool) -> dict[str, Any] | None:
+    """Return mean costs per question; no seconds where images were encoded once for all.
 
     `mean_visual_tokens_one_image` averages over the questions with one still image, the case that
     a budget is given for.
@@ -152,7 +152,7 @@ def _summarise_cost(rows: Sequence[Record]) -> dict[str, Any] | None:
         "prefill_flops": flops / len(rows),
         "dense_prefill_flops": dense_flops / len(rows),
         "flops_share": flops / dense_flops,
-        "seconds_median": statistics.median(row.seconds for row in rows),
+        "seconds_median": statistics.median(row.seconds for row in rows) if timed else None,
     }
 
 

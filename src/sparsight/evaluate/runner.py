@@ -59,6 +59,7 @@ def run(
             "control": settings.control,
             "seed": settings.seed,
             "max_new_tokens": settings.max_new_tokens,
+            "share_encoding": settings.share_encoding,
             "suite": {"questions": len(cases), "sha256": hash_suite(suite, settings.suite)},
             "facts": collect_facts(model.device, model.dtype),
         }
@@ -118,17 +119,18 @@ def _ask_all(
         case = task.case
         images = [] if case.shown is None else load_images(case.shown, settings.suite)
         prompt = examiner.build_prompt(case, images, find_evidence=settings.control == "none")
-        for configuration in task.configurations:
-            try:
-                method = configuration.adapt_method(case.question, still, settings.seed)
-                store.add(examiner.ask(prompt, configuration, method))
-            except (BudgetError, UnsupportedError) as error:
-                first_error = first_error or error
-                reasons = refusals.setdefault(configuration.key, {})
-                reasons.setdefault(case.question.family, str(error))
-            done += 1
-            if report is not None:
-                report(done, total)
+        with examiner.share_images(settings.share_encoding and bool(images)):
+            for configuration in task.configurations:
+                try:
+                    method = configuration.adapt_method(case.question, still, settings.seed)
+                    store.add(examiner.ask(prompt, configuration, method))
+                except (BudgetError, UnsupportedError) as error:
+                    first_error = first_error or error
+                    reasons = refusals.setdefault(configuration.key, {})
+                    reasons.setdefault(case.question.family, str(error))
+                done += 1
+                if report is not None:
+                    report(done, total)
     if first_error is not None and not store.records:
         raise first_error
     return refusals

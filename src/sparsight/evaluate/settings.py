@@ -76,6 +76,8 @@ class Settings:
         max_new_tokens: length of an answer, at most.
         model: name, folder or hub id, for the record.
         dtype: of the model.
+        share_encoding: whether a question's images are encoded once for all configurations, which
+            is faster; no seconds are reported then.
         out: folder of answers and results.
     """
 
@@ -88,6 +90,7 @@ class Settings:
     max_new_tokens: int = 10
     model: str = "embedded"
     dtype: str = "float32"
+    share_encoding: bool = False
     out: Path = Path("sparsight-eval")
 
     def __post_init__(self) -> None:

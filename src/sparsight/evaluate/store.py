@@ -153,6 +153,7 @@ def _describe(settings: Settings, suite: tuple[Question, ...]) -> dict[str, Any]
         "seed": settings.seed,
         "control": settings.control,
         "max_new_tokens": settings.max_new_tokens,
+        "share_encoding": settings.share_encoding,
         "methods": {one.key: repr(one.method) for one in settings.configurations},
     }
 
