@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 
 from sparsight.cli import app
+from sparsight.cli.methods import write_methods_page
 from sparsight.cli.models import write_models_page
 from sparsight.families import families
 from sparsight.models.embedded import is_prepared
@@ -105,10 +106,13 @@ def test_tables_equal_the_result_files():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_models_page_is_up_to_date():
-    page = ROOT / "docs" / "models.md"
-    assert page.read_text(encoding="utf-8") == write_models_page(), (
-        "run: sparsight models --markdown > docs/models.md"
+@pytest.mark.parametrize(
+    ("name", "write"), [("models", write_models_page), ("methods", write_methods_page)]
+)
+def test_written_pages_are_up_to_date(name, write):
+    page = ROOT / "docs" / f"{name}.md"
+    assert page.read_text(encoding="utf-8") == write(), (
+        f"run: sparsight {name} --markdown > docs/{name}.md"
     )
 
 

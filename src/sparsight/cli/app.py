@@ -84,6 +84,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+Markdown = Annotated[
+    bool, typer.Option("--markdown", help="Print the page of docs/ that holds it instead.")
+]
 Verbose = Annotated[
     bool,
     typer.Option(
@@ -250,20 +253,24 @@ def prepare(verbose: Verbose = False) -> None:
 
 @app.command(name="methods")
 @command
-def methods_command(verbose: Verbose = False) -> None:
-    """Show the methods that ship."""
-    from sparsight.cli.method import build_methods_table
+def methods_command(
+    markdown: Markdown = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show the methods that ship: where they work, what they read, what their budgets cost."""
+    from sparsight.cli.methods import build_methods_table, write_methods_page
 
     del verbose
+    if markdown:
+        put(write_methods_page())
+        return
     Console().print(build_methods_table())
 
 
 @app.command(name="models")
 @command
 def models_command(
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the page docs/models.md instead.")
-    ] = False,
+    markdown: Markdown = False,
     verbose: Verbose = False,
 ) -> None:
     """Show the model families that are supported, and what is refused for each."""
@@ -280,9 +287,7 @@ def models_command(
 @app.command(name="modes")
 @command
 def modes_command(
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the page docs/modes.md instead.")
-    ] = False,
+    markdown: Markdown = False,
     verbose: Verbose = False,
 ) -> None:
     """Show every generation mode: whether it works, and what is refused and why."""

@@ -24,7 +24,7 @@ from rich.table import Table
 from sparsight.cli.ask import show_progress
 from sparsight.cli.choices import METHODS, SCENES, SUITES
 from sparsight.cli.load import load_model
-from sparsight.cli.method import cli_name, read_method, read_retain
+from sparsight.cli.method import cli_name, find_method, read_method, read_retain
 from sparsight.cli.streams import INTERRUPTED, print_json, say
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, open_store, run
@@ -122,7 +122,7 @@ def read_configurations(
             continue
         for text in values:
             method = read_method(name, text, paper=False)
-            settings = [part.strip() for part in name.split(":")[1:]]
+            settings = [part.strip() for part in find_method(name)[1]]
             label = ":".join([cli_name(type(method)), *settings])
             configurations.append(Configuration(label, method))
     return tuple(configurations)

@@ -4,8 +4,7 @@ import re
 from dataclasses import Field, fields
 from typing import Any
 
-from rich.table import Table
-
+from sparsight.cli.own import is_own, load_own
 from sparsight.counts.budget import check_retain
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.methods import methods
@@ -18,7 +17,10 @@ def cli_name(method: type[Method]) -> str:
     A method without a name is called by its class: NormTopK is norm-top-k.
     """
     name = vars(method).get("name")
-    return name or re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])", "-", method.__name__).lower()
+    return (
+        name
+        or re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", method.__name__).lower()
+    )
 
 
 def read_retain(text: str) -> float:
@@ -85,7 +87,8 @@ def read_method(name: str, retain: str, paper: bool) -> Method:
     """Return a method at a budget.
 
     Args:
-        name: of the method; settings may follow it, as in sparsevlm:sites=3/7/15.
+        name: of the method, or file or module and class of an own one, as in my_file.py:NormTopK;
+            settings may follow it, as in sparsevlm:sites=3/7/15.
         retain: the budget.
         paper: whether the published settings are wanted.
 
@@ -94,8 +97,7 @@ def read_method(name: str, retain: str, paper: bool) -> Method:
         BudgetError: no such budget, or `paper` asks for one that was not published.
         UnsupportedError: the method has no published settings.
     """
-    name, *settings = name.split(":")
-    method = _find_method(name)
+    method, settings = find_method(name)
     budget = read_retain(retain)
     if paper:
         return _build_published(method, budget, settings)
@@ -109,14 +111,28 @@ def read_method(name: str, retain: str, paper: bool) -> Method:
     return method(retain=budget, **dict(pairs))
 
 
-def _find_method(name: str) -> type[Method]:
+def find_method(text: str) -> tuple[type[Method], list[str]]:
+    """Return the method that a text names, and the settings that follow its name.
+
+    Raises: SettingError: there is no such method.
+    """
+    words = text.split(":")
+    if is_own(words):
+        return load_own(words[0].strip(), words[1].strip()), words[2:]
+    return _find_shipped(words[0]), words[1:]
+
+
+def _find_shipped(name: str) -> type[Method]:
     """Return the method of a name, in which letter case, - and _ do not count."""
     by_name = {cli_name(method): method for method in methods()}
     wanted = name.lower().replace("-", "").replace("_", "")
     for candidate, method in by_name.items():
         if candidate.replace("-", "") == wanted:
             return method
-    raise SettingError(f"method {name!r} is not known; choose one of {', '.join(by_name)}.")
+    raise SettingError(
+        f"method {name!r} is not known; choose one of {', '.join(by_name)}, or name one of your "
+        "own as my_file.py:Class or my_module:Class."
+    )
 
 
 def _build_published(method: type[Method], budget: float, settings: list[str]) -> Method:
@@ -129,12 +145,3 @@ def _build_published(method: type[Method], budget: float, settings: list[str]) -
         raise UnsupportedError(f"{cli_name(method)} has no published settings; leave --paper out.")
     published: Method = preset(budget)
     return published
-
-
-def build_methods_table() -> Table:
-    """Return the table of the methods that ship, for people."""
-    table = Table("name", "class", "what it does", "published budgets")
-    for method in methods():
-        budgets = ", ".join(map(str, method.published)) or "-"
-        table.add_row(cli_name(method), method.__name__, method.summary, budgets)
-    return table

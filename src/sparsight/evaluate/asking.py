@@ -110,9 +110,9 @@ class Examiner:
             _find_evidence(question, images, layout if find_evidence else None),
         )
 
-    def share_images(self, shared: bool) -> AbstractContextManager[None]:
-        """Return a block inside which images are encoded once, if `shared`, for all that ask."""
-        if not shared:
+    def share_images(self, prompt: Prompt, shared: bool) -> AbstractContextManager[None]:
+        """Return a block inside which a prompt's images are encoded once for all, if `shared`."""
+        if not shared or not prompt.images:
             return nullcontext()
         return remembered_images(self.family.base_model(self.model), {})
 

@@ -99,6 +99,10 @@ def _list_tasks(settings: Settings, cases: list[Case], store: Store) -> list[_Ta
     return tasks
 
 
+def _report_nothing(done: int, total: int) -> None:
+    """Take a report that nobody asked for."""
+
+
 def _ask_all(
     examiner: Examiner, settings: Settings, cases: list[Case], store: Store, report: Report | None
 ) -> Refusals:
@@ -113,13 +117,13 @@ def _ask_all(
     still = examiner.count_still_tokens() if tasks else 0
     refusals: Refusals = {}
     first_error: BudgetError | UnsupportedError | None = None
-    if report is not None:
-        report(done, total)
+    report = report or _report_nothing
+    report(done, total)
     for task in tasks:
         case = task.case
         images = [] if case.shown is None else load_images(case.shown, settings.suite)
         prompt = examiner.build_prompt(case, images, find_evidence=settings.control == "none")
-        with examiner.share_images(settings.share_encoding and bool(images)):
+        with examiner.share_images(prompt, settings.share_encoding):
             for configuration in task.configurations:
                 try:
                     method = configuration.adapt_method(case.question, still, settings.seed)
@@ -129,8 +133,7 @@ def _ask_all(
                     reasons = refusals.setdefault(configuration.key, {})
                     reasons.setdefault(case.question.family, str(error))
                 done += 1
-                if report is not None:
-                    report(done, total)
+                report(done, total)
     if first_error is not None and not store.records:
         raise first_error
     return refusals

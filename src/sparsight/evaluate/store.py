@@ -1,6 +1,7 @@
 """The folder of an evaluation: run.json says what it is of, answers.jsonl holds every answer."""
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -15,6 +16,7 @@ from sparsight.evaluate.record import Record, read_line
 from sparsight.evaluate.scenes import Question, load_suite
 from sparsight.evaluate.scoring import is_right
 from sparsight.evaluate.settings import Settings
+from sparsight.methods.method import Method
 
 RUN = "run.json"
 ANSWERS = "answers.jsonl"
@@ -154,8 +156,23 @@ def _describe(settings: Settings, suite: tuple[Question, ...]) -> dict[str, Any]
         "control": settings.control,
         "max_new_tokens": settings.max_new_tokens,
         "share_encoding": settings.share_encoding,
-        "methods": {one.key: repr(one.method) for one in settings.configurations},
+        "methods": {one.key: _describe_method(one.method) for one in settings.configurations},
     }
+
+
+def _describe_method(method: Method | None) -> str:
+    """Return a method with its settings, and with the hash of its file if it is an own one.
+
+    An own method can change between two runs without changing its name or settings.
+    """
+    kind = type(method)
+    if method is None or kind.__module__.startswith("sparsight."):
+        return repr(method)
+    try:
+        source = Path(inspect.getfile(kind)).read_bytes()
+    except (OSError, TypeError):  # written in a notebook, or at a prompt
+        return repr(method)
+    return f"{method!r} of a file with SHA-256 {hashlib.sha256(source).hexdigest()[:16]}"
 
 
 def _read_description(folder: Path) -> dict[str, Any] | None:

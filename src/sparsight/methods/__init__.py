@@ -1,14 +1,17 @@
-"""The published methods, one per file, and baselines."""
+"""The published methods, one per file, baselines, and what own methods are made of."""
 
 from sparsight.methods.baselines import Pool, Random, Uniform
 from sparsight.methods.divprune import DivPrune
 from sparsight.methods.downscale import Downscale
 from sparsight.methods.fastv import FastV
 from sparsight.methods.hiprune import HiPrune
+from sparsight.methods.merged import merge_rest
 from sparsight.methods.method import Method
+from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.scope import SCOPE
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
+from sparsight.methods.view import Recycled, Selection, View
 from sparsight.methods.visionzip import VisionZip
 from sparsight.methods.vispruner import VisPruner
 
@@ -19,15 +22,21 @@ __all__ = [
     "Downscale",
     "FastV",
     "HiPrune",
+    "Method",
     "Pool",
     "Random",
+    "Recycled",
+    "Selection",
     "SparseVLM",
     "SparseVLMPlus",
     "Uniform",
+    "View",
     "VisPruner",
     "VisionZip",
     "default_method",
+    "merge_rest",
     "methods",
+    "top_k",
 ]
 
 DEFAULT: type[Method] = SparseVLM  # the recommended method

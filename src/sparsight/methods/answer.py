@@ -52,7 +52,7 @@ def check_selection(selection: object, method: Method, view: View, to_host: Read
     if selection.score is not None:
         _check_score(method, selection.score, view)
     _check_counts(method, selection, view)
-    if not type(method).select.__module__.startswith(SHIPPED):
+    if not str(type(method).select.__module__).startswith(SHIPPED):  # None in a bare exec()
         _check_values(method, selection, view.hidden.shape[-2], to_host)
         _check_finite(method, selection, view, to_host)
     elif view.hidden.device.type == "cpu":  # nothing to wait for, so nothing to count
@@ -165,10 +165,8 @@ def _check_counts(method: Method, selection: Selection, view: View) -> None:
     if selection.recycled is not None:
         recycled = selection.recycled.centres.shape[-1]
     total = kept + recycled
-    # where the plan keeps none, as Pool's does, every token that leaves is a recycled one
-    too_few = (kept if view.keep_count else total) < 1
     wrong = total != view.count if view.exact else total > view.count
-    if too_few or wrong or total > present:
+    if total < 1 or wrong or total > present:
         allowed = f"exactly {view.count}" if view.exact else f"at most {view.count}"
         _refuse(
             method,

@@ -26,6 +26,7 @@ Positions = Literal["renumber", "keep"]
 # visual tokens, the distance between the two, where in their images the visual tokens lie, input
 # embeddings of the text behind the images, and what the image encoder computed.
 SIGNALS = frozenset({"attention", "distance", "layout", "text", "encoder"})
+BY_TEXT = frozenset({"attention", "text"})  # those of SIGNALS that depend on the question
 
 
 @dataclass(frozen=True)
