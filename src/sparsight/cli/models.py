@@ -3,7 +3,7 @@
 What is refused comes from `engine.support`, asked for the default config of every model class.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import transformers
@@ -13,38 +13,16 @@ from sparsight.engine.support import Refusal, describe, supports
 from sparsight.families import Family, families
 from sparsight.families.refused import REFUSED
 from sparsight.families.unknown import DANGERS
-from sparsight.methods import (
-    SCOPE,
-    DivPrune,
-    Downscale,
-    FastV,
-    HiPrune,
-    Pool,
-    Random,
-    SparseVLM,
-    SparseVLMPlus,
-    Uniform,
-    VisionZip,
-    VisPruner,
-)
+from sparsight.methods import SparseVLM, methods
 from sparsight.methods.method import Method
 
 HEADS = ("family", "model classes", "positions", "video", "refused")
 METHODS: tuple[Method, ...] = (
-    SparseVLM(retain=0.5),
+    *(method(retain=0.5) for method in methods()),
     SparseVLM(retain=0.5, positions="renumber"),
-    SparseVLMPlus(retain=0.5),
-    FastV(retain=0.5),
-    HiPrune(retain=0.5),
-    VisPruner(retain=0.5),
-    VisionZip(retain=0.5),
-    DivPrune(retain=0.5),
-    SCOPE(retain=0.5),
-    Uniform(retain=0.5),
-    Pool(retain=0.5),
-    Random(retain=0.5),
-    Downscale(retain=0.5),
 )
+BY_ENCODER = frozenset(type(method).__name__ for method in METHODS if method.encoder_needs)
+ALL_BY_ENCODER = "methods that read the image encoder"
 PAGE = """# Model families
 
 Written by `sparsight models --markdown`; a test keeps this page up to date.
@@ -88,7 +66,7 @@ def list_rows() -> list[tuple[str, ...]]:
 
 
 def _list_cells(family: Family) -> tuple[str, ...]:
-    refused = dict.fromkeys(refusal.what for refusal in _refusals_of(family))
+    refused = join_readers(dict.fromkeys(refusal.what for refusal in _refusals_of(family)))
     return (
         family.name,
         "\n".join(family.classes),
@@ -110,14 +88,25 @@ def _refusals_of(family: Family) -> Iterator[Refusal]:
             yield from supports(describe(config), method)
 
 
+def join_readers(refused: Iterable[str]) -> list[str]:
+    """Return what is refused, all methods that read the image encoder in one if all of them are."""
+    names = list(refused)
+    if not set(names) >= BY_ENCODER:
+        return names
+    return [ALL_BY_ENCODER, *(name for name in names if name not in BY_ENCODER)]
+
+
 def list_refusals() -> list[str]:
-    """Return a line for each thing refused: what, why, what to do, and for which models."""
-    places: dict[str, dict[str, None]] = {}
+    """Return a line for each reason: what is refused, why, what to do, and for which models."""
+    places: dict[tuple[str, str], dict[str, None]] = {}  # of what and why
     for family in families():
         for refusal in _refusals_of(family):
-            line = f"{refusal.what}: {refusal.why}; {refusal.instead}"
-            places.setdefault(line, {})[refusal.where] = None
-    return [f"{line} ({', '.join(where)})" for line, where in places.items()]
+            why = f"{refusal.why}; {refusal.instead}"
+            places.setdefault((refusal.what, why), {})[refusal.where] = None
+    whats: dict[str, list[str]] = {}  # refused for one reason and the same models
+    for (what, why), where in places.items():
+        whats.setdefault(f"{why} ({', '.join(where)})", []).append(what)
+    return [f"{', '.join(join_readers(names))}: {reason}" for reason, names in whats.items()]
 
 
 def build_models_table() -> Table:
