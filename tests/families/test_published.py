@@ -7,21 +7,45 @@ from sparsight import sparsify
 from sparsight.engine.support import describe, supports
 from sparsight.errors import UnsupportedError
 from sparsight.families import family_named
-from sparsight.methods import SCOPE, DivPrune, FastV, HiPrune, VisionZip, VisPruner
+from sparsight.methods import (
+    SCOPE,
+    DivPrune,
+    FasterVLM,
+    FastV,
+    HiPrune,
+    HoloV,
+    PruMerge,
+    PruMergePlus,
+    PruneSID,
+    VisionZip,
+    VisPruner,
+)
 from tests.support import contract, tiny, tiny_rotary, tiny_towers
 
+MERGED = {"score": "received", "merge": "tokens", "block": 0}
 RECEIVED = {
     "fastv": FastV(retain=0.5),
     "hiprune": HiPrune(retain=0.4),
+    "fastervlm": FasterVLM(retain=0.4, score="received"),
     "vispruner": VisPruner(retain=0.5, score="received"),
     "visionzip": VisionZip(retain=0.6, score="received", merge="tokens"),
+    "prumerge": PruMerge(retain=0.4, **MERGED),
+    "prumerge-plus": PruMergePlus(retain=0.5, level="outliers", **MERGED),
+    "holov": HoloV(retain=0.4, score="received"),
+    "prunesid": PruneSID(retain=0.5, score="loading"),
+    "prunesid received": PruneSID(retain=0.4, score="received"),
     "divprune": DivPrune(retain=0.3),
     "cen-prune": DivPrune(retain=0.4, centred=True, space="features"),
     "scope": SCOPE(retain=0.5, score="received"),
 }
 BY_CLASS = {
+    "fastervlm": FasterVLM(retain=0.4),
     "vispruner": VisPruner(retain=0.5),
     "visionzip": VisionZip(retain=0.6),
+    "prumerge": PruMerge(retain=0.4),
+    "prumerge-plus": PruMergePlus(retain=0.5, level="outliers"),
+    "holov": HoloV(retain=0.4),
+    "prunesid": PruneSID(retain=0.5),
     "scope": SCOPE(retain=0.5),
 }
 

@@ -3,27 +3,41 @@
 from sparsight.methods.baselines import Pool, Random, Uniform
 from sparsight.methods.divprune import DivPrune
 from sparsight.methods.downscale import Downscale
+from sparsight.methods.evs import EVS
+from sparsight.methods.fastervlm import FasterVLM
 from sparsight.methods.fastv import FastV
 from sparsight.methods.hiprune import HiPrune
+from sparsight.methods.holov import HoloV
 from sparsight.methods.method import Method
+from sparsight.methods.prumerge import PruMerge
+from sparsight.methods.prumerge_plus import PruMergePlus
+from sparsight.methods.prunesid import PruneSID
 from sparsight.methods.scope import SCOPE
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
+from sparsight.methods.vidcom2 import VidCom2
 from sparsight.methods.visionzip import VisionZip
 from sparsight.methods.vispruner import VisPruner
 
 __all__ = [
     "DEFAULT",
+    "EVS",
     "SCOPE",
     "DivPrune",
     "Downscale",
     "FastV",
+    "FasterVLM",
     "HiPrune",
+    "HoloV",
     "Pool",
+    "PruMerge",
+    "PruMergePlus",
+    "PruneSID",
     "Random",
     "SparseVLM",
     "SparseVLMPlus",
     "Uniform",
+    "VidCom2",
     "VisPruner",
     "VisionZip",
     "default_method",
@@ -35,8 +49,11 @@ DEFAULT: type[Method] = SparseVLM  # the recommended method
 
 def methods() -> tuple[type[Method], ...]:
     """Return every method that ships, in the order of the documentation."""
-    published = (FastV, HiPrune, VisPruner, VisionZip, DivPrune, SCOPE)
-    return (SparseVLM, SparseVLMPlus, *published, Random, Uniform, Pool, Downscale)
+    by_attention = (FastV, HiPrune, FasterVLM, VisPruner, VisionZip, PruMerge, PruMergePlus)
+    by_variety = (HoloV, PruneSID, DivPrune, SCOPE)
+    videos = (EVS, VidCom2)
+    baselines = (Random, Uniform, Pool, Downscale)
+    return (SparseVLM, SparseVLMPlus, *by_attention, *by_variety, *videos, *baselines)
 
 
 def default_method(retain: float) -> Method:
