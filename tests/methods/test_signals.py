@@ -28,7 +28,6 @@ from sparsight.methods.view import Distance, Selection, View
 from tests.support import tiny
 from tests.support.cases import tiny_model
 
-
 FRAMES = layout_of(tuple(Block(3, 3, frame=number) for number in range(4)))  # 36 tokens
 IMAGE = grids_layout([(6, 6)])
 
