@@ -43,10 +43,9 @@ def check_videos(
     if count < least:
         fraction = math.ceil(least / plan.visual_tokens * 1000) / 1000
         raise BudgetError(
-            f"{count} of {plan.visual_tokens} visual tokens are too few for {name}: stills are "
-            f"{stills} of them and stay whole, and of the videos {least - stills} stay in any "
-            f"case; the least is {least}. Give retain={least} or more, or the fraction "
-            f"{fraction:g}."
+            f"{name} keeps at least {least} of the {plan.visual_tokens} visual tokens: {stills} of "
+            f"stills, which stay whole, and {least - stills} of videos; {count} are too few. Give "
+            f"retain={least} or more, or the fraction {fraction:g}."
         )
     return plan
 
