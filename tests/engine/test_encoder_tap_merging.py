@@ -1,5 +1,7 @@
 """What is read of Qwen's image encoders, whose tokens are merged patches, against whole maps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers.vision_utils import get_vision_window_index
@@ -11,7 +13,7 @@ from sparsight.engine.parts import find_parts
 from sparsight.engine.support import supports
 from sparsight.families.encoders import ImageEncoder
 from sparsight.families.qwen_vl import QWEN_VL
-from sparsight.methods import HiPrune, VisionZip, VisPruner
+from sparsight.methods import HiPrune, PruMerge, VisionZip, VisPruner
 from sparsight.methods.encoder import EncoderNeed
 from tests.support import tiny_rotary
 from tests.support.tiny_rotary import MERGE, PATCH
@@ -225,3 +227,11 @@ def test_what_this_encoder_cannot_give_is_refused_by_name():
     assert "merges patches" in second
     assert "merge='tokens'" in second
     assert refusals(VisionZip(retain=0.5, score="received", merge="tokens")) == []
+    messages = refusals(PruMerge(retain=0.5))
+    for instead in ("score='received'", "merge='tokens'", "block=0"):
+        assert any(message.endswith(f"; give {instead}.") for message in messages)
+    last = PruMerge(retain=0.5, score="received", merge="tokens")
+    first, second = refusals(last)  # of attention and keys
+    assert "block 1 behind the features is none: they are made by block 1 of 2" in first
+    assert first == second
+    assert refusals(replace(last, block=0)) == []
