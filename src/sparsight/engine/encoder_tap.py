@@ -5,7 +5,8 @@ alone is multiplied out, and attention received is summed in blocks of rows, so 
 exists. What was read is put on the encoder's output, and travels with the features to wherever they
 are used: to a pass, through generate(), into a conversation's memory. Private details of
 transformers touched here: that models hand on the encoder's output object as that of their
-`get_image_features`, and `grid_thw` of encoders.
+`get_image_features`, that encoders run blocks behind the one that made the features, and `grid_thw`
+of encoders.
 """
 
 from collections.abc import Callable, Sequence
