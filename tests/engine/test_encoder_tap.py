@@ -7,7 +7,7 @@ from sparsight import sparsify
 from sparsight.engine import encoder_tap
 from sparsight.errors import MethodError, UnsupportedError
 from sparsight.families.encoders import ImageEncoder
-from sparsight.methods import HiPrune
+from sparsight.methods import HiPrune, PruMerge
 from sparsight.methods.encoder import EncoderNeed
 from tests.support import tiny, tiny_towers
 from tests.support.tiny_towers import DEPTH, Maps
@@ -15,7 +15,7 @@ from tests.support.watch import ALL, NO_CLASS, Watch, WatchGroups
 
 ROWS = [["image", 5], ["image", 2, "image", 6], [12], ["image", 9]]
 # 0.3 of 5 is 1.5: of blocks 1 and 2 the first
-BLOCKS = {"0": DEPTH - 2, "1": DEPTH - 3, "2": DEPTH - 4, "0.3": 1, "0.0": 0}
+BLOCKS = {"-1": DEPTH - 1, "0": DEPTH - 2, "1": DEPTH - 3, "2": DEPTH - 4, "0.3": 1, "0.0": 0}
 TOWERS = {"clip": ALL, "siglip": NO_CLASS, "dinov2": ALL}
 
 
@@ -165,10 +165,43 @@ def test_what_was_not_declared_is_refused():
     for read in (encoder.features, encoder.class_attention, encoder.keys):
         with pytest.raises(MethodError, match="without being declared"):
             read()
-    with pytest.raises(MethodError, match="1 blocks before"):
+    with pytest.raises(MethodError, match="1 blocks before the one that made"):
         encoder.received(1)
+    with pytest.raises(MethodError, match="one wide head 1 blocks behind the one that made"):
+        encoder.wide_keys(-1)
+    with pytest.raises(MethodError, match="by one wide head in the block that made"):
+        encoder.wide_class_attention()
     with pytest.raises(MethodError, match="the projector"):
         encoder.project(torch.zeros(1, 2))
+
+
+def test_a_block_behind_the_features_is_named():
+    model = tiny_towers.llava(layer=-1)
+    with pytest.raises(
+        UnsupportedError,
+        match=r"block 1 behind the features is none: they are made by block 4 of 5, counted from "
+        r"0; give block=0\.",
+    ):
+        sparsify(model, PruMerge(retain=0.5))
+    with sparsify(model, PruMerge(retain=0.5, block=0)), torch.no_grad():
+        model(**tiny.batch([["image", 5]]).inputs)
+    with pytest.raises(UnsupportedError, match=r"block 2 behind .* name another block"):
+        sparsify(tiny_towers.llava(), Watch(retain=0.5, needs=(EncoderNeed("keys", -2),)))
+
+
+def test_a_block_that_does_not_run_is_noticed(monkeypatch):
+    """Only the method looks at a block behind the features: transformers may leave it out."""
+    model, inputs = tiny_towers.llava(), tiny.batch([["image", 5]]).inputs
+    blocks = model.model.vision_tower.encoder.layers
+    with torch.no_grad(), sparsify(model, PruMerge(retain=0.5)):
+        model(**inputs)
+        monkeypatch.setattr(blocks[-1], "forward", lambda hidden, *_, **__: hidden)
+        with pytest.raises(
+            UnsupportedError, match=r"PruMerge reads .* 1 blocks behind .* did not run that block"
+        ):
+            model(**inputs)
+        monkeypatch.undo()
+        model(**inputs)
 
 
 @pytest.mark.parametrize("name", ["vision_feature_layer", "vision_feature_select_strategy"])
@@ -216,7 +249,18 @@ def class_row_left_out(monkeypatch):
     )
 
 
-BREAKS = [wrong_block, wrong_features, class_row_off_by_one, images_swapped, class_row_left_out]
+def heads_left_apart(monkeypatch):
+    monkeypatch.setattr(encoder_tap, "WIDE", ())
+
+
+BREAKS = [
+    heads_left_apart,
+    wrong_block,
+    wrong_features,
+    class_row_off_by_one,
+    images_swapped,
+    class_row_left_out,
+]
 
 
 @pytest.mark.parametrize("break_it", BREAKS)

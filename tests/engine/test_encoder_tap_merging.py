@@ -1,5 +1,7 @@
 """What is read of Qwen's image encoders, whose tokens are merged patches, against whole maps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers.vision_utils import get_vision_window_index
@@ -11,7 +13,7 @@ from sparsight.engine.parts import find_parts
 from sparsight.engine.support import supports
 from sparsight.families.encoders import ImageEncoder
 from sparsight.families.qwen_vl import QWEN_VL
-from sparsight.methods import HiPrune, VisionZip, VisPruner
+from sparsight.methods import HiPrune, PruMerge, VisionZip, VisPruner
 from sparsight.methods.encoder import EncoderNeed
 from tests.support import tiny_rotary
 from tests.support.tiny_rotary import MERGE, PATCH
@@ -23,6 +25,7 @@ NEEDS = (
     EncoderNeed("received", 1),
     EncoderNeed("keys"),
     EncoderNeed("keys", 1),
+    EncoderNeed("wide_keys"),
 )
 KINDS = ("qwen2", "qwen25", "qwen3")
 ROWS = [[("image", 4, 5), 9], [3, ("image", 3, 4), 2, ("image", 2, 6), 7]]
@@ -40,11 +43,11 @@ def rotate(values, cos, sin):
 
 
 def watched(model, pixels, grids):
-    """Maps (N, N), mean over heads, keys (N, d) and outputs (N, D) of each block, and the place of
-    each visual token, in raster order, in the sequence."""
+    """Maps (N, N), mean over heads, of each block, its keys (N, d) or (N, H d) and outputs (N, D),
+    and the place of each visual token, in raster order, in the sequence."""
     visual, handles = model.model.visual, []
     maps, keys = [], []
-    outputs = []
+    wide, outputs = [], []
 
     def note(module, args, kwargs):
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -56,6 +59,7 @@ def watched(model, pixels, grids):
         logits = logits.masked_fill(piece[:, None] != piece[None], float("-inf"))
         maps.append(logits.softmax(dim=-1).mean(dim=0))
         keys.append(key.mean(dim=1))
+        wide.append(key.flatten(1))
 
     for block in visual.blocks:
         handles.append(block.attn.register_forward_pre_hook(note, with_kwargs=True))
@@ -67,12 +71,13 @@ def watched(model, pixels, grids):
     order = torch.arange(int(grids.prod(-1).sum()) // MERGE**2)
     if hasattr(visual, "window_size"):
         order = get_vision_window_index(grids, MERGE, visual.window_size, PATCH)[0]
-    return maps, keys, outputs, order.argsort()
+    rows = {"keys": keys, "wide_keys": wide, "features": outputs}
+    return maps, rows, order.argsort()
 
 
 def expect(model, pixels, grids):
     """What each token should see, (V, ...) of each need, in raster order."""
-    maps, keys, outputs, back = watched(model, pixels, grids)
+    maps, rows, back = watched(model, pixels, grids)
     frames = [size for t, h, w in grids.tolist() for size in [h * w] * (t * h * w // MERGE**2)]
 
     def merged(rows):
@@ -84,7 +89,7 @@ def expect(model, pixels, grids):
         if need.kind == "received":
             wanted[need] = merged(maps[block].sum(dim=0)) / torch.tensor(frames)
         else:
-            wanted[need] = merged(keys[block] if need.kind == "keys" else outputs[1])
+            wanted[need] = merged(rows[need.kind][block])
     return wanted
 
 
@@ -222,3 +227,11 @@ def test_what_this_encoder_cannot_give_is_refused_by_name():
     assert "merges patches" in second
     assert "merge='tokens'" in second
     assert refusals(VisionZip(retain=0.5, score="received", merge="tokens")) == []
+    messages = refusals(PruMerge(retain=0.5))
+    for instead in ("score='received'", "merge='tokens'", "block=0"):
+        assert any(message.endswith(f"; give {instead}.") for message in messages)
+    last = PruMerge(retain=0.5, score="received", merge="tokens")
+    first, second = refusals(last)  # of attention and keys
+    assert "block 1 behind the features is none: they are made by block 1 of 2" in first
+    assert first == second
+    assert refusals(replace(last, block=0)) == []

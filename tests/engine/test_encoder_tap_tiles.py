@@ -6,7 +6,18 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 
 from sparsight import sparsify
 from sparsight.errors import UnsupportedError
-from sparsight.methods import SCOPE, DivPrune, HiPrune, VisionZip, VisPruner
+from sparsight.methods import (
+    SCOPE,
+    DivPrune,
+    FasterVLM,
+    HiPrune,
+    HoloV,
+    PruMerge,
+    PruMergePlus,
+    PruneSID,
+    VisionZip,
+    VisPruner,
+)
 from sparsight.methods.encoder import EncoderNeed
 from tests.support import contract
 from tests.support.tiny import OLD
@@ -65,12 +76,18 @@ def test_signals_are_those_of_the_tiles(way):
     "method",
     [
         HiPrune(retain=0.4),
+        FasterVLM(retain=0.4),
         VisPruner(retain=0.5),
+        PruMerge(retain=0.97, merge="tokens"),
+        PruMerge(retain=None, level="outliers"),
+        PruMergePlus(retain=0.5),
+        HoloV(retain=0.4),
+        PruneSID(retain=0.5),
         VisionZip(retain=0.6),
         DivPrune(retain=0.3),
         SCOPE(retain=0.5),
     ],
-    ids=lambda method: type(method).name,
+    ids=str,
 )
 def test_contract_on_tiles(method):
     model = tiny_family(NAME)

@@ -7,21 +7,45 @@ from sparsight import sparsify
 from sparsight.engine.support import describe, supports
 from sparsight.errors import UnsupportedError
 from sparsight.families import family_named
-from sparsight.methods import SCOPE, DivPrune, FastV, HiPrune, VisionZip, VisPruner
+from sparsight.methods import (
+    SCOPE,
+    DivPrune,
+    FasterVLM,
+    FastV,
+    HiPrune,
+    HoloV,
+    PruMerge,
+    PruMergePlus,
+    PruneSID,
+    VisionZip,
+    VisPruner,
+)
 from tests.support import contract, tiny, tiny_rotary, tiny_towers
 
+MERGED = {"score": "received", "merge": "tokens", "block": 0}
 RECEIVED = {
     "fastv": FastV(retain=0.5),
     "hiprune": HiPrune(retain=0.4),
+    "fastervlm": FasterVLM(retain=0.4, score="received"),
     "vispruner": VisPruner(retain=0.5, score="received"),
     "visionzip": VisionZip(retain=0.6, score="received", merge="tokens"),
+    "prumerge": PruMerge(retain=0.4, **MERGED),
+    "prumerge-plus": PruMergePlus(retain=0.5, level="outliers", **MERGED),
+    "holov": HoloV(retain=0.4, score="received"),
+    "prunesid": PruneSID(retain=0.5, score="loading"),
+    "prunesid received": PruneSID(retain=0.4, score="received"),
     "divprune": DivPrune(retain=0.3),
     "cen-prune": DivPrune(retain=0.4, centred=True, space="features"),
     "scope": SCOPE(retain=0.5, score="received"),
 }
 BY_CLASS = {
+    "fastervlm": FasterVLM(retain=0.4),
     "vispruner": VisPruner(retain=0.5),
     "visionzip": VisionZip(retain=0.6),
+    "prumerge": PruMerge(retain=0.4),
+    "prumerge-plus": PruMergePlus(retain=0.5, level="outliers"),
+    "holov": HoloV(retain=0.4),
+    "prunesid": PruneSID(retain=0.5),
     "scope": SCOPE(retain=0.5),
 }
 
@@ -90,9 +114,10 @@ def test_decoding_goes_on_where_the_prompt_ended(method):
     model, method = tiny_rotary.model("qwen25"), RECEIVED[method]
     batch = tiny_rotary.batch("qwen25", [tiny_rotary.rows("qwen25")[0]], model.dtype)
     with sparsify(model, method), torch.no_grad():
-        done = model.generate(
-            **batch.inputs, max_new_tokens=4, output_logits=True, return_dict_in_generate=True
-        )
+        options = {"output_logits": True, "return_dict_in_generate": True}
+        # a prompt cannot repeat a placeholder that was said
+        options["suppress_tokens"] = [tiny.IMAGE, tiny_rotary.VIDEO]
+        done = model.generate(**batch.inputs, max_new_tokens=4, **options)
         said = done.sequences[0, batch.inputs["input_ids"].shape[1] :].tolist()
         longer = tiny_rotary.longer("qwen25", batch.inputs, said[:-1])
         # words behind the question rate, too: they are asked to leave the choice as it was

@@ -60,6 +60,25 @@ def test_shares_are_the_references(sizes, data):
     assert min(parts) >= 1 or count < len(sizes)
 
 
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40)), min_size=1, max_size=6), st.data()
+)
+def test_shares_of_at_least_so_much(pairs, data):
+    sizes = [size for size, _ in pairs]
+    least = [min(part, size) for size, part in pairs]
+    count = data.draw(st.integers(sum(least), sum(sizes)))
+    parts = share(count, sizes, least=least)
+    assert sum(parts) == count
+    for part, low, size in zip(parts, least, sizes, strict=True):
+        assert low <= part <= size
+    # who has more than its least is not ahead of who has room, by more than a token
+    ahead = [part - 1 - count * size / sum(sizes) for part, size in zip(parts, sizes, strict=True)]
+    grown = [a for a, part, low in zip(ahead, parts, least, strict=True) if part > low]
+    open_ = [a + 1 for a, part, size in zip(ahead, parts, sizes, strict=True) if part < size]
+    assert not grown or not open_ or max(grown) <= min(open_) + 1e-9
+
+
 def test_images_without_a_cell():
     labels, centres = partition(grids_layout([(2, 2)] * 3), 2)
     assert labels.tolist() == [0] * 4 + [1] * 4 + [-1] * 4

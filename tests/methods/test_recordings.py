@@ -5,10 +5,20 @@ import torch
 
 from sparsight import sparsify
 from sparsight.counts.layout import grids_layout
-from sparsight.methods import SCOPE, DivPrune, FastV, HiPrune, VisionZip, VisPruner
+from sparsight.methods import (
+    SCOPE,
+    DivPrune,
+    FasterVLM,
+    FastV,
+    HiPrune,
+    HoloV,
+    PruneSID,
+    VisionZip,
+    VisPruner,
+)
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals
 from sparsight.methods.view import View
-from tests.support import contract, recorded, tiny
+from tests.support import contract, recorded, reference_diversity, tiny
 from tests.support.recordings import read
 
 SOURCE, MIDDLE = 3, 2  # of five blocks, the one that makes the features, and 0.35 of the depth
@@ -24,6 +34,12 @@ def keep(model, method, images=1, side=24, rows=None):
     ):
         model(**inputs, use_cache=False)
     return torch.stack([sites[0].keep for sites in run.trace.samples]), probe
+
+
+def attend_in_scale(attention):
+    """q and k of attention (I, N) up to a factor, for methods that a factor does not move."""
+    attention = attention / attention.sum(dim=-1, keepdim=True) * 0.9
+    return recorded.attending(attention[:, None])
 
 
 def test_hiprune():
@@ -48,6 +64,15 @@ def test_hiprune_of_qwen():
     hidden, encoder = torch.zeros(1, 450, 2), EncoderSignals(scores)
     view = View(0, count, count, hidden, place * 0, layout=layout, encoder=encoder)
     assert torch.equal(method.select(view).keep[0], tensors["kept"])
+
+
+@pytest.mark.parametrize("name", ["fastervlm-a", "fastervlm-b"])
+def test_fastervlm(name):
+    settings, tensors = read(name)
+    model, images = recorded.model(32, 24), len(tensors["cls_attention"])
+    recorded.put_in(model, SOURCE, recorded.attending(tensors["cls_attention"]), 1.0)
+    kept, _ = keep(model, FasterVLM.paper(settings["visual_token_num"]), images)
+    assert torch.equal(kept, tensors["kept"])
 
 
 @pytest.mark.parametrize("name", ["vispruner-a", "vispruner-b"])
@@ -96,12 +121,38 @@ def test_divprune(name, centred):
 def test_scope(name):
     settings, tensors = read(name)
     model, images = recorded.model(64, 24), len(tensors["features"])
-    attention = tensors["cls_attention"]
-    attention = attention / attention.sum(dim=-1, keepdim=True) * 0.9  # a factor changes nothing
     features = recorded.with_class_token(tensors["features"])
-    recorded.put_in(model, SOURCE, recorded.attending(attention[:, None]), 1.0, features)
+    recorded.put_in(model, SOURCE, attend_in_scale(tensors["cls_attention"]), 1.0, features)
     kept, _ = keep(model, SCOPE.paper(settings["retain"]), images)
     assert torch.equal(kept, tensors["kept"])
+
+
+@pytest.mark.parametrize("name", ["holov-576-64", "holov-576-192-overflow"])
+def test_holov(name):
+    settings, tensors = read(name)
+    model, features = recorded.model(64, 24), recorded.with_class_token(tensors["features"][None])
+    attended = attend_in_scale(tensors["cls_attention"][None])
+    recorded.put_in(model, SOURCE, attended, 1.0, features)
+    count, strips = settings["retain"], settings["crops"]
+    kept, _ = keep(model, HoloV(count, strips=strips))
+    assert torch.equal(kept[0], tensors["kept_redistributed"].sort().values)
+    if count == 64:
+        assert torch.equal(keep(model, HoloV(count))[0], kept)
+        assert HoloV.paper(count).strips == strips
+
+
+def test_prunesid():
+    settings, tensors = read("prunesid-144-32")
+    model, attention = recorded.model(96, 12), tensors["cls_attention"]
+    recorded.put_in(model, SOURCE, attend_in_scale(attention), 1.0, tensors["hidden_states"])
+    # the recording counts the class token, which is not handed on here, and its groups are random
+    count, groups = settings["retain"], tensors["groups_exact_svd"]
+    kept, _ = keep(model, PruneSID(count), len(attention), side=12)
+    for row, points in enumerate(tensors["hidden_states"][:, 1:].double()):
+        wanted = reference_diversity.prunesid(
+            attention[row].double(), points, groups[row].tolist(), count, count
+        )
+        assert kept[row].tolist() == wanted
 
 
 def test_fastv():

@@ -9,28 +9,44 @@ from sparsight import sparsify
 from sparsight.cli.method import cli_name
 from sparsight.errors import SparsightError
 from sparsight.methods import (
+    EVS,
     SCOPE,
     DivPrune,
     Downscale,
+    FasterVLM,
     FastV,
     HiPrune,
+    HoloV,
     Pool,
+    PruMerge,
+    PruMergePlus,
+    PruneSID,
     Random,
     SparseVLM,
     SparseVLMPlus,
     Uniform,
+    VidCom2,
     VisionZip,
     VisPruner,
     methods,
 )
 from tests.support import tiny
 from tests.support.cases import tiny_model
+from tests.support.tiny_families import family_batch, tiny_family
 
 KEPT = {"sites": (2, 5), "kept": (14, 9)}
 EVERYWHERE = {
     "retain": ({}, 0.6),
     "sites": ({}, (2, 6)),
     "positions": ({"positions": "keep"}, "renumber"),
+}
+MERGED = {
+    **EVERYWHERE,
+    "level": ({}, "outliers"),
+    "score": ({}, "received"),
+    "merge": ({}, "tokens"),
+    "block": ({}, 0),
+    "neighbours": ({}, 3),
 }
 # field: the settings beside it, if not the defaults, and another value of it
 CHANGES = {
@@ -60,6 +76,7 @@ CHANGES = {
         "kept": ({"kept": (14,)}, (13,)),
     },
     HiPrune: {**EVERYWHERE, "alpha": ({}, 1.0), "object_block": ({"alpha": 1.0}, 0)},
+    FasterVLM: {**EVERYWHERE, "score": ({}, "received")},
     VisPruner: {
         **EVERYWHERE,
         "ratio": ({}, 0.9),
@@ -72,8 +89,14 @@ CHANGES = {
         "score": ({}, "received"),
         "merge": ({}, "tokens"),
     },
+    PruMerge: MERGED,
+    PruMergePlus: {**MERGED, "important": ({}, 0.8)},
+    HoloV: {**EVERYWHERE, "strips": ({}, 2), "score": ({}, "received")},
+    PruneSID: {**EVERYWHERE, "score": ({}, "received")},
     DivPrune: {**EVERYWHERE, "centred": ({}, True), "space": ({}, "features")},
     SCOPE: {**EVERYWHERE, "alpha": ({}, 3.0), "score": ({}, "received")},
+    EVS: EVERYWHERE,
+    VidCom2: EVERYWHERE,
     Random: {**EVERYWHERE, "seed": ({}, 1)},
     Uniform: EVERYWHERE,
     Pool: EVERYWHERE,
@@ -84,13 +107,16 @@ CASES = [(method, field) for method in methods() for field in CHANGES[method]]
 
 def outcome(method, **settings):
     """What a prefill does under these settings: logits, tokens kept and rebuilt; or the refusal."""
-    model = tiny_model("sdpa")
+    model, inputs = tiny_model("sdpa"), tiny.batch([["image", 9]]).inputs
+    if method.videos_only:
+        model = tiny_family("llava-next-video")
+        inputs = family_batch(model, "llava-next-video", [["video", 9]]).inputs
     try:
         run = sparsify(model, method(**settings))
     except SparsightError as error:
         return type(error).__name__
     with torch.no_grad(), run:
-        logits = model(**tiny.batch([["image", 9]]).inputs).logits[0, -1].tolist()
+        logits = model(**inputs).logits[0, -1].tolist()
     steps = run.trace.samples[0]
     return logits, [(step.site, step.keep.tolist(), step.centres.tolist()) for step in steps]
 

@@ -7,14 +7,34 @@ import torch
 
 from sparsight import Method, SparseVLM, SparseVLMPlus, sparsify
 from sparsight.cli.method import cli_name
-from sparsight.counts.layout import grids_layout
+from sparsight.counts.layout import Block, grids_layout, layout_of
 from sparsight.errors import MethodError, SettingError
-from sparsight.methods import SCOPE, DivPrune, HiPrune, VisionZip, VisPruner, methods
+from sparsight.methods import (
+    SCOPE,
+    DivPrune,
+    FasterVLM,
+    HiPrune,
+    HoloV,
+    PruMerge,
+    PruMergePlus,
+    PruneSID,
+    VisionZip,
+    VisPruner,
+    methods,
+)
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals, TextSignal
 from sparsight.methods.method import SIGNALS
 from sparsight.methods.view import Distance, Selection, View
 from tests.support import tiny
 from tests.support.cases import tiny_model
+
+FRAMES = layout_of(tuple(Block(3, 3, frame=number) for number in range(4)))  # 36 tokens
+IMAGE = grids_layout([(6, 6)])
+
+
+def layout_for(method):
+    """A layout of 36 tokens that a method prunes."""
+    return FRAMES if method.videos_only else IMAGE
 
 
 class Forbidden:
@@ -49,7 +69,7 @@ class Encoder(EncoderSignals):
 
     def __init__(self, needs):
         random = torch.Generator().manual_seed(2)
-        sizes = {"features": (8,), "keys": (4,)}
+        sizes = {"features": (8,), "keys": (4,), "wide_keys": (8,)}
         values = {
             need: torch.rand(2, 36, *sizes.get(need.kind, ()), generator=random)
             for need in needs
@@ -59,7 +79,7 @@ class Encoder(EncoderSignals):
         super().__init__(values, torch.nn.Identity() if projects else None)
 
 
-def view(signals, site, needs=()):
+def view(signals, site, needs=(), layout=IMAGE):
     text = TextSignal(torch.zeros(2, 3, 8))
     place = torch.arange(36).expand(2, -1)
     distance = Distance(place, torch.arange(40, 43).expand(2, -1), 50, torch.ones(4))
@@ -71,7 +91,7 @@ def view(signals, site, needs=()):
         images=torch.zeros(2, 36, dtype=torch.int64),
         attention=Attention() if "attention" in signals else Forbidden("attention"),
         distance=distance if "distance" in signals else Forbidden("distance"),
-        layout=grids_layout([(6, 6)]) if "layout" in signals else Forbidden("layout"),
+        layout=layout if "layout" in signals else Forbidden("layout"),
         text=text if "text" in signals else Forbidden("text"),
         encoder=Encoder(needs) if "encoder" in signals else Forbidden("encoder"),
     )
@@ -80,13 +100,17 @@ def view(signals, site, needs=()):
 @pytest.mark.parametrize("method", methods(), ids=cli_name)
 def test_no_method_reads_more_than_it_declares(method):
     own = method(retain=12)
-    answer = own.select(view(own.signals, 0 if own.sites == (0,) else 2, own.encoder_needs))
+    site = 0 if own.sites == (0,) else 2
+    answer = own.select(view(own.signals, site, own.encoder_needs, layout_for(method)))
     assert answer.keep.shape[0] == 2
     assert own.signals <= SIGNALS
     assert not own.encoder_needs or "encoder" in own.signals
 
 
-@pytest.mark.parametrize("method", [HiPrune, VisPruner, VisionZip, SCOPE, DivPrune])
+BY_ENCODER = [HiPrune, FasterVLM, VisPruner, VisionZip, PruMerge, PruMergePlus, HoloV, PruneSID]
+
+
+@pytest.mark.parametrize("method", [*BY_ENCODER, SCOPE, DivPrune])
 def test_each_need_of_the_encoder_is_read(method):
     own = method(retain=12, **({"space": "features"} if method is DivPrune else {}))
     for need in own.encoder_needs:
@@ -97,9 +121,10 @@ def test_each_need_of_the_encoder_is_read(method):
 
 @pytest.mark.parametrize("method", methods(), ids=cli_name)
 def test_no_method_plans_more_than_it_declares(method):
-    layout, made = grids_layout([(6, 6)]), [method(retain=retain) for retain in (0.5, 1.0, 36)]
-    if method is SparseVLM:
-        made += [replace(one, level="rank") for one in made]
+    layout, made = layout_for(method), [method(retain=retain) for retain in (0.5, 1.0, 36)]
+    if method.adaptive:
+        level = "rank" if method is SparseVLM else "outliers"
+        made += [replace(one, level=level) for one in made]
     plans = [one.plan(layout, 8) for one in made]
     assert method.adaptive == any(not plan.exact for plan in plans)
     assert method.scales_images == any(plan.image_grid is not None for plan in plans)

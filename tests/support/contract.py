@@ -137,8 +137,8 @@ def prefill(model, method, inputs):
 
 
 def is_adaptive(method):
-    """Whether planned counts are upper bounds, as they depend on what the raters see."""
-    return getattr(method, "level", None) == "rank"
+    """Whether planned counts are upper bounds, as they depend on what the method sees."""
+    return getattr(method, "level", None) in ("rank", "outliers")
 
 
 def promise(method, count, layers):

@@ -13,8 +13,13 @@ from tests.support import reference as ref
 from tests.support import reference_baselines as base
 
 BASELINES = ("Random", "Uniform", "Pool", "Downscale")
-BY_ENCODER = ("HiPrune", "VisPruner", "VisionZip", "DivPrune", "SCOPE")
-PRESETS = ("SparseVLM", "SparseVLMPlus", "FastV", *BY_ENCODER, *BASELINES)
+BY_ENCODER = (
+    *("HiPrune", "FasterVLM", "VisPruner", "VisionZip", "PruMerge", "PruMergePlus"),
+    *("HoloV", "PruneSID", "DivPrune", "SCOPE"),
+)
+VIDEOS = ("EVS", "VidCom2")
+PRESETS = ("SparseVLM", "SparseVLMPlus", "FastV", *BY_ENCODER, *VIDEOS, *BASELINES)
+MERGING = ("Pool", "PruMerge", "PruMergePlus")  # all that stays is recycled
 SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
 BITS = 48  # of the bisected ratio
 
@@ -139,4 +144,4 @@ def _plan(method, kind, grids, layers):
         steps.append(at_site(method, index, count, present))
         present = sum(steps[-1])
     kept, recycled = zip(*steps, strict=True)
-    return Plan(sites, recycled, kept) if name == "Pool" else Plan(sites, kept, recycled)
+    return Plan(sites, recycled, kept) if name in MERGING else Plan(sites, kept, recycled)

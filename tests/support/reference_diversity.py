@@ -260,10 +260,11 @@ def suppressed(score, points, groups, threshold):
     return result
 
 
-def prunesid(score, points, groups, budget, count):
+def prunesid(score, points, groups, budget, count, *, factor=None):
     size = len(score)
     pairs = [cosine(points[i], points[j]) for i in range(size) for j in range(i)]
-    threshold = budget / 32 * math.fsum(pairs) / len(pairs)
+    factor = budget / 32 if factor is None else factor
+    threshold = factor * math.fsum(pairs) / len(pairs)
     ranks = suppressed(score, points, groups, threshold)
     quotas = prunesid_quotas(
         [len(ranks[g][1]) if g in ranks else 0 for g in range(budget // 4)],

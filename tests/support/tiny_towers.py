@@ -1,6 +1,7 @@
 """Tiny LLaVA models with other image encoders, and slow references of what these compute."""
 
 import functools
+from functools import partial
 
 import torch
 from transformers import (
@@ -54,6 +55,10 @@ def llava(tower="clip", layer=-2, dtype=torch.float64, **changes):
     return model
 
 
+def note(rows, _, __, output):
+    rows.append(output)
+
+
 class Maps:
     """Whole attention maps and block outputs of an image encoder, recorded by eager attention.
 
@@ -63,12 +68,12 @@ class Maps:
     def __init__(self, model, pixels):
         tower = model.model.vision_tower
         tower.set_attn_implementation("eager")
-        keys = []
-        handles = [
-            part.register_forward_hook(lambda _, __, out: keys.append(out))
-            for name, part in tower.named_modules()
-            if name.rsplit(".", 1)[-1] in ("k_proj", "key")
-        ]
+        keys, queries = [], []
+        handles = []
+        for name, part in tower.named_modules():
+            for rows, names in ((keys, ("k_proj", "key")), (queries, ("q_proj", "query"))):
+                if name.rsplit(".", 1)[-1] in names:
+                    handles.append(part.register_forward_hook(partial(note, rows)))
         try:
             with torch.no_grad():
                 out = tower(pixels, output_attentions=True, output_hidden_states=True)
@@ -78,6 +83,7 @@ class Maps:
             tower.set_attn_implementation("sdpa")
         self.attention, self.hidden = out.attentions, out.hidden_states  # (I, H, N, N), (I, N, D)
         self.keys = [key.unflatten(-1, (2, -1)).mean(dim=-2) for key in keys]  # (I, N, d)
+        self.wide_keys, self.wide_queries = keys, queries  # (I, N, H d)
 
     def want(self, need, block, first):
         """What a need is, (I, n, ...): `block` counts from 0, `first` tokens are no patches."""
@@ -85,5 +91,12 @@ class Maps:
             return self.hidden[block + 1][:, first:]
         if need.kind == "keys":
             return self.keys[block][:, first:]
+        if need.kind == "wide_keys":
+            return self.wide_keys[block][:, first:]
+        if need.kind == "wide_class_attention":
+            logits = torch.einsum(
+                "id,ind->in", self.wide_queries[block][:, 0], self.wide_keys[block]
+            )
+            return (logits / WIDTH**0.5).softmax(dim=-1)[:, first:]
         heads = self.attention[block].mean(dim=1)  # (I, N, N)
         return (heads[:, 0] if need.kind == "class_attention" else heads.mean(dim=1))[:, first:]

@@ -18,8 +18,11 @@ ALL = (
     EncoderNeed("keys", 1),
     EncoderNeed("received"),  # twice
     EncoderNeed("received", 0.0),  # the first block, which equals no 0
+    EncoderNeed("wide_class_attention", -1),
+    EncoderNeed("wide_class_attention", 1),
+    EncoderNeed("wide_keys", -1),
 )
-NO_CLASS = tuple(need for need in ALL if need.kind != "class_attention")
+NO_CLASS = tuple(need for need in ALL if "class" not in need.kind)
 
 
 @dataclass(frozen=True)

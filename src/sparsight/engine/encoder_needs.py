@@ -16,7 +16,7 @@ from sparsight.engine.parts import Parts
 from sparsight.errors import TESTED_WITH, UnsupportedError
 from sparsight.families import Family
 from sparsight.families.encoders import ImageEncoder
-from sparsight.methods.encoder import EncoderNeed
+from sparsight.methods.encoder import BY_CLASS, EncoderNeed
 from sparsight.methods.method import Method
 
 OTHERS = "use DivPrune, SparseVLM or Uniform, which read no image encoder"
@@ -64,7 +64,7 @@ def _find_reason(
     need: EncoderNeed, encoder: ImageEncoder, family: Family, settings: set[str]
 ) -> tuple[str, str] | None:
     """Return why an encoder cannot give what is needed, and what to do; None if it can."""
-    if need.kind == "class_attention" and not encoder.class_token:
+    if need.kind in BY_CLASS and not encoder.class_token:
         instead = "give score='received'" if "score" in settings else "use HiPrune or DivPrune"
         return "its image encoder has no class token", instead
     if need.kind == "projector" and (encoder.merge > 1 or family.projector is None):
@@ -73,7 +73,8 @@ def _find_reason(
     try:
         encoder.find_block(need.block)
     except UnsupportedError as error:
-        return str(error), "name another block"
+        last = "block" in settings and need.block < 0
+        return str(error), "give block=0" if last else "name another block"
     return None
 
 

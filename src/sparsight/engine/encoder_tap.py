@@ -5,7 +5,8 @@ alone is multiplied out, and attention received is summed in blocks of rows, so 
 exists. What was read is put on the encoder's output, and travels with the features to wherever they
 are used: to a pass, through generate(), into a conversation's memory. Private details of
 transformers touched here: that models hand on the encoder's output object as that of their
-`get_image_features`, and `grid_thw` of encoders.
+`get_image_features`, that encoders run blocks behind the one that made the features, and `grid_thw`
+of encoders.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,8 +30,8 @@ from sparsight.engine.ledger import Owner
 from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass, find_pass
 from sparsight.engine.tap import attach_tap
-from sparsight.errors import UnsupportedError
-from sparsight.families.encoders import ImageEncoder
+from sparsight.errors import TESTED_WITH, UnsupportedError
+from sparsight.families.encoders import Sizes, list_window_order
 from sparsight.families.reading import read_kinds
 from sparsight.methods.encoder import EncoderNeed
 from sparsight.methods.method import Method
@@ -39,11 +40,9 @@ from sparsight.methods.parts.tensors import widen
 from sparsight.sequence.encoded import Encoded, SampleSignals, split_encoded
 from sparsight.sequence.rater_rows import AttentionCall
 
+WIDE = ("wide_class_attention", "wide_keys")
 KEPT = "_sparsight_encoded"  # attribute of an encoder's output
 SELECTION = ("vision_feature_layer", "vision_feature_select_strategy")
-
-# rows, columns and frames of patches of each image or video in a call
-Sizes = list[tuple[int, int, int]]
 
 
 @dataclass
@@ -192,6 +191,7 @@ class EncoderTap:
 
     def _finish(self, reading: Reading, state: Pass | None) -> Encoded | None:
         """Return what was read, by visual tokens; None if tiles cannot be put together here."""
+        self._check_blocks(reading)
         values = {need: self._join(need, reading) for need in reading.pieces}
         if self.encoder.places is not None:
             if state is None or state.image_sizes is None:
@@ -200,6 +200,18 @@ class EncoderTap:
             places = self.encoder.places(sizes if sizes.is_cpu else state.to_host(sizes))
             values = {need: value[places.to(value.device)] for need, value in values.items()}
         return Encoded(values, max(map(len, values.values()), default=0))
+
+    def _check_blocks(self, reading: Reading) -> None:
+        """Check that every block that is read has run, those behind the features too.
+
+        Raises: UnsupportedError: one has not, as its output is used by nobody but the method.
+        """
+        for need in self.needs:
+            if need.kind != "projector" and need not in reading.pieces:
+                raise UnsupportedError(
+                    f"{self.name} reads {need.description}, and {type(self.tower).__name__} did "
+                    f"not run that block; {TESTED_WITH}."
+                )
 
     def _on_source(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         del module, args
@@ -228,8 +240,12 @@ class EncoderTap:
     def _read(self, need: EncoderNeed, call: AttentionCall) -> torch.Tensor:
         """Return what is needed of one attention call, (n, ...), in the order of its sequence."""
         query, key = call.query, call.key  # (I, H, N, d), or (1, H, n, d) of one piece
-        if need.kind == "keys":
+        if need.kind in WIDE:  # one head, whose products are scaled by its own width
+            query, key = (part.transpose(1, 2).flatten(2)[:, None] for part in (query, key))
+        if need.kind in ("keys", "wide_keys"):
             return self._flatten(widen(key).mean(dim=1))
+        if need.kind == "wide_class_attention":
+            return score_class_attention(query, key, query.shape[-1] ** -0.5).flatten()
         if need.kind == "class_attention":
             return score_class_attention(query, key, call.scaling).flatten()
         received = score_attention_received(query, key, self.encoder.skip, call.scaling)
@@ -272,27 +288,3 @@ def has_signals(output: Any, needs: tuple[EncoderNeed, ...]) -> bool:
 def make_tap(owner: Owner, parts: Parts, method: Method) -> EncoderTap | None:
     """Return the tap of a model's image encoder; None if the method reads nothing of it."""
     return EncoderTap(owner, parts, method) if list_needs(method) else None
-
-
-def list_window_order(sizes: Sizes, encoder: ImageEncoder) -> torch.Tensor:
-    """Return the raster index of each visual token of a sequence that stands in windows.
-
-    Windows follow each other in raster order, and so do the tokens of each; frames are apart.
-
-    Args: sizes: frames, rows and columns of patches of each image or video.
-    Returns: (V,) int64.
-    """
-    side = round(encoder.merge**0.5)
-    orders: list[torch.Tensor] = []
-    first = 0
-    for frames, height, width in sizes:
-        rows, columns = (
-            torch.arange(length // side) // encoder.window for length in (height, width)
-        )
-        across = int(columns[-1]) + 1
-        label = (rows[:, None] * across + columns).flatten()
-        order = label.sort(stable=True).indices
-        for _ in range(frames):
-            orders.append(order + first)
-            first += len(order)
-    return torch.cat(orders)

@@ -132,6 +132,9 @@ def _check_pair(described: Described, method: Method) -> Iterator[Refusal]:
     if method.scales_images and family.encoder is None:
         why = "its image encoder is not known to take images of any size"
         yield Refusal(name, family.name, why, "use Pool or Uniform")
+    if method.videos_only and not family.video:
+        why = "its models are not known to take videos, and it prunes nothing else"
+        yield Refusal(name, family.name, why, "use DivPrune, SparseVLM or Uniform")
     for why, instead in list_unmet_needs(family, described.config, method):
         yield Refusal(name, family.name, why, instead)
     if method.positions == "renumber" and family.fixed_positions is not None:

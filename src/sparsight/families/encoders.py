@@ -20,6 +20,9 @@ TOWERS = {
     "dinov2": ("encoder.layer", True),
 }
 
+# frames, rows and columns of patches of each image or video in a call
+Sizes = list[tuple[int, int, int]]
+
 
 @dataclass(frozen=True)
 class ImageEncoder:
@@ -57,17 +60,18 @@ class ImageEncoder:
     def find_block(self, block: float) -> int:
         """Return the index of a block that a method names.
 
-        Args: block: an int counts back from the block that made the features; a float is a share of
-            the depth.
+        Args: block: an int counts back from the block that made the features, and -1 is the one
+            behind it; a float is a share of the depth.
         Raises: UnsupportedError: the encoder has no such block.
         """
         if isinstance(block, float):
             wanted = block * self.depth
             return min(self.whole, key=lambda index: (abs(index - wanted), index))
-        if not 0 <= block <= self.source:
+        if not 0 <= self.source - block < self.depth:
+            side = "before" if block > 0 else "behind"
             raise UnsupportedError(
-                f"block {block} before the features is none: they are made by block {self.source} "
-                f"of {self.depth}, counted from 0"
+                f"block {abs(block)} {side} the features is none: they are made by block "
+                f"{self.source} of {self.depth}, counted from 0"
             )
         return self.source - block
 
@@ -117,3 +121,27 @@ def read_merging(config: Any) -> ImageEncoder:
         packed=True,
         window=window,
     )
+
+
+def list_window_order(sizes: Sizes, encoder: ImageEncoder) -> torch.Tensor:
+    """Return the raster index of each visual token of a sequence that stands in windows.
+
+    Windows follow each other in raster order, and so do the tokens of each; frames are apart.
+
+    Args: sizes: frames, rows and columns of patches of each image or video.
+    Returns: (V,) int64.
+    """
+    side = round(encoder.merge**0.5)
+    orders: list[torch.Tensor] = []
+    first = 0
+    for frames, height, width in sizes:
+        rows, columns = (
+            torch.arange(length // side) // encoder.window for length in (height, width)
+        )
+        across = int(columns[-1]) + 1
+        label = (rows[:, None] * across + columns).flatten()
+        order = label.sort(stable=True).indices
+        for _ in range(frames):
+            orders.append(order + first)
+            first += len(order)
+    return torch.cat(orders)

@@ -3,33 +3,47 @@
 from sparsight.methods.baselines import Pool, Random, Uniform
 from sparsight.methods.divprune import DivPrune
 from sparsight.methods.downscale import Downscale
+from sparsight.methods.evs import EVS
+from sparsight.methods.fastervlm import FasterVLM
 from sparsight.methods.fastv import FastV
 from sparsight.methods.hiprune import HiPrune
+from sparsight.methods.holov import HoloV
 from sparsight.methods.merged import merge_rest
 from sparsight.methods.method import Method
 from sparsight.methods.parts.choosers import top_k
+from sparsight.methods.prumerge import PruMerge
+from sparsight.methods.prumerge_plus import PruMergePlus
+from sparsight.methods.prunesid import PruneSID
 from sparsight.methods.scope import SCOPE
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
+from sparsight.methods.vidcom2 import VidCom2
 from sparsight.methods.view import Recycled, Selection, View
 from sparsight.methods.visionzip import VisionZip
 from sparsight.methods.vispruner import VisPruner
 
 __all__ = [
     "DEFAULT",
-    "SCOPE",
     "DivPrune",
     "Downscale",
+    "EVS",
     "FastV",
+    "FasterVLM",
     "HiPrune",
+    "HoloV",
     "Method",
     "Pool",
+    "PruMerge",
+    "PruMergePlus",
+    "PruneSID",
     "Random",
     "Recycled",
+    "SCOPE",
     "Selection",
     "SparseVLM",
     "SparseVLMPlus",
     "Uniform",
+    "VidCom2",
     "View",
     "VisPruner",
     "VisionZip",
@@ -44,8 +58,13 @@ DEFAULT: type[Method] = SparseVLM  # the recommended method
 
 def methods() -> tuple[type[Method], ...]:
     """Return every method that ships, in the order of the documentation."""
-    published = (FastV, HiPrune, VisPruner, VisionZip, DivPrune, SCOPE)
-    return (SparseVLM, SparseVLMPlus, *published, Random, Uniform, Pool, Downscale)
+    own = (SparseVLM, SparseVLMPlus)
+    in_decoder = (FastV,)
+    by_encoder = (HiPrune, FasterVLM, VisPruner, VisionZip, PruMerge, PruMergePlus)
+    by_variety = (HoloV, PruneSID, DivPrune, SCOPE)
+    videos = (EVS, VidCom2)
+    baselines = (Random, Uniform, Pool, Downscale)
+    return (*own, *in_decoder, *by_encoder, *by_variety, *videos, *baselines)
 
 
 def default_method(retain: float) -> Method:

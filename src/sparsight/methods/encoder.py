@@ -8,7 +8,15 @@ import torch
 
 from sparsight.errors import MethodError
 
-EncoderKind = Literal["features", "class_attention", "received", "keys", "projector"]
+EncoderKind = Literal[
+    "features",
+    "class_attention",
+    "received",
+    "keys",
+    "wide_class_attention",
+    "wide_keys",
+    "projector",
+]
 
 Block = int | float  # see EncoderNeed
 
@@ -20,9 +28,12 @@ PLAIN = {
     "class_attention": "the attention that the class token pays to patches",
     "received": "the attention that patches receive",
     "keys": "the keys of patches",
+    "wide_class_attention": "the attention that the class token pays to patches by one wide head",
+    "wide_keys": "the keys of patches by one wide head",
     "projector": "the projector, for features that are no patch's own",
 }
 WHOLE = ("features", "projector")  # kinds that name no block
+BY_CLASS = ("class_attention", "wide_class_attention")  # kinds that need a class token
 
 
 @dataclass(frozen=True)
@@ -33,11 +44,13 @@ class EncoderNeed:
         kind: "features", what the projector was given, (V, D_enc); "class_attention", the row of
             the class token, mean over heads, (V,); "received", the attention that each patch
             receives, mean over heads and over all rows of its image, the class token's included,
-            (V,); "keys", mean over heads, (V, d); "projector", which turns features into visual
-            tokens.
+            (V,); "keys", mean over heads, (V, d); "wide_class_attention" and "wide_keys", the same
+            of one head as wide as all heads together, (V,) and (V, H d); "projector", which turns
+            features into visual tokens.
         block: an int counts back from the block that made the features: 0 is that block, 1 the one
-            before it. A float in 0..1 is a share of the encoder's depth, rounded to the nearest
-            block that sees the whole image. Features and projector have no block.
+            before it, -1 the one behind it. A float in 0..1 is a share of the encoder's depth,
+            rounded to the nearest block that sees the whole image. Features and projector have no
+            block.
     """
 
     kind: EncoderKind
@@ -57,7 +70,8 @@ class EncoderNeed:
             return f"{PLAIN[self.kind]} at {self.block:g} of the encoder's depth"
         where = "in the block that made the features"
         if self.block:
-            where = f"{self.block} blocks before the features were made"
+            side = "before" if self.block > 0 else "behind"
+            where = f"{abs(self.block)} blocks {side} the one that made the features"
         return f"{PLAIN[self.kind]} {where}"
 
 
@@ -107,6 +121,22 @@ class EncoderSignals:
         Raises: MethodError: the method did not declare it.
         """
         return self._read(EncoderNeed("keys", block))
+
+    def wide_class_attention(self, block: Block = 0) -> torch.Tensor:
+        """Return the attention that the class token pays to each patch by one wide head, (G, V).
+
+        Args: block: as in `EncoderNeed`.
+        Raises: MethodError: the method did not declare it.
+        """
+        return self._read(EncoderNeed("wide_class_attention", block))
+
+    def wide_keys(self, block: Block = 0) -> torch.Tensor:
+        """Return the keys of the patches with all heads side by side, (G, V, H d).
+
+        Args: block: as in `EncoderNeed`.
+        Raises: MethodError: the method did not declare it.
+        """
+        return self._read(EncoderNeed("wide_keys", block))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Return visual tokens (..., D) for features (..., D_enc).

@@ -1,11 +1,22 @@
-"""Settings that methods share which choose once, before the decoder."""
+"""Settings and steps that methods share which choose once, before the decoder."""
 
+from collections.abc import Callable, Sequence
+
+import torch
+
+from sparsight.counts.layout import PatchGrid
 from sparsight.errors import SettingError
-from sparsight.methods.encoder import EncoderNeed
-from sparsight.methods.method import Method
+from sparsight.methods.encoder import EncoderNeed, EncoderSignals
+from sparsight.methods.method import Method, require_grids
+from sparsight.methods.parts.by_grid import choose_by_grid
+from sparsight.methods.view import Recycled, View
 
 INPUT = (0,)
 SCORES = ("class", "received")  # what the attention of an encoder's block is read as
+
+# takes the tokens of one grid, (n,) int64 on the device, and a count k; answers (G, k) int64 places
+# among them
+TokenChooser = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def check_input_only(method: Method) -> None:
@@ -20,3 +31,42 @@ def check_input_only(method: Method) -> None:
 def attention_need(score: str) -> EncoderNeed:
     """Return what is read of the block that made the features, for one of SCORES."""
     return EncoderNeed("class_attention" if score == "class" else "received")
+
+
+def read_attention(encoder: EncoderSignals, score: str) -> torch.Tensor:
+    """Return the attention of the block that made the features, (G, V), for one of SCORES."""
+    return encoder.class_attention() if score == "class" else encoder.received()
+
+
+def keep_by_grid(method: Method, view: View, choose: TokenChooser) -> torch.Tensor:
+    """Return the tokens that stay, (G, K), each grid's chosen for itself.
+
+    Grids share the count by their sizes; see `choose_by_grid`.
+
+    Raises: UnsupportedError: no token of the view is a patch.
+    """
+    layout, device = require_grids(method, view.layout), view.hidden.device
+
+    def choose_in(grid: PatchGrid, count: int) -> torch.Tensor:
+        return choose(grid.tokens.to(device, non_blocking=True), count)
+
+    return choose_by_grid(layout, view.keep_count, len(view.hidden), device, choose_in)
+
+
+def join_recycled(parts: Sequence[Recycled]) -> Recycled | None:
+    """Return the recycled tokens of several grids as one answer; None if there are none.
+
+    Args: parts: of grid after grid; the labels of each count its own centres from 0.
+    """
+    if not parts:
+        return None
+    labels, first = [], 0
+    for part in parts:
+        labels.append(part.labels + first)
+        first += part.centres.shape[-1]
+    return Recycled(
+        torch.cat([part.values for part in parts], dim=1),
+        torch.cat([part.centres for part in parts], dim=1),
+        torch.cat([part.pool for part in parts], dim=1),
+        torch.cat(labels, dim=1),
+    )

@@ -43,6 +43,7 @@ class Method(ABC):
     * batched: whether `select` takes a group of samples, (G, V, D); if not, one sample, (V, D).
     * adaptive: whether `select` may answer with fewer tokens than planned, by what it sees.
     * scales_images: whether a plan may name a smaller grid that images are scaled down to.
+    * videos_only: whether it prunes videos alone, and refuses prompts without one.
 
     Args:
         retain: what is kept, as a layer mean of visual tokens per sample: an int is a count, a
@@ -65,6 +66,7 @@ class Method(ABC):
     batched: ClassVar[bool] = True
     adaptive: ClassVar[bool] = False
     scales_images: ClassVar[bool] = False
+    videos_only: ClassVar[bool] = False
 
     retain: float | None = 1 / 3
     sites: tuple[int, ...] | None = None

@@ -9,13 +9,18 @@ from typing import ClassVar, Literal, Self
 
 import torch
 
-from sparsight.counts.layout import PatchGrid
 from sparsight.counts.published import take_published
 from sparsight.errors import SettingError
 from sparsight.methods.encoder import EncoderNeed
-from sparsight.methods.input_only import INPUT, SCORES, attention_need, check_input_only
-from sparsight.methods.method import Method, check_choice, require_grids
-from sparsight.methods.parts.by_grid import choose_by_grid
+from sparsight.methods.input_only import (
+    INPUT,
+    SCORES,
+    attention_need,
+    check_input_only,
+    keep_by_grid,
+    read_attention,
+)
+from sparsight.methods.method import Method, check_choice
 from sparsight.methods.parts.coverage import choose_coverage
 from sparsight.methods.parts.geometry import compare
 from sparsight.methods.view import Selection, View
@@ -75,15 +80,11 @@ class SCOPE(Method):
 
     def select(self, view: View) -> Selection:
         """Keep the tokens of each image that cover it best."""
-        layout, encoder = require_grids(self, view.layout), view.encoder
-        device = view.hidden.device
-        score = encoder.class_attention() if self.score == "class" else encoder.received()
-        features = encoder.features()  # (G, V, D_enc)
+        score = read_attention(view.encoder, self.score)
+        features = view.encoder.features()  # (G, V, D_enc)
 
-        def choose(grid: PatchGrid, count: int) -> torch.Tensor:
-            tokens = grid.tokens.to(device, non_blocking=True)
+        def choose(tokens: torch.Tensor, count: int) -> torch.Tensor:
             similarity = compare(features[:, tokens]).hold()
             return choose_coverage(similarity, count, factor=score[:, tokens] ** self.alpha)
 
-        keep = choose_by_grid(layout, view.keep_count, len(view.hidden), device, choose)
-        return Selection(keep, score=score)
+        return Selection(keep_by_grid(self, view, choose), score=score)

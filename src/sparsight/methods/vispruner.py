@@ -9,12 +9,17 @@ from typing import ClassVar, Literal, Self
 
 import torch
 
-from sparsight.counts.layout import PatchGrid
 from sparsight.errors import BudgetError, SettingError
 from sparsight.methods.encoder import EncoderNeed
-from sparsight.methods.input_only import INPUT, SCORES, attention_need, check_input_only
-from sparsight.methods.method import Method, check_choice, require_grids
-from sparsight.methods.parts.by_grid import choose_by_grid
+from sparsight.methods.input_only import (
+    INPUT,
+    SCORES,
+    attention_need,
+    check_input_only,
+    keep_by_grid,
+    read_attention,
+)
+from sparsight.methods.method import Method, check_choice
 from sparsight.methods.parts.encoder_choices import choose_vispruner
 from sparsight.methods.view import Selection, View
 
@@ -82,15 +87,11 @@ class VisPruner(Method):
 
     def select(self, view: View) -> Selection:
         """Keep important and diverse tokens of each image."""
-        layout, encoder = require_grids(self, view.layout), view.encoder
-        device = view.hidden.device
-        score = encoder.class_attention() if self.score == "class" else encoder.received()
-        features = encoder.features()  # (G, V, D_enc)
+        score = read_attention(view.encoder, self.score)
+        features = view.encoder.features()  # (G, V, D_enc)
 
-        def choose(grid: PatchGrid, count: int) -> torch.Tensor:
-            tokens, important = grid.tokens.to(device, non_blocking=True), int(count * self.ratio)
-            own = features[:, tokens]
+        def choose(tokens: torch.Tensor, count: int) -> torch.Tensor:
+            important, own = int(count * self.ratio), features[:, tokens]
             return choose_vispruner(score[:, tokens], own, count, important, self.step)
 
-        keep = choose_by_grid(layout, view.keep_count, len(view.hidden), device, choose)
-        return Selection(keep, score=score)
+        return Selection(keep_by_grid(self, view, choose), score=score)

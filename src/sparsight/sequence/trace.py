@@ -77,8 +77,9 @@ class Stats:
         schedules: (B,) what was kept and recycled at each site.
         pools: (B,) how many dropped tokens were clustered at each site that pruned the sample.
         value_bytes: bytes of one number in the cache.
-        host_reads: how often the engine waited for the device; the rank of `level="rank"`, which is
-            read on the host at every site, is not counted.
+        host_reads: how often the engine waited for the device; what a method itself reads on the
+            host is not counted: the rank of `level="rank"`, the outliers of `level="outliers"`, and
+            the steps of PruneSID.
         windows: (L,) sliding window of each layer's cache, 0 for none; () where no cache layer
             slides.
     """

@@ -5,6 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsight.counts.layout import grids_layout
+from sparsight.methods import PruneSID
+from sparsight.methods.encoder import EncoderNeed, EncoderSignals
 from sparsight.methods.parts.levels import (
     draw_curve,
     find_slope,
@@ -18,7 +21,9 @@ from sparsight.methods.parts.prunesid import (
     group_by_components,
     measure_mean_cosine,
     share_among_groups,
+    weigh_components,
 )
+from sparsight.methods.view import View
 from tests.support import reference_diversity, reference_merging
 from tests.support.recordings import each, read, within
 
@@ -54,14 +59,38 @@ def test_prunesid_in_a_batch(seed, budget, count):
         assert keep[row].tolist() == wanted
 
 
+def components(points, count):
+    """How much each token weighs on each of the first components, (C, N)."""
+    matrix = points.sigmoid().T
+    vectors = torch.linalg.svd(matrix - matrix.mean(dim=0), full_matrices=False)[2]
+    return vectors[:count].abs()
+
+
+@pytest.mark.parametrize("count", [6, 13, 25])
+def test_loadings_in_place_of_attention(count):
+    """As for Qwen2.5-VL: what a token weighs ranks it, and the threshold is the mean at least."""
+    hidden, points = random(2, 30, 3), random(2, 30, 9, seed=1) + 0.5
+    layout = grids_layout([(5, 6)])
+    encoder = EncoderSignals({EncoderNeed("features"): points})
+    images = torch.zeros(2, 30, dtype=torch.int64)
+    view = View(0, count, count, hidden, images, layout=layout, encoder=encoder)
+    keep = PruneSID(count, score="loading").select(view).keep
+    for row in range(2):
+        score, groups = components(points[row], count // 4).max(dim=0)
+        wanted = reference_diversity.prunesid(
+            score, points[row], groups.tolist(), count, count, factor=max(18 * count / 30, 1)
+        )
+        assert keep[row].tolist() == wanted
+
+
 @pytest.mark.parametrize("shape", [(30, 8), (12, 20)])
 def test_components_are_those_of_the_singular_values(shape):
     points = random(2, *shape)
     groups = group_by_components(points, 4)
     for row in range(2):
-        matrix = points[row].sigmoid().T
-        _, _, vectors = torch.linalg.svd(matrix - matrix.mean(dim=0), full_matrices=False)
-        assert torch.equal(groups[row], vectors[:4].abs().argmax(dim=0))
+        weights = components(points[row], 4)
+        assert torch.equal(groups[row], weights.argmax(dim=0))
+        torch.testing.assert_close(weigh_components(points, 4)[row], weights.T)
 
 
 def test_shares_of_groups_with_an_empty_one():

@@ -5,7 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsight.counts.layout import grids_layout
 from sparsight.errors import MethodError
+from sparsight.methods import HoloV
+from sparsight.methods.encoder import EncoderNeed, EncoderSignals
 from sparsight.methods.parts.geometry import compare
 from sparsight.methods.parts.merging import assign_to_nearest, merge
 from sparsight.methods.parts.quotas import (
@@ -16,7 +19,13 @@ from sparsight.methods.parts.quotas import (
     rank_in_groups,
     share_by_weight,
 )
-from sparsight.methods.parts.window_choices import choose_holov, choose_vscan, score_strips
+from sparsight.methods.parts.window_choices import (
+    choose_holov,
+    choose_vscan,
+    count_strips,
+    score_strips,
+)
+from sparsight.methods.view import View
 from tests.support import reference_attention, reference_diversity
 from tests.support.recordings import each, read, within
 
@@ -48,6 +57,25 @@ def test_holov_with_strips_of_unequal_length(count, strips):
         torch.testing.assert_close(weights[row], torch.tensor(weight, dtype=torch.float64))
         wanted = reference_diversity.holov(attention[row], points[row], count, strips)
         assert keep[row].tolist() == wanted
+
+
+def test_published_strips():
+    assert [count_strips(576, count) for count in (192, 128, 64, 32)] == [5, 8, 16, 32]
+    assert [HoloV.paper(count).strips for count in (192, 128, 64)] == [5, 8, 16]
+    assert [count_strips(900, 300), count_strips(36, 35)] == [5, 1]
+
+
+def test_small_images_have_strips_of_two_tokens():
+    """With more strips than fit, and images of one token or kept whole."""
+    layout, score = grids_layout([(1, 1), (2, 3), (1, 2)]), random(2, 9).abs()
+    encoder = EncoderSignals({EncoderNeed("class_attention"): score})
+    images = torch.tensor([0, 1, 1, 1, 1, 1, 1, 2, 2]).expand(2, -1)
+    for count in range(3, 9):
+        view = View(0, count, count, random(2, 9, 4), images, layout=layout, encoder=encoder)
+        for strips in (None, 1, 99):
+            keep = HoloV(count, strips=strips).select(view).keep
+            assert keep.shape == (2, count)
+            assert keep[:, 0].tolist() == [0, 0]
 
 
 def test_holov_refuses_strips_of_one_token():

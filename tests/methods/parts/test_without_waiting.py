@@ -5,6 +5,21 @@ from functools import partial
 import pytest
 import torch
 
+from sparsight.counts.layout import Block, grids_layout, layout_of
+from sparsight.methods import (
+    EVS,
+    SCOPE,
+    DivPrune,
+    FasterVLM,
+    HiPrune,
+    HoloV,
+    PruMerge,
+    PruMergePlus,
+    VidCom2,
+    VisionZip,
+    VisPruner,
+)
+from sparsight.methods.encoder import EncoderSignals
 from sparsight.methods.parts.anchors import find_lower_median, group_by_anchors
 from sparsight.methods.parts.bipartite import match_bipartite, merge_by_size
 from sparsight.methods.parts.calibration import bias_of_distance, bias_of_sizes
@@ -56,6 +71,7 @@ from sparsight.methods.parts.words import (
     smooth,
     sum_strongest_heads,
 )
+from sparsight.methods.view import View
 
 KIND = torch.bfloat16  # what models hand over
 
@@ -137,6 +153,30 @@ def test_scores(name):
 def test_merged_tokens_are_of_the_model_s_kind(name):
     merged = MERGED[name]()
     assert (merged.shape, merged.dtype) == ((2, 1 if name == "dropped" else 6, 8), KIND)
+
+
+IMAGE, VIDEO = grids_layout([(5, 6)]), layout_of((Block(3, 5), Block(3, 5, frame=1)))
+METHODS = (
+    *(HiPrune, FasterVLM, VisPruner, VisionZip, PruMerge, PruMergePlus, HoloV, DivPrune, SCOPE),
+    *(EVS, VidCom2),
+)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_whole_methods(method):
+    """All but PruneSID, which waits for each step of its suppression."""
+    layout, own = VIDEO if method.videos_only else IMAGE, method(retain=20)
+    sizes = {"features": (8,), "keys": (4,), "wide_keys": (8,)}
+    values = {need: empty(2, 30, *sizes.get(need.kind, ())) for need in own.encoder_needs}
+    encoder = EncoderSignals(values, torch.nn.Identity())
+    plan = own.plan(layout, 8)
+    (kept,), (made,) = plan.kept, plan.recycled
+    images = empty(2, 30, dtype=torch.int64)
+    view = View(0, kept + made, kept, points, images, layout=layout, encoder=encoder)
+    answer = own.select(view)
+    assert answer.keep.shape == (2, kept)
+    if made:
+        assert (answer.recycled.values.shape, answer.recycled.values.dtype) == ((2, made, 8), KIND)
 
 
 def test_what_is_neither():

@@ -22,6 +22,6 @@ Published choices that take more than one call of these:
 * `window_choices`: HoloV and VScan's first stage.
 * `decoder_choices`: DART.
 * `prunesid`: PruneSID.
-* `video`: EVS and VidCom2.
+* `video`: EVS and VidCom2; `clips` says which tokens are whose frames.
 * `patches`: PixelPrune.
 """

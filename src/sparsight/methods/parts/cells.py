@@ -10,7 +10,12 @@ import torch
 from sparsight.counts.layout import Grid, Layout
 
 
-def share(count: int, sizes: Sequence[int], most: int | None = None) -> tuple[int, ...]:
+def share(
+    count: int,
+    sizes: Sequence[int],
+    most: int | None = None,
+    least: Sequence[int] | None = None,
+) -> tuple[int, ...]:
     """Return shares of a count in proportion to sizes, by largest remainder.
 
     Each share is at least one where the count allows it. Of equal remainders the first wins.
@@ -18,10 +23,11 @@ def share(count: int, sizes: Sequence[int], most: int | None = None) -> tuple[in
     Args:
         count: at most the sum of `sizes`, and of `most` times their number.
         most: what no part may exceed, besides its own size; None for its size alone.
+        least: what each part has at least, in all at most `count`; None for one each.
     Returns: one part per size, which add up to `count`.
     """
     total = sum(sizes)
-    parts = [1 if count >= len(sizes) else 0] * len(sizes)
+    parts = [1 if count >= len(sizes) else 0] * len(sizes) if least is None else list(least)
     limits = [size if most is None else most for size in sizes]
     for _ in range(count - sum(parts)):
         open_parts = (i for i in range(len(sizes)) if parts[i] < limits[i])

@@ -13,6 +13,15 @@ from sparsight.methods.parts.tensors import normalise, rank_descending, take, wi
 def group_by_components(features: torch.Tensor, groups: int) -> torch.Tensor:
     """Return for each token the principal component on which it weighs most.
 
+    Args: as of `weigh_components`.
+    Returns: (..., N) int64 in 0..C-1.
+    """
+    return weigh_components(features, groups).argmax(dim=-1)
+
+
+def weigh_components(features: torch.Tensor, groups: int) -> torch.Tensor:
+    """Return how much each token weighs on each of the first principal components.
+
     Source: PruneSID (arXiv 2603.09480), authors' code: tokens are the variables of the analysis,
     the sigmoid of their channels the samples.
     Differs: components are exact. The code takes a randomised analysis without a seed, whose groups
@@ -21,7 +30,7 @@ def group_by_components(features: torch.Tensor, groups: int) -> torch.Tensor:
     Args:
         features: (..., N, D) float, of the encoder.
         groups: C, at most N and D; published: a quarter of the budget.
-    Returns: (..., N) int64 in 0..C-1.
+    Returns: (..., N, C) float in 0..1, in the device's widest dtype.
     """
     wide: torch.Tensor = features.to(widest(features.device)).sigmoid()
     wide = wide - wide.mean(dim=-1, keepdim=True)
@@ -33,7 +42,7 @@ def group_by_components(features: torch.Tensor, groups: int) -> torch.Tensor:
     else:
         loads = torch.linalg.eigh(wide @ wide.transpose(-1, -2)).eigenvectors
         loads = loads[..., -groups:].flip(-1)
-    return loads.abs().argmax(dim=-1)
+    return loads.abs()
 
 
 def measure_mean_cosine(points: torch.Tensor) -> torch.Tensor:
@@ -120,11 +129,12 @@ def choose_prunesid(
     groups: torch.Tensor,
     budget: int,
     count: int,
+    *,
+    factor: float | None = None,
 ) -> torch.Tensor:
     """Return of each group its survivors first, then others by falling attention.
 
-    Source: PruneSID (arXiv 2603.09480), authors' code; the threshold is budget / 32 times the mean
-    cosine.
+    Source: PruneSID (arXiv 2603.09480), authors' code.
     Differs: tokens come in raster order, where the code returns group by group.
 
     Args:
@@ -133,9 +143,12 @@ def choose_prunesid(
         groups: (..., N) int64 in 0..C-1, of `group_by_components`.
         budget: K of the formulas, C is a quarter of it.
         count: tokens to keep; published K - 1, beside the class token.
+        factor: times the mean cosine is the threshold above which tokens are alike; None for
+            K / 32, the code for LLaVA.
     Returns: (..., count) int64, ascending.
     """
-    threshold = budget / 32 * measure_mean_cosine(features)
+    factor = budget / 32 if factor is None else factor
+    threshold = factor * measure_mean_cosine(features)
     survivors = suppress_alike(attention, features, groups, threshold)
     clusters = max(1, budget // 4)
     sizes = count_members(groups, clusters)

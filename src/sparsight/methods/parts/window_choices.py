@@ -32,13 +32,26 @@ def choose_holov(
         attention: (..., N) float >= 0, of the class token, or received.
         features: (..., N, D) float, after the projector.
         count: K in 1..N.
-        strips: published 16 for 64 of 576 tokens; 1024 / K in others' runs.
+        strips: C in 1..N/2; published `count_strips`.
     Returns: (..., K) int64, ascending.
     """
     labels = label_strips(attention.shape[-1], strips, attention.device)
     weight = score_strips(attention, features, strips)
     quotas = share_by_weight(weight, count, count_members(labels, strips))
     return choose_in_groups(attention, labels, quotas, count)
+
+
+def count_strips(present: int, count: int) -> int:
+    """Return HoloV's number of strips, 1024 / 576 of N / K rounded down, at least 1.
+
+    Source: HoloV, authors' code for Qwen2.5-VL; that for LLaVA has 16 for 64 of 576 tokens, which
+    are as many.
+
+    Args:
+        present: N.
+        count: K in 1..N.
+    """
+    return max(1, 16 * present // (9 * count))
 
 
 def score_strips(
