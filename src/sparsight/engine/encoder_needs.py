@@ -54,6 +54,12 @@ def list_unmet_needs(family: Family, config: Any, method: Method) -> Iterator[tu
         yield str(error), OTHERS
         return
     settings = {setting.name for setting in fields(method)}
+    if method.features_width not in (None, encoder.width):
+        yield (
+            f"its image encoder's features are {encoder.width} wide, and the tower's are "
+            f"{method.features_width}",
+            "give the tower of its own image encoder, or relevance='embedding'",
+        )
     for need in needs:
         reason = _find_reason(need, encoder, family, settings)
         if reason is not None:

@@ -1,11 +1,14 @@
 """The published methods, one per file, and baselines."""
 
 from sparsight.methods.baselines import Pool, Random, Uniform
+from sparsight.methods.cdpruner import CDPruner
 from sparsight.methods.divprune import DivPrune
 from sparsight.methods.downscale import Downscale
+from sparsight.methods.eadp import EADP
 from sparsight.methods.fastv import FastV
 from sparsight.methods.hiprune import HiPrune
 from sparsight.methods.method import Method
+from sparsight.methods.mmtok import MMTok
 from sparsight.methods.scope import SCOPE
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
@@ -14,11 +17,14 @@ from sparsight.methods.vispruner import VisPruner
 
 __all__ = [
     "DEFAULT",
+    "EADP",
     "SCOPE",
+    "CDPruner",
     "DivPrune",
     "Downscale",
     "FastV",
     "HiPrune",
+    "MMTok",
     "Pool",
     "Random",
     "SparseVLM",
@@ -35,7 +41,7 @@ DEFAULT: type[Method] = SparseVLM  # the recommended method
 
 def methods() -> tuple[type[Method], ...]:
     """Return every method that ships, in the order of the documentation."""
-    published = (FastV, HiPrune, VisPruner, VisionZip, DivPrune, SCOPE)
+    published = (FastV, HiPrune, VisPruner, VisionZip, DivPrune, SCOPE, CDPruner, MMTok, EADP)
     return (SparseVLM, SparseVLMPlus, *published, Random, Uniform, Pool, Downscale)
 
 
