@@ -9,11 +9,14 @@ from sparsight import sparsify
 from sparsight.cli.method import cli_name
 from sparsight.errors import SparsightError
 from sparsight.methods import (
+    EADP,
     SCOPE,
+    CDPruner,
     DivPrune,
     Downscale,
     FastV,
     HiPrune,
+    MMTok,
     Pool,
     Random,
     SparseVLM,
@@ -23,9 +26,10 @@ from sparsight.methods import (
     VisPruner,
     methods,
 )
-from tests.support import tiny
+from tests.support import tiny, tiny_clip
 from tests.support.cases import tiny_model
 
+CLIP = {"relevance": "clip", "tower": tiny_clip.tower()}
 KEPT = {"sites": (2, 5), "kept": (14, 9)}
 EVERYWHERE = {
     "retain": ({}, 0.6),
@@ -73,7 +77,40 @@ CHANGES = {
         "merge": ({}, "tokens"),
     },
     DivPrune: {**EVERYWHERE, "centred": ({}, True), "space": ({}, "features")},
-    SCOPE: {**EVERYWHERE, "alpha": ({}, 3.0), "score": ({}, "received")},
+    SCOPE: {
+        **EVERYWHERE,
+        "alpha": ({}, 3.0),
+        "score": ({}, "received"),
+        "space": ({}, "tokens"),
+        "centred": ({}, True),
+    },
+    CDPruner: {
+        **EVERYWHERE,
+        "relevance": ({}, "none"),
+        "tower": (CLIP, tiny_clip.tower(seed=2)),
+        "blend": ({}, 1.0),
+        "halves": ({}, True),
+        "space": ({}, "features"),
+        "centred": ({}, True),
+    },
+    MMTok: {
+        **EVERYWHERE,
+        "text_temperature": ({}, 0.5),
+        "visual_temperature": ({}, 0.01),
+        "alpha": ({}, 0.0),
+        "skip": ({}, tuple(range(4, 60))),
+        "space": ({}, "tokens"),
+        "centred": ({}, True),
+    },
+    EADP: {
+        **EVERYWHERE,
+        "relevance": ({}, "clip"),
+        "tower": (CLIP, tiny_clip.tower(seed=2)),
+        "share": ({}, 1.0),
+        "beta": ({}, 4.0),
+        "space": ({}, "features"),
+        "centred": ({}, True),
+    },
     Random: {**EVERYWHERE, "seed": ({}, 1)},
     Uniform: EVERYWHERE,
     Pool: EVERYWHERE,

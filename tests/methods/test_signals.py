@@ -9,7 +9,17 @@ from sparsight import Method, SparseVLM, SparseVLMPlus, sparsify
 from sparsight.cli.method import cli_name
 from sparsight.counts.layout import grids_layout
 from sparsight.errors import MethodError, SettingError
-from sparsight.methods import SCOPE, DivPrune, HiPrune, VisionZip, VisPruner, methods
+from sparsight.methods import (
+    EADP,
+    SCOPE,
+    CDPruner,
+    DivPrune,
+    HiPrune,
+    MMTok,
+    VisionZip,
+    VisPruner,
+    methods,
+)
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals, TextSignal
 from sparsight.methods.method import SIGNALS
 from sparsight.methods.view import Distance, Selection, View
@@ -86,9 +96,13 @@ def test_no_method_reads_more_than_it_declares(method):
     assert not own.encoder_needs or "encoder" in own.signals
 
 
-@pytest.mark.parametrize("method", [HiPrune, VisPruner, VisionZip, SCOPE, DivPrune])
+OPTIONAL = {method: {"space": "features"} for method in (DivPrune, CDPruner, EADP)}
+
+
+@pytest.mark.parametrize("method", [HiPrune, VisPruner, VisionZip, SCOPE, MMTok, *OPTIONAL])
 def test_each_need_of_the_encoder_is_read(method):
-    own = method(retain=12, **({"space": "features"} if method is DivPrune else {}))
+    own = method(retain=12, **OPTIONAL.get(method, {}))
+    assert own.encoder_needs
     for need in own.encoder_needs:
         fewer = [other for other in own.encoder_needs if other != need]
         with pytest.raises(MethodError, match="without being declared"):

@@ -14,7 +14,8 @@ from tests.support import reference_baselines as base
 
 BASELINES = ("Random", "Uniform", "Pool", "Downscale")
 BY_ENCODER = ("HiPrune", "VisPruner", "VisionZip", "DivPrune", "SCOPE")
-PRESETS = ("SparseVLM", "SparseVLMPlus", "FastV", *BY_ENCODER, *BASELINES)
+BY_TEXT = ("CDPruner", "MMTok", "EADP")
+PRESETS = ("SparseVLM", "SparseVLMPlus", "FastV", *BY_ENCODER, *BY_TEXT, *BASELINES)
 SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
 BITS = 48  # of the bisected ratio
 

@@ -37,7 +37,8 @@ def test_cdpruner_of_openvino(name, dtype):
     settings, tensors = read(name)
     points, text = tensors["features"].to(dtype), tensors["text"].to(dtype)
     count, blend = settings["retain"], settings["relevance_weight"]
-    parts, first, keep, rated = [(points, count)], 0, [], []
+    parts, first = [(points, count)], 0
+    keep, rated = [], []
     if settings["split"]:
         halves = points.tensor_split([len(points) // 2])
         parts = list(zip(halves, (count // 2, count - count // 2), strict=True))
