@@ -21,8 +21,9 @@ POSITIONS = 8  # of the text side: segments of six words
 
 def tokenizer():
     """Return a tokenizer of one token a word; start and end are its highest ids, as CLIP's are."""
-    vocabulary = {f"w{i}": i for i in range(START)} | {"<start>": START, "<end>": END}
-    vocabulary |= {word: 5 + i for i, word in enumerate(tiny_processor.WORDS)}
+    names = {START: "<start>", END: "<end>"}
+    names |= {5 + i: word for i, word in enumerate(tiny_processor.WORDS)}
+    vocabulary = {names.get(i, f"w{i}"): i for i in range(tiny.VOCAB)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))  # noqa: S106
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
@@ -56,10 +57,9 @@ def model(width=32, dtype=torch.float64, seed=1):
     vision = CLIPVisionConfig(**sizes, image_size=tiny.SIDE, patch_size=tiny.PATCH)
     torch.manual_seed(seed)
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
-    made = CLIPModel(config).to(dtype).eval()
-    # norms that do something
-    torch.nn.init.normal_(made.vision_model.post_layernorm.weight, 1.0, 0.3)
-    return made
+    made = CLIPModel(config).eval()
+    torch.nn.init.normal_(made.vision_model.post_layernorm.weight, 1.0, 0.3)  # it does something
+    return made.to(dtype)
 
 
 @functools.cache

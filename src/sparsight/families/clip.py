@@ -3,7 +3,8 @@
 The class is not named: what the tower reads of a model is looked for when it is made. Private
 details of transformers touched here: of `CLIPModel`, `text_model`, `text_projection`,
 `vision_model.post_layernorm` and `visual_projection`, `last_hidden_state` and `pooler_output` of
-its text model, and `max_position_embeddings` of its text config.
+its text model, `max_position_embeddings` of its text config, `model_type` and `hidden_size` of its
+vision config.
 """
 
 from collections.abc import Sequence
@@ -95,12 +96,12 @@ def make_clip_tower(clip: nn.Module, clip_tokenizer: Any, tokenizer: Any) -> Cli
     _check_tokenizer(clip_tokenizer, "__call__", "bos_token_id", "eos_token_id", "pad_token_id")
     _check_tokenizer(tokenizer, "decode")
     text = ClipText(clip, clip_tokenizer, tokenizer, int(positions))
-    norm: Any = clip.get_submodule("vision_model.post_layernorm")
+    vision: Any = clip.get_submodule("vision_model").config
     return ClipTower(
         partial(text.read, words=False),
         partial(_project_features, clip, name),
         partial(text.read, words=True),
-        width=int(norm.weight.shape[0]),
+        encoder=(str(vision.model_type), int(vision.hidden_size)),
         name=getattr(clip, "name_or_path", "") or name,
     )
 

@@ -36,6 +36,7 @@ class ImageEncoder:
         merge: patches that one visual token is made of; in a block they follow each other.
         whole: indices of the blocks in which a patch sees its whole image.
         packed: whether all images of a call are one sequence, cut into pieces for attention.
+        kind: model type of its config.
         width: of the features that the projector is given.
         window: side of attention windows in visual tokens, in whose order the sequence stands; 0
             for raster order.
@@ -53,6 +54,7 @@ class ImageEncoder:
     merge: int = 1
     whole: tuple[int, ...] = ()
     packed: bool = False
+    kind: str = ""
     width: int = 0
     window: int = 0
     places: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -104,6 +106,7 @@ def read_tower(config: Any) -> ImageEncoder:
         class_token,
         skip,
         whole=tuple(range(depth)),
+        kind=kind,
         width=int(config.vision_config.hidden_size),
     )
 
@@ -125,6 +128,7 @@ def read_merging(config: Any) -> ImageEncoder:
         merge=merge**2,
         whole=tuple(range(depth) if whole is None else sorted(whole)),
         packed=True,
+        kind=str(vision.model_type),
         width=int(getattr(vision, "embed_dim", vision.hidden_size)),
         window=window,
     )

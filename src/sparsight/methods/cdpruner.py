@@ -121,9 +121,9 @@ class CDPruner(Method):
         return *list_tower_needs(self.tower), *list_space_needs(self.space)
 
     @property
-    def features_width(self) -> int | None:
-        """What the tower takes."""
-        return None if self.tower is None else self.tower.width
+    def features_of(self) -> tuple[str, int] | None:
+        """The image encoder whose features the tower takes."""
+        return None if self.tower is None else self.tower.encoder
 
     @property
     def reads_question(self) -> bool:

@@ -32,14 +32,15 @@ class ClipTower:
         image: takes features (..., N, D_enc) that the projector was given, and returns (..., N, P).
         words: takes token ids as `text` does, and returns the embeddings (M, W, P) of all W
             positions of each segment; None for methods that read no words.
-        width: D_enc; None for any.
+        encoder: model type of the image encoder that the features are of, such as
+            "clip_vision_model", and D_enc; None for any.
         name: of the model, by which settings are told apart.
     """
 
     text: TextEncoder = field(repr=False)
     image: Callable[[torch.Tensor], torch.Tensor] = field(repr=False)
     words: TextEncoder | None = field(default=None, repr=False)
-    width: int | None = None
+    encoder: tuple[str, int] | None = None
     name: str = "CLIP"
 
 

@@ -88,8 +88,8 @@ class Method(ABC):
         return ()
 
     @property
-    def features_width(self) -> int | None:
-        """Width that features of the image encoder must have; None for any."""
+    def features_of(self) -> tuple[str, int] | None:
+        """The image encoder whose features are read, by model type and width; None for any."""
         return None
 
     @property
