@@ -156,6 +156,31 @@ def test_an_image_of_one_token_is_as_distinctive_as_can_be(space):
         assert chosen.score is None or bool(chosen.score.isfinite().all())
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_no_value_is_read_so_that_no_gpu_is_waited_for(name):
+    view = make_view(METHODS[name], [0, 1])
+    values = {need: value.to("meta") for need, value in view.encoder.values.items()}
+    away = {key: getattr(view.text, key).to("meta") for key in ("embeds", "present")}
+    method = METHODS[name]
+    if getattr(method, "tower", None) is not None:
+        tower = ClipTower(
+            lambda ids: read_text(ids).to("meta"),
+            lambda features: features[..., :10],
+            lambda ids: read_words(ids).to("meta"),
+        )
+        method = replace(method, tower=tower)
+    chosen = method.select(
+        replace(
+            view,
+            hidden=view.hidden.to("meta"),
+            images=view.images.to("meta"),
+            text=replace(view.text, **away),
+            encoder=EncoderSignals(values),
+        )
+    )
+    assert chosen.keep.shape == (2, 14)
+
+
 def test_row_ends_are_kept_last():
     layout = layout_of((Block(3, 3), Block(3, 4, row_end=1, part=1)))
     for method in (CDPruner(20), CDPruner(20, **CLIP), MMTok(20), EADP(20)):
