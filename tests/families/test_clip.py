@@ -51,7 +51,7 @@ def test_words_are_those_of_all_positions():
     assert made.shape == (2, tiny_clip.POSITIONS, 24)
     for own, ids in zip(made, segments(SAID), strict=True):
         filled = torch.nn.functional.pad(
-            ids, (0, tiny_clip.POSITIONS - ids.shape[1]), value=tiny_clip.FILL
+            ids, (0, tiny_clip.POSITIONS - ids.shape[1]), value=tiny_clip.END
         )
         with torch.no_grad():
             whole = model.text_projection(model.text_model(input_ids=filled).last_hidden_state)[0]

@@ -15,7 +15,7 @@ from tests.support import reference_by_text as reference
 
 GRIDS = [(0, 4, 5), (0, 3, 3), (1, 3, 4)]  # an image of two parts, and another one
 LAYOUT = layout_of((Block(4, 5), Block(3, 3, part=1), Block(3, 4, image=1)))
-VISUAL, WIDTH, SEGMENTS = 41, 24, 2
+VISUAL, WIDTH = 41, 24
 PLACES = 7  # positions of a segment
 TEXTS = ((11, 12, 13, 14, 15, 16), (11, 21, 22))
 
@@ -85,7 +85,7 @@ def make_view(method, rows, layout=LAYOUT, visual=VISUAL):
     embeds = torch.zeros(len(rows), longest, WIDTH, dtype=torch.float64)
     for row, ids in zip(embeds, texts, strict=True):
         row[: len(ids)] = WORDS[list(ids)]
-    present = torch.tensor([[i < len(ids) for i in range(longest)] for ids in texts])
+    present = torch.arange(longest) < torch.tensor(list(map(len, texts)))[:, None]
     text = TextSignal(embeds, None if bool(present.all()) else present, tuple(texts))
     values = {
         EncoderNeed("features"): FEATURES[rows][:, :visual],

@@ -88,20 +88,24 @@ def scale_by_image(sample, rated, above, below):
     return scaled
 
 
+def alike(points, other):
+    """Cosines of points to one other."""
+    return [cosine(point, other) for point in points]
+
+
 def rate_cdpruner(method, sample):
     """Relevance of each grid's tokens; CLIP's is scaled over the image."""
     if method.relevance == "none":
         return [None] * len(sample.grids)
     if method.relevance == "embedding":
         mean = sample.words.double().mean(dim=0)
-        return [[cosine(sample.hidden[i], mean) for i in own] for own in sample.places()]
+        return [alike(sample.hidden[own], mean) for own in sample.places()]
     rated = []
     for own in sample.places():
         values = []
         for i in own:
             point = sample.clip(sample.features[i])
-            alike = [cosine(point, segment) for segment in sample.segments]
-            values.append(-math.fsum(alike) / len(alike))
+            values.append(-math.fsum(alike(sample.segments, point)) / len(sample.segments))
         rated.append(values)
     return scale_by_image(sample, rated, 1e-6, 0)
 
@@ -117,7 +121,7 @@ def cdpruner(method, sample, own, score, count):
 
 def determine(method, sample, own, score, count):
     points, weight = compare(method, sample, own)
-    alike, blend = cosines(points), method.blend
+    rows, blend = cosines(points), method.blend
     if blend is None:
         blend = 0.5 if method.relevance == "embedding" else 1.0
     if method.relevance == "embedding":
@@ -125,12 +129,12 @@ def determine(method, sample, own, score, count):
     start = None
     if score is None and not method.centred:
         everyone = range(len(own))
-        nearest = [max(row[j] for j in everyone if j != i) for i, row in enumerate(alike)]
+        nearest = [diverse.highest(row, {*everyone} - {i}) for i, row in enumerate(rows)]
         start = ranked([-value for value in nearest])[0]
     score = [1.0] * len(own) if score is None else score
     quality = [value * factor for value, factor in zip(score, weight, strict=True)]
     kernel = []
-    for row, mine in zip(alike, quality, strict=True):
+    for row, mine in zip(rows, quality, strict=True):
         factors = [1 - blend + blend * mine * other for other in quality]
         kernel.append([value * factor for value, factor in zip(row, factors, strict=True)])
     return diverse.determinantal(kernel, count, start)
@@ -167,7 +171,7 @@ def rate_eadp(method, sample):
 def eadp(method, sample, own, score, count):
     points, weight = compare(method, sample, own)
     demand = [value * factor for value, factor in zip(score, weight, strict=True)]
-    wanted = [[(1 + value) / 2 for value in row] for row in cosines(points)]
+    wanted = ((1 + torch.tensor(cosines(points), dtype=torch.float64)) / 2).tolist()
     return diverse.coverage(wanted, count, demand=demand)
 
 

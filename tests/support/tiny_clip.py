@@ -15,7 +15,7 @@ from transformers import (
 from sparsight.families.clip import make_clip_tower
 from tests.support import tiny, tiny_processor
 
-START, END, FILL = 94, 95, 95
+START, END = 94, 95  # the end fills up, too
 POSITIONS = 8  # of the text side: segments of six words
 
 
@@ -52,7 +52,7 @@ def model(width=32, dtype=torch.float64, seed=1):
         max_position_embeddings=POSITIONS,
         bos_token_id=START,
         eos_token_id=END,
-        pad_token_id=FILL,
+        pad_token_id=END,
     )
     vision = CLIPVisionConfig(**sizes, image_size=tiny.SIDE, patch_size=tiny.PATCH)
     torch.manual_seed(seed)

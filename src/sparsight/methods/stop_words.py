@@ -57,5 +57,6 @@ def list_stop_ids(tokenizer: Any, words: Iterable[str] = STOP_WORDS) -> tuple[in
             ids = encode(form, add_special_tokens=False)
             if len(ids) == 1:
                 found.add(int(ids[0]))
+    # a word that the tokenizer does not know may be any word
     found.discard(getattr(tokenizer, "unk_token_id", None))
     return tuple(sorted(found))
