@@ -46,9 +46,10 @@ class CDPruner(Method):
         The text is that behind the last image, with what the chat template writes there; the
         authors take the question alone, OpenVINO all text of the prompt.
         Exactly the count is kept. Images, tiles and frames share it by their sizes, and each is
-        chosen from for itself (the authors keep as many of each tile of LLaVA-NeXT, and cut it
-        before its padding is taken away). Row ends are kept only where the count is higher than
-        there are patches; the authors keep all of them beside the count.
+        chosen from for itself (the authors keep as many of each tile of LLaVA-NeXT). Row ends are
+        kept only where the count is higher than there are patches; the authors keep all of them
+        beside the count.
+        `make_clip_tower` gives each segment a start and an end of its own, as CLIP reads the end.
         Where tokens are nearly copies of each other, the choice goes on by distance, as
         `choose_determinantal` says.
         Tokens keep their positions unless told otherwise; the authors renumber, as `paper()` does.

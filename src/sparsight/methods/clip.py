@@ -17,7 +17,6 @@ from sparsight.methods.view import View
 
 Relevance = Literal["embedding", "clip", "none"]
 
-
 # takes token ids of a text, as the vision-language model's tokenizer counts them
 TextEncoder = Callable[[Sequence[int]], torch.Tensor]
 
