@@ -49,6 +49,10 @@ def test_a_later_turn_sees_what_the_first_one_saw(model, processor):
     first, second, both = method.seen
     assert same(first, second)
     assert first.text.embeds.shape != second.text.embeds.shape
+    said = [processor.tokenizer.decode(view.text.ids[0]) for view in method.seen]
+    assert FIRST in said[0]
+    assert SECOND in said[1]
+    assert FIRST not in said[1]
     assert both.encoder.received().shape == (2 * len(first.encoder.received()),)
 
 

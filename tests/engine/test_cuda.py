@@ -8,7 +8,7 @@ import torch
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.engine.passes import Pass
-from sparsight.methods import Pool, Random, Uniform
+from sparsight.methods import EADP, CDPruner, MMTok, Pool, Random, Uniform
 from tests.support import tiny, tiny_rotary
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -21,6 +21,9 @@ METHODS = {
     "random": Random(retain=0.5),
     "uniform": Uniform(retain=0.3),
     "pool": Pool(retain=0.4),
+    "cdpruner": CDPruner(retain=0.4, halves=True),
+    "mmtok": MMTok(retain=0.4, skip=tuple(range(4, 40))),
+    "eadp": EADP(retain=0.4, centred=True),
 }
 CASES = [("llava", name) for name in METHODS]
 CASES += [(kind, "keep") for kind in ("qwen2", "qwen3", "gemma3")]

@@ -7,11 +7,14 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 from sparsight import sparsify
 from sparsight.errors import UnsupportedError
 from sparsight.methods import (
+    EADP,
     SCOPE,
+    CDPruner,
     DivPrune,
     FasterVLM,
     HiPrune,
     HoloV,
+    MMTok,
     PruMerge,
     PruMergePlus,
     PruneSID,
@@ -19,7 +22,7 @@ from sparsight.methods import (
     VisPruner,
 )
 from sparsight.methods.encoder import EncoderNeed
-from tests.support import contract
+from tests.support import contract, tiny_clip
 from tests.support.tiny import OLD
 from tests.support.tiny_families import family_batch, tiny_family
 from tests.support.tiny_towers import Maps
@@ -86,6 +89,10 @@ def test_signals_are_those_of_the_tiles(way):
         VisionZip(retain=0.6),
         DivPrune(retain=0.3),
         SCOPE(retain=0.5),
+        CDPruner(retain=0.4),
+        CDPruner(retain=0.4, relevance="clip", tower=tiny_clip.tower()),
+        MMTok(retain=0.5),
+        EADP(retain=0.4, centred=True),
     ],
     ids=str,
 )

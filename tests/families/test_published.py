@@ -8,18 +8,23 @@ from sparsight.engine.support import describe, supports
 from sparsight.errors import UnsupportedError
 from sparsight.families import family_named
 from sparsight.methods import (
+    EADP,
     SCOPE,
+    CDPruner,
     DivPrune,
     FasterVLM,
     FastV,
     HiPrune,
     HoloV,
+    MMTok,
     PruMerge,
     PruMergePlus,
     PruneSID,
     VisionZip,
     VisPruner,
 )
+from sparsight.methods.encoder import TextSignal
+from sparsight.sequence import compactor
 from tests.support import contract, tiny, tiny_rotary, tiny_towers
 
 MERGED = {"score": "received", "merge": "tokens", "block": 0}
@@ -37,6 +42,12 @@ RECEIVED = {
     "divprune": DivPrune(retain=0.3),
     "cen-prune": DivPrune(retain=0.4, centred=True, space="features"),
     "scope": SCOPE(retain=0.5, score="received"),
+    "centred scope": SCOPE(retain=0.4, score="received", centred=True),
+    "cdpruner": CDPruner(retain=0.4),
+    "centred cdpruner": CDPruner(retain=0.3, halves=True, centred=True, space="features"),
+    "determinantal": CDPruner(retain=0.4, relevance="none", centred=True, space="features"),
+    "mmtok": MMTok(retain=0.4, text_temperature=0.01, skip=tuple(range(4, 50))),
+    "eadp": EADP(retain=0.4, beta=2.0),
 }
 BY_CLASS = {
     "fastervlm": FasterVLM(retain=0.4),
@@ -124,6 +135,10 @@ def test_decoding_goes_on_where_the_prompt_ended(method):
         with pytest.MonkeyPatch.context() as patch:
             if isinstance(method, FastV):
                 patch.setattr(FastV, "raters", lambda self, _, text: last_but(text, len(said) - 1))
+            stack = compactor.stack_text
+            patch.setattr(
+                compactor, "stack_text", lambda *given: all_but(stack(*given), len(said) - 1)
+            )
             whole = model(**longer).logits[0, -len(said) :]
     contract.close(torch.cat(list(done.logits)).to(whole.dtype), whole, "decoding")
 
@@ -132,3 +147,10 @@ def last_but(text, skipped):
     chosen = torch.zeros(len(text), dtype=torch.bool)
     chosen[-1 - skipped] = True
     return chosen
+
+
+def all_but(text, skipped):
+    if text is None:
+        return None
+    ids = tuple(row[:-skipped] for row in text.ids)
+    return TextSignal(text.embeds[:, :-skipped], text.present, ids)

@@ -9,14 +9,17 @@ from sparsight import sparsify
 from sparsight.cli.method import cli_name
 from sparsight.errors import SparsightError
 from sparsight.methods import (
+    EADP,
     EVS,
     SCOPE,
+    CDPruner,
     DivPrune,
     Downscale,
     FasterVLM,
     FastV,
     HiPrune,
     HoloV,
+    MMTok,
     Pool,
     PruMerge,
     PruMergePlus,
@@ -30,10 +33,11 @@ from sparsight.methods import (
     VisPruner,
     methods,
 )
-from tests.support import tiny
+from tests.support import tiny, tiny_clip
 from tests.support.cases import tiny_model
 from tests.support.tiny_families import family_batch, tiny_family
 
+CLIP = {"relevance": "clip", "tower": tiny_clip.tower()}
 KEPT = {"sites": (2, 5), "kept": (14, 9)}
 EVERYWHERE = {
     "retain": ({}, 0.6),
@@ -94,9 +98,42 @@ CHANGES = {
     HoloV: {**EVERYWHERE, "strips": ({}, 2), "score": ({}, "received")},
     PruneSID: {**EVERYWHERE, "score": ({}, "received")},
     DivPrune: {**EVERYWHERE, "centred": ({}, True), "space": ({}, "features")},
-    SCOPE: {**EVERYWHERE, "alpha": ({}, 3.0), "score": ({}, "received")},
     EVS: EVERYWHERE,
     VidCom2: EVERYWHERE,
+    SCOPE: {
+        **EVERYWHERE,
+        "alpha": ({}, 3.0),
+        "score": ({}, "received"),
+        "space": ({}, "tokens"),
+        "centred": ({}, True),
+    },
+    CDPruner: {
+        **EVERYWHERE,
+        "relevance": ({}, "none"),
+        "tower": (CLIP, tiny_clip.tower(seed=2)),
+        "blend": ({}, 1.0),
+        "halves": ({}, True),
+        "space": ({}, "features"),
+        "centred": ({}, True),
+    },
+    MMTok: {
+        **EVERYWHERE,
+        "text_temperature": ({}, 0.5),
+        "visual_temperature": ({}, 0.01),
+        "alpha": ({}, 0.0),
+        "skip": ({}, tuple(range(4, 60))),
+        "space": ({}, "tokens"),
+        "centred": ({}, True),
+    },
+    EADP: {
+        **EVERYWHERE,
+        "relevance": ({}, "clip"),
+        "tower": (CLIP, tiny_clip.tower(seed=2)),
+        "share": ({}, 1.0),
+        "beta": ({}, 4.0),
+        "space": ({}, "features"),
+        "centred": ({}, True),
+    },
     Random: {**EVERYWHERE, "seed": ({}, 1)},
     Uniform: EVERYWHERE,
     Pool: EVERYWHERE,

@@ -10,11 +10,14 @@ from sparsight.cli.method import cli_name
 from sparsight.counts.layout import Block, grids_layout, layout_of
 from sparsight.errors import MethodError, SettingError
 from sparsight.methods import (
+    EADP,
     SCOPE,
+    CDPruner,
     DivPrune,
     FasterVLM,
     HiPrune,
     HoloV,
+    MMTok,
     PruMerge,
     PruMergePlus,
     PruneSID,
@@ -110,9 +113,13 @@ def test_no_method_reads_more_than_it_declares(method):
 BY_ENCODER = [HiPrune, FasterVLM, VisPruner, VisionZip, PruMerge, PruMergePlus, HoloV, PruneSID]
 
 
-@pytest.mark.parametrize("method", [*BY_ENCODER, SCOPE, DivPrune])
+OPTIONAL = {method: {"space": "features"} for method in (DivPrune, CDPruner, EADP)}
+
+
+@pytest.mark.parametrize("method", [*BY_ENCODER, SCOPE, MMTok, *OPTIONAL])
 def test_each_need_of_the_encoder_is_read(method):
-    own = method(retain=12, **({"space": "features"} if method is DivPrune else {}))
+    own = method(retain=12, **OPTIONAL.get(method, {}))
+    assert own.encoder_needs
     for need in own.encoder_needs:
         fewer = [other for other in own.encoder_needs if other != need]
         with pytest.raises(MethodError, match="without being declared"):

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import torch
 
 from sparsight.methods import (
+    EADP,
     SCOPE,
+    CDPruner,
     DivPrune,
     Downscale,
     FasterVLM,
     FastV,
     HiPrune,
     HoloV,
+    MMTok,
     Pool,
     PruMerge,
     PruMergePlus,
@@ -26,7 +29,7 @@ from sparsight.methods import (
     VisPruner,
 )
 from sparsight.methods.view import Selection
-from tests.support import tiny
+from tests.support import tiny, tiny_clip
 from tests.support.footprint import share
 
 LAYOUTS = {
@@ -41,7 +44,8 @@ LAYOUTS = {
     "long text among them": [["image", 7], [60]],
 }
 
-# those that choose by signals of the image encoder, and FastV: judged by recordings and by masking
+# those that choose by the image encoder or the text's embeddings, and FastV: judged by recordings
+# and by masking
 PUBLISHED = {
     "fastv": FastV(retain=0.5),
     "hiprune": HiPrune(retain=0.4),
@@ -59,6 +63,17 @@ PUBLISHED = {
     "divprune": DivPrune(retain=0.3),
     "cen-prune": DivPrune(retain=0.4, centred=True, space="features", positions="renumber"),
     "scope": SCOPE(retain=0.5),
+    "centred scope": SCOPE(retain=0.4, space="tokens", centred=True),
+    "cdpruner": CDPruner(retain=0.4),
+    "cdpruner by clip": CDPruner(
+        0.3, relevance="clip", tower=tiny_clip.tower(), positions="renumber"
+    ),
+    "cdpruner in halves": CDPruner(retain=0.5, halves=True, centred=True, space="features"),
+    "determinantal": CDPruner(retain=0.4, relevance="none", centred=True),
+    "mmtok": MMTok(retain=0.4, skip=tuple(range(4, 30))),
+    "centred mmtok": MMTok(retain=0.3, centred=True, positions="renumber"),
+    "eadp": EADP(retain=0.4, beta=2.0),
+    "eadp by clip": EADP(retain=0.3, relevance="clip", tower=tiny_clip.tower(), centred=True),
 }
 
 METHODS = {

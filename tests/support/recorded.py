@@ -40,8 +40,23 @@ class RecordedBlock(CLIPEncoderLayer):  # transformers collects the outputs of t
         return hidden_states if self.output is None else self.output
 
 
-def model(width, side, layers=4, depth=5):
-    """A LLaVA with `side` x `side` visual tokens, which its projector leaves as they are."""
+class Given(nn.Module):
+    """A projector whose answer is given, (I, N, D)."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.tokens = tokens.double()
+
+    def forward(self, features):
+        assert features.shape[:2] == self.tokens.shape[:2]
+        return self.tokens
+
+
+def model(width, side, layers=4, depth=5, projected=None):
+    """A LLaVA with `side` x `side` visual tokens.
+
+    Its projector leaves them as they are, or answers `projected`, (I, N, D).
+    """
     size = side * tiny.PATCH
     vision = CLIPVisionConfig(
         hidden_size=width,
@@ -52,7 +67,9 @@ def model(width, side, layers=4, depth=5):
         patch_size=tiny.PATCH,
     )
     text = tiny.text_config(
-        hidden_size=width, num_hidden_layers=layers, max_position_embeddings=2048
+        hidden_size=width if projected is None else projected.shape[-1],
+        num_hidden_layers=layers,
+        max_position_embeddings=2048,
     )
     config = LlavaConfig(
         vision_config=vision,
@@ -66,7 +83,7 @@ def model(width, side, layers=4, depth=5):
     made = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
     plain = nn.Linear(width, width, bias=False)
     plain.weight.data = torch.eye(width)
-    made.model.multi_modal_projector = plain
+    made.model.multi_modal_projector = plain if projected is None else Given(projected)
     return tiny.ready(made, torch.float64)
 
 
@@ -77,6 +94,16 @@ def put_in(made, block, attended, scaling, output=None):
     attention = RecordedAttention(tower.config, query, key, scaling)
     output = None if output is None else output.double()
     tower.encoder.layers[block] = RecordedBlock(tower.config, attention, output)
+
+
+FIRST_WORD = 4
+
+
+def say(model, inputs, text):
+    """Have a prompt's last words be those with the input embeddings (M, D)."""
+    words = torch.arange(FIRST_WORD, FIRST_WORD + len(text))
+    model.get_input_embeddings().weight.data[words] = text.double()
+    inputs["input_ids"][:, -len(text) :] = words
 
 
 def attending(attention):

@@ -18,8 +18,9 @@ BY_ENCODER = (
     *("HoloV", "PruneSID", "DivPrune", "SCOPE"),
 )
 VIDEOS = ("EVS", "VidCom2")
-PRESETS = ("SparseVLM", "SparseVLMPlus", "FastV", *BY_ENCODER, *VIDEOS, *BASELINES)
 MERGING = ("Pool", "PruMerge", "PruMergePlus")  # all that stays is recycled
+BY_TEXT = ("CDPruner", "MMTok", "EADP")
+PRESETS = ("SparseVLM", "SparseVLMPlus", "FastV", *BY_ENCODER, *BY_TEXT, *VIDEOS, *BASELINES)
 SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
 BITS = 48  # of the bisected ratio
 

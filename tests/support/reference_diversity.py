@@ -178,8 +178,13 @@ def min_max(values, above=0.0, below=0.0):
     return [(v - low + above) / (high - low + below) for v in values]
 
 
-def eadp(points, words, sentence, grid, share_of_words=0.2):
+def eadp(points, words, sentence, grid):
     """Importance after scaling and smoothing."""
+    return smoothed(min_max(eadp_relevance(points, words, sentence), 1e-6, 1e-6), grid)
+
+
+def eadp_relevance(points, words, sentence, share_of_words=0.2):
+    """Importance before scaling."""
     alike, entropy = [], []
     for word in words:
         row = [-cosine(point, word) for point in points]
@@ -194,7 +199,7 @@ def eadp(points, words, sentence, grid, share_of_words=0.2):
     for i, point in enumerate(points):
         local = math.fsum(p * alike[m][i] for p, m in zip(powers, counted, strict=True))
         score.append(0.5 * -cosine(point, sentence[0]) + 0.5 * local / math.fsum(powers))
-    return smoothed(min_max(score, 1e-6, 1e-6), grid)
+    return score
 
 
 def smoothed(score, grid):

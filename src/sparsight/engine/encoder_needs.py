@@ -54,6 +54,13 @@ def list_unmet_needs(family: Family, config: Any, method: Method) -> Iterator[tu
         yield str(error), OTHERS
         return
     settings = {setting.name for setting in fields(method)}
+    if method.features_of not in (None, (encoder.kind, encoder.width)):
+        kind, width = method.features_of
+        yield (
+            f"its image encoder is a {encoder.kind} of width {encoder.width}, and the tower takes "
+            f"features of a {kind} of width {width}",
+            "give the tower of its own image encoder, or relevance='embedding'",
+        )
     for need in needs:
         reason = _find_reason(need, encoder, family, settings)
         if reason is not None:

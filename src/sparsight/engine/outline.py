@@ -123,7 +123,7 @@ class Planner:
     ) -> None:
         """Check that each sample has text behind its images that can rate them.
 
-        Methods that read no attention need no such text.
+        Methods that read no question need no such text.
 
         Args:
             ids: (B, L) int64 on the host; negative ids are no part of the prompt.
@@ -134,7 +134,7 @@ class Planner:
         Raises: PromptError: a sample has no such text.
         """
         pruned = any(schedule is not None and schedule.prunes for schedule in outline.schedules)
-        if "attention" not in self.method.signals or not pruned:
+        if not self.method.reads_question or not pruned:
             return
         real = read_mask(ids.shape[1])
         if real is not None and real.shape == ids.shape:

@@ -153,10 +153,15 @@ class Reader:
             signals = self.encoder.read_samples(state, outline.counts)
         if "text" not in self.method.signals:
             return signals
-        rows = zip(signals, embeds, prompts, strict=True)
-        return [
-            replace(sample, text=row[prompt.text.to(row.device)]) for sample, row, prompt in rows
+        texts = [
+            row[prompt.text.to(row.device)] for row, prompt in zip(embeds, prompts, strict=True)
         ]
+        ids: list[tuple[int, ...] | None] = [None] * len(texts)
+        if state.ids is not None:
+            known = zip(state.ids, prompts, strict=True)
+            ids = [tuple(row[prompt.text].tolist()) for row, prompt in known]
+        rows = zip(signals, texts, ids, strict=True)
+        return [replace(sample, text=text, ids=own) for sample, text, own in rows]
 
     def read_marked(self, marks: torch.Tensor, embeds: torch.Tensor) -> Outline:
         """Return the outline of a text model's pass, from the caller's marks of visual tokens.

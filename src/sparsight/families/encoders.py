@@ -1,8 +1,9 @@
 """How image encoders are built, as far as methods read what they compute; from a config alone.
 
 Private details of transformers touched here: `vision_feature_layer`,
-`vision_feature_select_strategy` and `model_type` of configs, names of the lists of blocks, and the
-windows of Qwen2.5-VL's encoder.
+`vision_feature_select_strategy` and `model_type` of configs, `hidden_size` of encoders' configs,
+and `embed_dim`, its name in Qwen2-VL's; names of the lists of blocks, and the windows of
+Qwen2.5-VL's encoder.
 """
 
 from collections.abc import Callable
@@ -38,6 +39,8 @@ class ImageEncoder:
         merge: patches that one visual token is made of; in a block they follow each other.
         whole: indices of the blocks in which a patch sees its whole image.
         packed: whether all images of a call are one sequence, cut into pieces for attention.
+        kind: model type of its config.
+        width: of the features that the projector is given.
         window: side of attention windows in visual tokens, in whose order the sequence stands; 0
             for raster order.
         places: takes the sizes of a call's images, (I, 2) int64 in px on the host, and returns
@@ -54,6 +57,8 @@ class ImageEncoder:
     merge: int = 1
     whole: tuple[int, ...] = ()
     packed: bool = False
+    kind: str = ""
+    width: int = 0
     window: int = 0
     places: Callable[[torch.Tensor], torch.Tensor] | None = None
 
@@ -98,7 +103,15 @@ def read_tower(config: Any) -> ImageEncoder:
     if class_token and not skip:
         raise UnsupportedError("the class token of its image encoder is a visual token itself")
     return ImageEncoder(
-        "vision_tower", blocks, depth, source, class_token, skip, whole=tuple(range(depth))
+        "vision_tower",
+        blocks,
+        depth,
+        source,
+        class_token,
+        skip,
+        whole=tuple(range(depth)),
+        kind=kind,
+        width=int(config.vision_config.hidden_size),
     )
 
 
@@ -119,6 +132,8 @@ def read_merging(config: Any) -> ImageEncoder:
         merge=merge**2,
         whole=tuple(range(depth) if whole is None else sorted(whole)),
         packed=True,
+        kind=str(vision.model_type),
+        width=int(getattr(vision, "embed_dim", vision.hidden_size)),
         window=window,
     )
 

@@ -1,8 +1,10 @@
 """The published methods, one per file, baselines, and what own methods are made of."""
 
 from sparsight.methods.baselines import Pool, Random, Uniform
+from sparsight.methods.cdpruner import CDPruner
 from sparsight.methods.divprune import DivPrune
 from sparsight.methods.downscale import Downscale
+from sparsight.methods.eadp import EADP
 from sparsight.methods.evs import EVS
 from sparsight.methods.fastervlm import FasterVLM
 from sparsight.methods.fastv import FastV
@@ -10,6 +12,7 @@ from sparsight.methods.hiprune import HiPrune
 from sparsight.methods.holov import HoloV
 from sparsight.methods.merged import merge_rest
 from sparsight.methods.method import Method
+from sparsight.methods.mmtok import MMTok
 from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.prumerge import PruMerge
 from sparsight.methods.prumerge_plus import PruMergePlus
@@ -23,14 +26,17 @@ from sparsight.methods.visionzip import VisionZip
 from sparsight.methods.vispruner import VisPruner
 
 __all__ = [
+    "CDPruner",
     "DEFAULT",
     "DivPrune",
     "Downscale",
+    "EADP",
     "EVS",
     "FastV",
     "FasterVLM",
     "HiPrune",
     "HoloV",
+    "MMTok",
     "Method",
     "Pool",
     "PruMerge",
@@ -62,9 +68,10 @@ def methods() -> tuple[type[Method], ...]:
     in_decoder = (FastV,)
     by_encoder = (HiPrune, FasterVLM, VisPruner, VisionZip, PruMerge, PruMergePlus)
     by_variety = (HoloV, PruneSID, DivPrune, SCOPE)
+    by_text = (CDPruner, MMTok, EADP)
     videos = (EVS, VidCom2)
     baselines = (Random, Uniform, Pool, Downscale)
-    return (*own, *in_decoder, *by_encoder, *by_variety, *videos, *baselines)
+    return (*own, *in_decoder, *by_encoder, *by_variety, *by_text, *videos, *baselines)
 
 
 def default_method(retain: float) -> Method:

@@ -5,7 +5,7 @@ arXiv 2503.02175; Cen-Prune, arXiv 2608.30263. Written from the papers.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from sparsight.counts.published import take_published
 from sparsight.methods.encoder import EncoderNeed
@@ -13,12 +13,7 @@ from sparsight.methods.input_only import INPUT, check_input_only
 from sparsight.methods.method import Method, check_choice
 from sparsight.methods.parts.by_grid import keep_order
 from sparsight.methods.parts.choosers import choose_max_min
-from sparsight.methods.parts.geometry import compare, compare_centred, standardise
-from sparsight.methods.parts.scores import (
-    measure_distinctiveness,
-    scale_min_max,
-    scale_sigmoid,
-)
+from sparsight.methods.spaces import SPACES, Space, compare_in, list_space_needs, read_points
 from sparsight.methods.view import Selection, View
 
 PAPER_BUDGETS = {192: (192,), 128: (128,), 64: (64,)}
@@ -52,12 +47,12 @@ class DivPrune(Method):
 
     sites: tuple[int, ...] | None = INPUT
     centred: bool = False
-    space: Literal["tokens", "features"] = "tokens"
+    space: Space = "tokens"
 
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
         super().__post_init__()
-        check_choice("space", self.space, ("tokens", "features"))
+        check_choice("space", self.space, SPACES)
         check_input_only(self)
 
     @classmethod
@@ -72,18 +67,11 @@ class DivPrune(Method):
     @property
     def encoder_needs(self) -> tuple[EncoderNeed, ...]:
         """Features, where tokens are compared as such."""
-        return (EncoderNeed("features"),) if self.space == "features" else ()
+        return list_space_needs(self.space)
 
     def select(self, view: View) -> Selection:
         """Keep tokens that are far from each other."""
-        points = view.hidden if self.space == "tokens" else view.encoder.features()
-        if not self.centred:
-            order = choose_max_min(compare(points).hold(), view.keep_count)
-        else:
-            if self.space == "features":
-                points = standardise(points)
-            scale = scale_min_max if self.space == "tokens" else scale_sigmoid
-            weight = scale(measure_distinctiveness(points))
-            order = choose_max_min(compare_centred(points).hold(), view.keep_count, weight)
+        compared = compare_in(self.space, read_points(view, self.space), centred=self.centred)
+        order = choose_max_min(compared.similarity.hold(), view.keep_count, compared.weight)
         keep, score = keep_order(order, view.images)
         return Selection(keep, score=score)

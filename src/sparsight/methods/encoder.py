@@ -7,6 +7,7 @@ from typing import Literal, Never
 import torch
 
 from sparsight.errors import MethodError
+from sparsight.methods.parts.tensors import widen
 
 EncoderKind = Literal[
     "features",
@@ -167,17 +168,39 @@ def _refuse(need: EncoderNeed) -> Never:
 
 @dataclass(frozen=True, eq=False)
 class TextSignal:
-    """Input embeddings of the text behind the images.
+    """The text behind the images, as input embeddings and as token ids.
 
     Args:
         embeds: (G, T, D); samples with fewer tokens than others are filled up with zeros behind
             their own.
         present: (G, T) bool, False for rows that fill up; None if there are none.
+        ids: token ids of each sample on the host, one tuple for each, also in a view of one sample;
+            () where they are not known, as a text model is given embeddings.
     """
 
     embeds: torch.Tensor
     present: torch.Tensor | None = None
+    ids: tuple[tuple[int, ...], ...] = ()
+
+    def mean(self) -> torch.Tensor:
+        """Return the mean embedding of each sample's tokens, (G, 1, D) float32 or wider."""
+        wide = widen(self.embeds)
+        if self.present is None:
+            return wide.mean(dim=-2, keepdim=True)
+        return wide.sum(dim=-2, keepdim=True) / self.present.sum(dim=-1)[..., None, None]
+
+    def read_ids(self) -> tuple[tuple[int, ...], ...]:
+        """Return the token ids of each sample.
+
+        Raises: MethodError: they are not known.
+        """
+        if not self.ids:
+            raise MethodError(
+                "token ids are read, and a text model is given embeddings alone; read the "
+                "embeddings of the text, or prune a vision-language model."
+            )
+        return self.ids
 
     def drop_group(self) -> "TextSignal":
         """Return the text of a group of one without the dimension G."""
-        return TextSignal(self.embeds[0], None)
+        return TextSignal(self.embeds[0], None, self.ids)

@@ -6,7 +6,7 @@ import torch
 
 from sparsight.counts.layout import PatchGrid
 from sparsight.errors import SettingError
-from sparsight.methods.encoder import EncoderNeed, EncoderSignals
+from sparsight.methods.encoder import EncoderNeed, EncoderSignals, TextSignal
 from sparsight.methods.method import Method, require_grids
 from sparsight.methods.parts.by_grid import choose_by_grid
 from sparsight.methods.view import Recycled, View
@@ -70,3 +70,16 @@ def join_recycled(parts: Sequence[Recycled]) -> Recycled | None:
         torch.cat([part.pool for part in parts], dim=1),
         torch.cat(labels, dim=1),
     )
+
+
+def require_text(method: Method, view: View) -> TextSignal:
+    """Return the text behind the images of a view.
+
+    Raises: SettingError: the view has none.
+    """
+    if view.text is None:
+        raise SettingError(
+            f"{type(method).__name__} needs the text behind the images; a view without it cannot "
+            "be rated."
+        )
+    return view.text

@@ -23,8 +23,8 @@ from sparsight.methods.view import Selection, View
 Positions = Literal["renumber", "keep"]
 
 # Fields of a view that are filled only for methods that declare them: attention that raters pay to
-# visual tokens, the distance between the two, where in their images the visual tokens lie, input
-# embeddings of the text behind the images, and what the image encoder computed.
+# visual tokens, the distance between the two, where in their images the visual tokens lie, the text
+# behind the images (its input embeddings and token ids), and what the image encoder computed.
 SIGNALS = frozenset({"attention", "distance", "layout", "text", "encoder"})
 BY_TEXT = frozenset({"attention", "text"})  # those of SIGNALS that depend on the question
 
@@ -89,6 +89,16 @@ class Method(ABC):
     def encoder_needs(self) -> tuple[EncoderNeed, ...]:
         """What `select` reads of the image encoder, for methods that declare this signal."""
         return ()
+
+    @property
+    def features_of(self) -> tuple[str, int] | None:
+        """The image encoder whose features are read, by model type and width; None for any."""
+        return None
+
+    @property
+    def reads_question(self) -> bool:
+        """Whether words must follow the images of each prompt; prompts without any are refused."""
+        return bool(self.signals & {"attention", "text"})
 
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every site that a sample may have in a decoder of `layers` layers.

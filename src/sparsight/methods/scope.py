@@ -22,7 +22,7 @@ from sparsight.methods.input_only import (
 )
 from sparsight.methods.method import Method, check_choice
 from sparsight.methods.parts.coverage import choose_coverage
-from sparsight.methods.parts.geometry import compare
+from sparsight.methods.spaces import SPACES, Space, compare_in, list_space_needs, read_points
 from sparsight.methods.view import Selection, View
 
 PAPER_BUDGETS = {192: (192,), 128: (128,), 64: (64,)}
@@ -37,13 +37,16 @@ class SCOPE(Method):
     Differs:
         Gains are brought up to date instead of summed anew; the tokens are those of the source,
         except where rounding decides. Images share the count by their sizes (the source gives each
-        tile of LLaVA-NeXT the same).
+        tile of LLaVA-NeXT the same). No paper joins it with Cen-Prune.
         Tokens keep their positions unless told otherwise; the source renumbers, as `paper()` does.
 
     Args:
         alpha: exponent of the attention, at least 0; 0 leaves coverage alone.
         score: whose attention: the "class" token's, or "received", what each patch receives from
             all, for encoders without a class token (as ports to Qwen2.5-VL do).
+        space: where tokens are compared: as "features" of the image encoder before the projector,
+            or as "tokens" of the decoder (as ports to Qwen2.5-VL do).
+        centred: Cen-Prune as for `DivPrune`; the weight multiplies the attention.
     """
 
     name: ClassVar[str] = "scope"
@@ -55,12 +58,15 @@ class SCOPE(Method):
     sites: tuple[int, ...] | None = INPUT
     alpha: float = 1.0
     score: Literal["class", "received"] = "class"
+    space: Space = "features"
+    centred: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
         super().__post_init__()
         check_input_only(self)
         check_choice("score", self.score, SCORES)
+        check_choice("space", self.space, SPACES)
         if self.alpha < 0:
             raise SettingError(f"alpha={self.alpha!r} is out of range; give a number >= 0.")
 
@@ -75,16 +81,17 @@ class SCOPE(Method):
 
     @property
     def encoder_needs(self) -> tuple[EncoderNeed, ...]:
-        """Features, and attention in the block that made them."""
-        return EncoderNeed("features"), attention_need(self.score)
+        """Attention in the block that made the features; these, where tokens are compared so."""
+        return attention_need(self.score), *list_space_needs(self.space)
 
     def select(self, view: View) -> Selection:
         """Keep the tokens of each image that cover it best."""
         score = read_attention(view.encoder, self.score)
-        features = view.encoder.features()  # (G, V, D_enc)
+        points = read_points(view, self.space)
 
         def choose(tokens: torch.Tensor, count: int) -> torch.Tensor:
-            similarity = compare(features[:, tokens]).hold()
-            return choose_coverage(similarity, count, factor=score[:, tokens] ** self.alpha)
+            compared = compare_in(self.space, points[:, tokens], centred=self.centred)
+            factor = compared.weigh(score[:, tokens] ** self.alpha)
+            return choose_coverage(compared.similarity.hold(), count, factor=factor)
 
         return Selection(keep_by_grid(self, view, choose), score=score)

@@ -76,7 +76,7 @@ class View:
         attention: rater attention of layer site - 1, or None.
         distance: positions of raters and visual tokens, or None.
         layout: where the visual tokens lay before any was removed, or None.
-        text: input embeddings of the text behind the images, or None.
+        text: the text behind the images, or None.
         encoder: what the image encoder computed for the visual tokens; it raises where nothing was
             declared.
         exact: whether exactly `count` tokens must leave the site; if not, fewer may.

@@ -29,11 +29,13 @@ class SampleSignals:
     Args:
         encoder: (V, ...) of each need, for the visual tokens before any was removed.
         text: (T, D) input embeddings of the text behind the images; None if not declared.
+        ids: (T) its token ids; None if not declared or not known.
         projector: turns features into visual tokens; None if not declared.
     """
 
     encoder: Mapping[EncoderNeed, torch.Tensor] = field(default_factory=dict)
     text: torch.Tensor | None = None
+    ids: tuple[int, ...] | None = None
     projector: Projector | None = None
 
 
@@ -111,9 +113,11 @@ def stack_text(signals: Sequence[SampleSignals], device: torch.device) -> TextSi
     ]
     if not texts:
         return None
+    ids = tuple(sample.ids for sample in signals if sample.ids is not None)
     lengths = [len(text) for text in texts]
     embeds = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)  # (G, T, D)
     if len(set(lengths)) == 1:
-        return TextSignal(embeds)
+        return TextSignal(embeds, ids=ids)
     index = torch.arange(embeds.shape[1], device=device)
-    return TextSignal(embeds, index < torch.tensor(lengths).to(device, non_blocking=True)[:, None])
+    present = index < torch.tensor(lengths).to(device, non_blocking=True)[:, None]
+    return TextSignal(embeds, present, ids)

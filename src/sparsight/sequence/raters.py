@@ -4,6 +4,7 @@ The choice is made before the first layer; the attention that raters pay is read
 """
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 
 import torch
 
@@ -30,13 +31,15 @@ def choose_raters(
         prompts: (B,) where the tokens of each sample are.
         embeds: (B, L, D) input embeddings of the text decoder.
         to_host: reads a tensor on the host and counts the wait.
-    Raises: PromptError: no text follows the last visual token of a sample.
+    Raises: PromptError: the method reads a question, and no text follows the last visual token of a
+        sample.
     """
     pruned = [schedule is not None and schedule.prunes for schedule in schedules]
-    if "attention" not in method.signals or not any(pruned):
+    if method.reads_question and any(pruned):
+        require_raters(prompts)
+    rows = list(compress(range(len(prompts)), pruned)) if "attention" in method.signals else []
+    if not rows:
         return [prompt.text[:0] for prompt in prompts]
-    require_raters(prompts)
-    rows = [row for row, is_pruned in enumerate(pruned) if is_pruned]
     with torch.autocast(embeds.device.type, enabled=False):
         flags = [_choose(method, prompts[row], embeds[row]) for row in rows]
     # one wait for the device for the whole batch

@@ -64,10 +64,10 @@ from sparsight.methods.parts.video import choose_vidcom2, score_change
 from sparsight.methods.parts.window_choices import choose_holov, choose_vscan
 from sparsight.methods.parts.words import (
     Residual,
-    choose_cdpruner_halves,
     list_mmtok_rows,
     measure_residual,
     score_eadp,
+    score_segments,
     smooth,
     sum_strongest_heads,
 )
@@ -89,7 +89,7 @@ CHOICES = {
     "determinantal": partial(choose_determinantal, compare(standardise(points)), 6),
     "discounted": partial(choose_discounted, score, compare(points), 6),
     "coverage": partial(choose_coverage, compare(points).hold(), 6, factor=score),
-    "mmtok": partial(choose_coverage, list_mmtok_rows(words, points, points), 6),
+    "mmtok": partial(choose_coverage, list_mmtok_rows(words, points, compare(points)), 6),
     "tops": partial(choose_tops, score, compare(points), 6),
     "hiprune": partial(choose_hiprune, score, score, 6, 2, 5),
     "vispruner": partial(choose_vispruner, score, points, 6, 3),
@@ -105,7 +105,9 @@ CHOICES = {
         2,
         2,
     ),
-    "cdpruner": partial(choose_cdpruner_halves, points, words[:, :1], 6),
+    "cdpruner": partial(
+        choose_determinantal, compare(points), 6, scale_min_max(score_segments(points, words))
+    ),
     "vidcom2": partial(choose_vidcom2, points.view(2, 3, 10, 8), 0.8, 6),
     "evs": partial(top_k, score_change(points.view(2, 3, 10, 8)), 6),
     "restore": partial(group_by_anchors, points, index, 6),

@@ -8,11 +8,10 @@ from sparsight.methods.parts.coverage import choose_coverage
 from sparsight.methods.parts.geometry import compare
 from sparsight.methods.parts.scores import scale_min_max
 from sparsight.methods.parts.words import (
-    choose_cdpruner_halves,
     compare_words,
     list_mmtok_rows,
     score_eadp,
-    score_embedding,
+    score_segments,
     smooth,
 )
 from tests.support import reference_diversity as reference
@@ -26,8 +25,8 @@ def random(*shape, seed=0):
 @each("cdpruner-clip-*")
 def test_cdpruner(name, dtype):
     settings, tensors = read(name)
-    alike = compare_words(tensors["image_embeds"].to(dtype), tensors["text_embeds"].to(dtype))
-    quality = scale_min_max(-alike.mean(dim=-1), dim=(-2, -1), above=1e-6)
+    score = score_segments(tensors["image_embeds"].to(dtype), tensors["text_embeds"].to(dtype))
+    quality = scale_min_max(score, dim=(-2, -1), above=1e-6)
     similarity = compare(tensors["features"].to(dtype))
     order = choose_determinantal(similarity, settings["retain"], quality)
     assert torch.equal(order.sort(dim=-1).values, tensors["kept"])
@@ -38,13 +37,17 @@ def test_cdpruner_of_openvino(name, dtype):
     settings, tensors = read(name)
     points, text = tensors["features"].to(dtype), tensors["text"].to(dtype)
     count, blend = settings["retain"], settings["relevance_weight"]
+    parts, first = [(points, count)], 0
+    keep, rated = [], []
     if settings["split"]:
-        half = len(points) // 2
-        relevance = torch.cat([score_embedding(p, text) for p in points.tensor_split([half])])
-        keep = choose_cdpruner_halves(points, text, count, blend)
-    else:
-        relevance = score_embedding(points, text)
-        keep = choose_determinantal(compare(points), count, relevance, blend=blend).sort().values
+        halves = points.tensor_split([len(points) // 2])
+        parts = list(zip(halves, (count // 2, count - count // 2), strict=True))
+    for part, share in parts:
+        rated.append(scale_min_max(compare_words(part, text)[..., 0], below=1e-6))
+        order = choose_determinantal(compare(part), share, rated[-1], blend=blend)
+        keep.append(order.sort().values + first)
+        first += len(part)
+    relevance, keep = torch.cat(rated), torch.cat(keep)
     torch.testing.assert_close(relevance, tensors["relevance"].to(dtype), **within(dtype))
     assert torch.equal(keep, tensors["kept"])
 
@@ -53,7 +56,8 @@ def test_cdpruner_of_openvino(name, dtype):
 def test_mmtok(name, dtype):
     settings, tensors = read(name)
     rows = list_mmtok_rows(
-        *(tensors[key].to(dtype) for key in ("text", "projected", "features")),
+        *(tensors[key].to(dtype) for key in ("text", "projected")),
+        compare(tensors["features"].to(dtype)),
         text_temperature=settings["text_temperature"],
         visual_temperature=settings["visual_temperature"],
         alpha=settings["alpha"],
@@ -66,7 +70,7 @@ def test_mmtok(name, dtype):
 def test_mmtok_rows():
     words = random(2, 3, 5)
     projected, features = random(2, 12, 5, seed=1), random(2, 12, 7, seed=2)
-    rows = list_mmtok_rows(words, projected, features)
+    rows = list_mmtok_rows(words, projected, compare(features))
     order = choose_coverage(rows, 6)
     for row in range(2):
         wanted = reference.mmtok_rows(words[row], projected[row], features[row])
@@ -78,7 +82,7 @@ def test_mmtok_rows():
 def test_eadp(name, dtype):
     settings, tensors = read(name)
     points, text = tensors["features"].to(dtype), tensors["text"].to(dtype)
-    score = score_eadp(points, text, tensors["text_mean"].to(dtype), settings["keep_words"])
+    score = score_eadp(points, text, tensors["text_mean"].to(dtype), share=settings["keep_words"])
     scaled = scale_min_max(score, above=1e-6, below=1e-6)
     importance = smooth(scaled, tuple(settings["grid"])) ** settings["beta"]
     torch.testing.assert_close(importance, tensors["importance"].to(dtype), **within(dtype))

@@ -1,12 +1,13 @@
 """Choices made grid by grid: each image, tile or frame keeps its share of a sample's count."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from sparsight.counts.layout import Layout, PatchGrid
 from sparsight.methods.parts.cells import share
 from sparsight.methods.parts.choosers import top_k
+from sparsight.methods.parts.scores import scale_min_max
 
 # (G, n) or (G, n, D) values of one grid's tokens are read by the chooser itself; it gets the grid
 # and a count k, and answers (G, k) int64 places in the grid's raster order
@@ -43,6 +44,42 @@ def share_by_grid(layout: Layout, count: int) -> tuple[int, ...]:
     Args: count: at most the number of patches.
     """
     return share(count, [len(grid.tokens) for grid in layout.grids])
+
+
+def scale_by_image(
+    layout: Layout, scores: Sequence[torch.Tensor], above: float = 0.0, below: float = 0.0
+) -> list[torch.Tensor]:
+    """Return scores stretched to 0..1 over each image: over its tiles, or its frames, together.
+
+    Args:
+        layout: of V tokens.
+        scores: (G, n) of each grid.
+        above: added to each score's distance from the lowest of its image.
+        below: added to the range.
+    """
+    scaled = list(scores)
+    for image in dict.fromkeys(grid.image for grid in layout.grids):
+        places = [place for place, grid in enumerate(layout.grids) if grid.image == image]
+        sizes = [scores[place].shape[-1] for place in places]
+        joined = torch.cat([scores[place] for place in places], dim=-1)
+        parts = torch.split(scale_min_max(joined, above=above, below=below), sizes, dim=-1)
+        for place, part in zip(places, parts, strict=True):
+            scaled[place] = part
+    return scaled
+
+
+def spread_by_grid(layout: Layout, scores: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the scores of each grid's tokens as those of all tokens, 0 for others, (G, V).
+
+    Args:
+        layout: of V tokens.
+        scores: (G, n) of each grid.
+    """
+    spread = scores[0].new_zeros(len(scores[0]), len(layout))
+    for grid, score in zip(layout.grids, scores, strict=True):
+        tokens = grid.tokens.to(spread.device, non_blocking=True)
+        spread = spread.index_copy(1, tokens, score)
+    return spread
 
 
 def keep_order(order: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

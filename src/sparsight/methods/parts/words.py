@@ -9,17 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from sparsight.counts.layout import Grid
-from sparsight.methods.parts.choosers import choose_determinantal
-from sparsight.methods.parts.geometry import Matrix, compare
-from sparsight.methods.parts.scores import scale_min_max
+from sparsight.methods.parts.geometry import Matrix, Similarity
 from sparsight.methods.parts.tensors import normalise, widen, widest
 
 
 def compare_words(points: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     """Return the cosine of each token to each word.
-
-    Source: CDPruner (arXiv 2506.10967) takes minus its mean over text segments, in CLIP's space,
-    where patches on an object are less like the sentence than others are.
 
     Args:
         points: (..., N, D) float.
@@ -29,49 +24,28 @@ def compare_words(points: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     return normalise(points) @ normalise(words).transpose(-1, -2)
 
 
-def choose_cdpruner_halves(
-    points: torch.Tensor, text: torch.Tensor, count: int, blend: float = 0.5
-) -> torch.Tensor:
-    """Return tokens that are unlike each other and like the text, half of them from each half.
+def score_segments(points: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
+    """Return minus the mean cosine of each token to the segments of a text.
 
-    Source: OpenVINO's variant of CDPruner: relevance is the cosine to the mean of the text's input
-    embeddings, scaled within each half of the sequence, each of which keeps its half of the count.
+    Source: CDPruner (arXiv 2506.10967), in CLIP's space, where patches on an object are less like
+    the sentence than others are.
 
     Args:
-        points: (..., N, D) float, as they enter the decoder.
-        text: (..., 1, D) float, mean input embedding of the text.
-        count: K in 2..N - 1.
-        blend: share of the relevance in the kernel, in 0..1.
-    Returns: (..., K) int64, ascending.
-    """
-    half, kept = points.shape[-2] // 2, []
-    halves = ((0, points[..., :half, :], count // 2), (half, points[..., half:, :], -(-count // 2)))
-    for first, part, share in halves:
-        relevance = score_embedding(part, text)
-        order = choose_determinantal(compare(part), share, relevance, blend=blend)
-        kept.append(order.sort(dim=-1).values + first)
-    return torch.cat(kept, dim=-1)
-
-
-def score_embedding(points: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Return the cosine of each token to a text embedding, scaled to 0..1.
-
-    Source: OpenVINO's variant of CDPruner, which does not negate it.
-
-    Args:
-        points: (..., N, D) float.
-        text: (..., 1, D) float.
+        points: (..., N, P) float.
+        segments: (..., M, P) float.
     Returns: (..., N).
     """
-    return scale_min_max(compare_words(points, text)[..., 0], below=1e-6)
+    return -compare_words(points, segments).mean(dim=-1)
 
 
 def score_eadp(
     points: torch.Tensor,
     words: torch.Tensor,
     sentence: torch.Tensor,
+    *,
     share: float = 0.2,
     sharpness: float = 100.0,
+    present: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return how relevant tokens are to the sentence and to the words that single tokens out most.
 
@@ -87,15 +61,22 @@ def score_eadp(
         sentence: (..., 1, D) float.
         share: of the words that count; at least one does.
         sharpness: what similarities are multiplied by before the softmax over tokens.
+        present: (..., M) bool, False for rows of `words` that are none; None if all are words.
     Returns: (..., N).
     """
     alike = -compare_words(points, words)  # (..., N, M)
     logs = (sharpness * alike).log_softmax(dim=-2)
     entropy = -(logs.exp() * logs).sum(dim=-2)  # (..., M)
-    counted = max(1, int(share * words.shape[-2]))
-    lowest, index = (part[..., :counted] for part in entropy.sort(dim=-1, stable=True))
+    if present is not None:
+        entropy = entropy.masked_fill(~present, float("inf"))
+    counts = [max(1, int(share * number)) for number in range(words.shape[-2] + 1)]
+    lowest, index = (part[..., : counts[-1]] for part in entropy.sort(dim=-1, stable=True))
+    if present is not None:  # of fewer words, fewer count
+        limits = torch.tensor(counts).to(present.device, non_blocking=True)[present.sum(dim=-1)]
+        place = torch.arange(counts[-1], device=present.device)
+        lowest = lowest.masked_fill(place >= limits[..., None], float("inf"))
     weight = (-lowest / 0.01).softmax(dim=-1)
-    chosen = alike.gather(-1, index[..., None, :].expand(*alike.shape[:-1], counted))
+    chosen = alike.gather(-1, index[..., None, :].expand(*alike.shape[:-1], counts[-1]))
     local = (chosen * weight[..., None, :]).sum(dim=-1)
     return 0.5 * -compare_words(points, sentence)[..., 0] + 0.5 * local
 
@@ -128,11 +109,12 @@ def smooth(score: torch.Tensor, grid: Grid, sigma: float = 1.0) -> torch.Tensor:
 def list_mmtok_rows(
     words: torch.Tensor,
     projected: torch.Tensor,
-    features: torch.Tensor,
+    similarity: Similarity,
     *,
     text_temperature: float = 0.02,
     visual_temperature: float = 0.2,
     alpha: float = 0.5,
+    present: torch.Tensor | None = None,
 ) -> Matrix:
     """Return what `choose_coverage` is to cover: words and tokens, each by its shares of tokens.
 
@@ -142,18 +124,25 @@ def list_mmtok_rows(
     Args:
         words: (..., M, D) float, input embeddings of the question's words.
         projected: (..., N, D) float, tokens as they enter the decoder.
-        features: (..., N, E) float, tokens before the projector.
+        similarity: (..., N, N), cosines of the tokens before the projector.
         text_temperature: published 0.02, and 0.01 for Qwen.
         visual_temperature: published 0.2.
         alpha: weight of the tokens' rows.
+        present: (..., M) bool, at least one True, False for rows of `words` that do not count; None
+            if all do.
     Returns: (..., M + N, N), held as a whole.
     """
     asked = (compare_words(words, projected) / text_temperature).softmax(dim=-1)
-    seen = (compare_words(features, features) / visual_temperature).softmax(dim=-1)
-    rows = [asked / words.shape[-2], alpha * seen / features.shape[-2]]
-    return Matrix(
-        torch.cat([row.to(torch.promote_types(asked.dtype, seen.dtype)) for row in rows], dim=-2)
-    )
+    if present is None:
+        asked = asked / words.shape[-2]
+    else:
+        asked = asked * present[..., None] / present.sum(dim=-1)[..., None, None]
+    factor = alpha / similarity.shape[-1]
+    seen = [
+        (block / visual_temperature).softmax(dim=-1) * factor for _, block in similarity.blocks()
+    ]
+    kind = torch.promote_types(asked.dtype, seen[0].dtype)
+    return Matrix(torch.cat([row.to(kind) for row in (asked, *seen)], dim=-2))
 
 
 @dataclass(frozen=True)
