@@ -6,6 +6,7 @@ from sparsight.methods.downscale import Downscale
 from sparsight.methods.fastv import FastV
 from sparsight.methods.hiprune import HiPrune
 from sparsight.methods.method import Method
+from sparsight.methods.restore import Restore
 from sparsight.methods.scope import SCOPE
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
@@ -21,6 +22,7 @@ __all__ = [
     "HiPrune",
     "Pool",
     "Random",
+    "Restore",
     "SparseVLM",
     "SparseVLMPlus",
     "Uniform",
@@ -35,7 +37,7 @@ DEFAULT: type[Method] = SparseVLM  # the recommended method
 
 def methods() -> tuple[type[Method], ...]:
     """Return every method that ships, in the order of the documentation."""
-    published = (FastV, HiPrune, VisPruner, VisionZip, DivPrune, SCOPE)
+    published = (FastV, HiPrune, VisPruner, VisionZip, DivPrune, SCOPE, Restore)
     return (SparseVLM, SparseVLMPlus, *published, Random, Uniform, Pool, Downscale)
 
 

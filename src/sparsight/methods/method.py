@@ -17,6 +17,7 @@ from sparsight.counts.budget import check_retain, resolve_retain, solve_counts
 from sparsight.counts.layout import Layout, count_tokens
 from sparsight.counts.schedule import Schedule, check_sites, fit_sites, scale_sites
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
+from sparsight.methods.calibration import Calibration
 from sparsight.methods.encoder import EncoderNeed
 from sparsight.methods.view import Selection, View
 
@@ -24,8 +25,9 @@ Positions = Literal["renumber", "keep"]
 
 # Fields of a view that are filled only for methods that declare them: attention that raters pay to
 # visual tokens, the distance between the two, where in their images the visual tokens lie, input
-# embeddings of the text behind the images, and what the image encoder computed.
-SIGNALS = frozenset({"attention", "distance", "layout", "text", "encoder"})
+# embeddings of the text behind the images, what the image encoder computed, and how many visual
+# tokens of the prompt each one stands for.
+SIGNALS = frozenset({"attention", "distance", "layout", "text", "encoder", "sizes"})
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class Method(ABC):
     def encoder_needs(self) -> tuple[EncoderNeed, ...]:
         """What `select` reads of the image encoder, for methods that declare this signal."""
         return ()
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What is added to attention logits of a sample that is pruned; None for nothing."""
+        return None
 
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every site that a sample may have in a decoder of `layers` layers.

@@ -65,21 +65,29 @@ def find_lower_median(labels: torch.Tensor, values: torch.Tensor, clusters: int)
 
 
 def group_by_anchors(
-    points: torch.Tensor, keep: torch.Tensor, count: int, form: AnchorForm = "code"
+    points: torch.Tensor,
+    keep: torch.Tensor,
+    count: int,
+    form: AnchorForm = "code",
+    images: torch.Tensor | None = None,
 ) -> Groups:
     """Return anchors among the tokens not kept, and which of these are most like which anchor.
 
     Source: RESTORE (arXiv 2606.01711): any method keeps half of the budget, the anchors are the
     other half; a merged token is its group's mean, stands at `find_lower_median` of its positions
     and counts as `count_members` in `bias_of_sizes`.
+    Differs: with `images`, a token joins an anchor of its own image where there is one.
 
     Args:
         points: (..., N, D) float.
         keep: (..., K) int64, ascending.
         count: anchors, in 1..N - K.
         form: as of `choose_anchors`.
+        images: (..., N) int64, image of each token; None if they are all of one.
     """
     pool = list_others(keep, points.shape[-2])
     similarity = compare(take(points, pool))
     anchors = choose_anchors(similarity, count, form)
-    return Groups(keep, pool.gather(-1, anchors), pool, assign_to_nearest(similarity, anchors))
+    own = None if images is None else images.gather(-1, pool)
+    labels = assign_to_nearest(similarity, anchors, own)
+    return Groups(keep, pool.gather(-1, anchors), pool, labels)
