@@ -14,6 +14,7 @@ from sparsight.methods import (
     HiPrune,
     Pool,
     Random,
+    Restore,
     SparseVLM,
     SparseVLMPlus,
     Uniform,
@@ -46,12 +47,18 @@ PUBLISHED = {
     "divprune": DivPrune(retain=0.3),
     "cen-prune": DivPrune(retain=0.4, centred=True, space="features", positions="renumber"),
     "scope": SCOPE(retain=0.5),
+    "restore": Restore(retain=0.4),
+    "restore alone": Restore(retain=0.5, gamma=1.0, c=1.5, base=Random(seed=3)),
+    "restore inside": Restore(retain=0.5, base=SparseVLM(recycle=False), anchors="paper"),
+    "restore fastv": Restore(retain=0.6, base=FastV(), gamma=0.3, positions="renumber"),
+    "merging alone": Restore(retain=0.5, base=HiPrune(), gamma=0.0, calibrate=False),
 }
 
 METHODS = {
     "sparsevlm": SparseVLM(retain=0.5, positions="renumber"),
     "keep positions": SparseVLM(retain=0.4),
     "sum": SparseVLM(retain=0.5, aggregate="sum", tau=0.6, theta=0.3, positions="renumber"),
+    "calibrated": SparseVLM(retain=0.4, theta=0.05, calibrate=True),
     "no recycling": SparseVLM(retain=0.45, recycle=False, positions="renumber"),
     "rank": SparseVLM(level="rank", retain=None),
     "bounded rank": SparseVLM(level="rank", retain=0.4, prune_scale=0.8, positions="renumber"),
