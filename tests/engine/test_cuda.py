@@ -8,7 +8,7 @@ import torch
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.engine.passes import Pass
-from sparsight.methods import Pool, Random, Uniform
+from sparsight.methods import Pool, Random, Restore, Uniform
 from tests.support import tiny, tiny_rotary
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -21,9 +21,13 @@ METHODS = {
     "random": Random(retain=0.5),
     "uniform": Uniform(retain=0.3),
     "pool": Pool(retain=0.4),
+    "restore": Restore(retain=0.4),
+    "restore inside": Restore(retain=0.5, base=SparseVLM(recycle=False)),
 }
 CASES = [("llava", name) for name in METHODS]
-CASES += [(kind, "keep") for kind in ("qwen2", "qwen3", "gemma3")]
+CASES += [
+    (kind, name) for kind in ("qwen2", "qwen3", "gemma3") for name in ("keep", "restore inside")
+]
 
 
 def make(kind, dtype=torch.float64):

@@ -188,10 +188,8 @@ class Reference:
             return 0.0
         base = self.decoder.config.rope_parameters["rope_theta"]
         axes = [reference_bias.frequencies(base, self.layers[0].self_attn.head_dim)]
-        places = [[position] for position in positions]
-        return reference_bias.biases(
-            terms, index, len(positions), prompts, state.sizes, places, axes
-        )
+        places = reference_bias.Places([[position] for position in positions], axes)
+        return reference_bias.biases(terms, index, prompts, state.sizes, places)
 
     def _attend(self, layer, hidden, allowed, positions, bias):
         attn = layer.self_attn

@@ -172,8 +172,8 @@ def _biases(index, state):
     slots = state.turns[0][0].tolist()
     left = [slot for slot in slots if slot in set(state.order)]
     prompt = reference_bias.Prompt(range(length), slots, left)
-    terms, total = reference_bias.terms_of(method), len(state.places)
-    return reference_bias.biases(terms, index, total, [prompt], state.sizes, state.places, axes)
+    terms, places = reference_bias.terms_of(method), reference_bias.Places(state.places, axes)
+    return reference_bias.biases(terms, index, [prompt], state.sizes, places)
 
 
 def _write(hidden, slots, step, state):

@@ -28,6 +28,14 @@ def terms_of(method):
 
 
 @dataclass
+class Places:
+    """Where slots are: for each a list of one position an axis; and each axis' frequencies."""
+
+    positions: list
+    axes: list
+
+
+@dataclass
 class Prompt:
     """One pass that was pruned: its slots, its visual ones, and those of them that are left."""
 
@@ -36,15 +44,14 @@ class Prompt:
     left: list
 
 
-def biases(terms, layer, length, prompts, sizes, places, axes):
-    """What each query (row) adds to its logit of each key, (length, length) float64.
+def biases(terms, layer, prompts, sizes, places):
+    """What each query (row) adds to its logit of each key, (L, L) float64.
 
     Args:
         prompts: passes that were pruned before this layer.
         sizes: of recycled tokens, by slot; all others have size 1.
-        places: of each slot, a list of one position for each axis.
-        axes: for each axis, the frequencies that turn with it.
     """
+    length = len(places.positions)
     added = torch.zeros(length, length, dtype=torch.float64)
     for prompt in prompts:
         for slot in prompt.left:
@@ -52,8 +59,8 @@ def biases(terms, layer, length, prompts, sizes, places, axes):
             size = level if terms.level_first and layer == 0 else sizes.get(slot, 1)
             added[:, slot] += math.log(size)
         if terms.distance is not None:
-            own = [places[slot] for slot in prompt.slots]
-            pairs = distance_bias(own, axes, terms.distance)
+            own = [places.positions[slot] for slot in prompt.slots]
+            pairs = distance_bias(own, places.axes, terms.distance)
             first, end = prompt.slots[0], prompt.slots[-1] + 1
             # D is even: a key behind its query, where masks allow it, counts as one before it
             added[first:end, first:end] += pairs + pairs.tril(-1).T

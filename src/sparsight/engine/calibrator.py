@@ -107,14 +107,21 @@ class Calibrator:
         by_key = keys.to(device)[:, None, None]
         return by_key if pairs is None else by_key + pairs[:, None]
 
-    def check_past(self, outline: Outline, cache: Cache | None) -> None:
+    def check_past(self, outline: Outline, cache: Cache | None, *, whole: bool) -> None:
         """Check that a pass that is to be pruned holds all tokens whose distance counts.
 
+        Args:
+            outline: of the pass, or of a generate() call.
+            cache: of the pass or call.
+            whole: whether the outline is that of a call, whose ids hold those of the cache too.
         Raises: UnsupportedError: the cache holds some of them, whose positions are not known.
         """
-        pruned = any(schedule is not None and schedule.prunes for schedule in outline.schedules)
         past = 0 if cache is None else int(cache.get_seq_length())
-        if self.calibration.distance is not None and pruned and past:
+        if self.calibration.distance is None or not past:
+            return
+        pruned = any(schedule is not None and schedule.prunes for schedule in outline.schedules)
+        new = outline.visual[:, past if whole else 0 :]
+        if pruned and bool(new.any()):
             raise UnsupportedError(
                 f"images behind a cache of {past} tokens cannot be calibrated, as the distance to "
                 "these is not known; prefill the whole conversation with a new cache, or give "

@@ -12,6 +12,7 @@ from sparsight.methods.parts.merging import Groups, assign_to_nearest, count_mem
 from sparsight.methods.parts.tensors import check_count, list_others, take
 
 AnchorForm = Literal["paper", "code"]
+EQUAL = 1 - 1e-5  # cosine from which two tokens are the same, whatever rounding says
 
 
 def choose_anchors(similarity: Similarity, count: int, form: AnchorForm = "code") -> torch.Tensor:
@@ -23,6 +24,8 @@ def choose_anchors(similarity: Similarity, count: int, form: AnchorForm = "code"
     Source: RESTORE (arXiv 2606.01711). Paper and released code differ in the comparison and choose
     almost different anchors; published numbers probably come from the code.
     Differs: the densest token, which is compared to none in the paper's form, always is an anchor.
+        Of tokens that are equal, as row ends are, rounding would choose the denser one: here the
+        first counts as such, and the others score 0.
 
     Args:
         similarity: (..., N, N).
@@ -32,15 +35,16 @@ def choose_anchors(similarity: Similarity, count: int, form: AnchorForm = "code"
     """
     check_count(count, similarity.shape[-1])
     density = torch.cat([block.sum(dim=-1) for _, block in similarity.blocks()], dim=-1)
-    highest = []
+    highest, index = [], torch.arange(density.shape[-1], device=density.device)
     for first, block in similarity.blocks():
-        own = density[..., first : first + block.shape[-2], None]
-        other = density[..., None, :]
+        rows = slice(first, first + block.shape[-2])
+        own, other = density[..., rows, None], density[..., None, :]
         compared = other > own if form == "paper" else other < own
+        compared = torch.where(block > EQUAL, index < index[rows, None], compared)
         highest.append(block.masked_fill(~compared, float("-inf")).amax(dim=-1))
     nearest = torch.cat(highest, dim=-1)
     alone = nearest == float("-inf")
-    score = density * (1 - nearest.masked_fill(alone, 0.0))
+    score = density * (1 - nearest.masked_fill(alone, 0.0)).masked_fill(nearest > EQUAL, 0.0)
     if form == "paper":
         score = score.masked_fill(alone, float("inf"))
     return torch.sort(score, dim=-1, descending=True, stable=True).indices[..., :count]
