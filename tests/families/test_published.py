@@ -7,7 +7,7 @@ from sparsight import sparsify
 from sparsight.engine.support import describe, supports
 from sparsight.errors import UnsupportedError
 from sparsight.families import family_named
-from sparsight.methods import SCOPE, DivPrune, FastV, HiPrune, VisionZip, VisPruner
+from sparsight.methods import SCOPE, DivPrune, FastV, HiPrune, Restore, VisionZip, VisPruner
 from tests.support import contract, tiny, tiny_rotary, tiny_towers
 
 RECEIVED = {
@@ -18,6 +18,7 @@ RECEIVED = {
     "divprune": DivPrune(retain=0.3),
     "cen-prune": DivPrune(retain=0.4, centred=True, space="features"),
     "scope": SCOPE(retain=0.5, score="received"),
+    "restore": Restore(retain=0.5, base=DivPrune(space="features")),
 }
 BY_CLASS = {
     "vispruner": VisPruner(retain=0.5),

@@ -40,7 +40,7 @@ class RecordedBlock(CLIPEncoderLayer):  # transformers collects the outputs of t
         return hidden_states if self.output is None else self.output
 
 
-def model(width, side, layers=4, depth=5):
+def model(width, side, layers=4, depth=5, **text):
     """A LLaVA with `side` x `side` visual tokens, which its projector leaves as they are."""
     size = side * tiny.PATCH
     vision = CLIPVisionConfig(
@@ -52,7 +52,7 @@ def model(width, side, layers=4, depth=5):
         patch_size=tiny.PATCH,
     )
     text = tiny.text_config(
-        hidden_size=width, num_hidden_layers=layers, max_position_embeddings=2048
+        hidden_size=width, num_hidden_layers=layers, max_position_embeddings=2048, **text
     )
     config = LlavaConfig(
         vision_config=vision,

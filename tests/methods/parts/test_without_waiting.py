@@ -7,7 +7,7 @@ import torch
 
 from sparsight.methods.parts.anchors import find_lower_median, group_by_anchors
 from sparsight.methods.parts.bipartite import match_bipartite, merge_by_size
-from sparsight.methods.parts.calibration import bias_of_distance, bias_of_sizes
+from sparsight.methods.parts.calibration import bias_of_distance, bias_of_sizes, bias_of_tables
 from sparsight.methods.parts.choosers import (
     choose_determinantal,
     choose_discounted,
@@ -92,7 +92,7 @@ CHOICES = {
     "cdpruner": partial(choose_cdpruner_halves, points, words[:, :1], 6),
     "vidcom2": partial(choose_vidcom2, points.view(2, 3, 10, 8), 0.8, 6),
     "evs": partial(top_k, score_change(points.view(2, 3, 10, 8)), 6),
-    "restore": partial(group_by_anchors, points, index, 6),
+    "restore": partial(group_by_anchors, points, index, 6, images=index.new_empty(2, 30)),
     "median": partial(find_lower_median, empty(2, 30, dtype=torch.int64), score.long(), 6),
 }
 
@@ -142,6 +142,7 @@ def test_merged_tokens_are_of_the_model_s_kind(name):
 def test_what_is_neither():
     positions = empty(2, 30, dtype=torch.int64)
     assert bias_of_distance(positions, empty(4), 99).shape == (2, 30, 30)
+    assert bias_of_tables(points, points).shape == (2, 30, 30)
     assert group_by_components(points, 4).shape == (2, 30)
     assert share_among_groups(positions[:, :4], positions[:, :4], 16, 15).shape == (2, 4)
     assert count_outliers(score).shape == (2,)
