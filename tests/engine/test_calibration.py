@@ -53,7 +53,8 @@ def test_prefill_steps_and_a_longer_turn_equal_dense(method, kernel, layout):
 @pytest.mark.parametrize("method", ["restore", "fastv"])
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_of_generate_equals_dense(mode, method):
-    model, method, settings = tiny_model("sdpa"), METHODS[method], MODES[mode]
+    model, method = tiny_model("sdpa"), METHODS[method]
+    settings = MODES[mode]
     batch = tiny.batch(LAYOUTS["left padded"], dtype=model.dtype)
     seen = replay.watch(model, method, batch.inputs)
     torch.manual_seed(0)

@@ -74,11 +74,13 @@ def frequencies(base, width):
 
 def split_by_axis(every, sections, interleaved):
     """The frequencies that turn with time, with rows and with columns."""
-    axis = []
+    axis = [number for number, size in enumerate(sections) for _ in range(size)]
     if interleaved:  # t h w t h w ... as far as rows and columns reach, then time
+        axis = []
         for j in range(len(every)):
             reaches = j % 3 and j < 3 * sections[j % 3]
             axis.append(j % 3 if reaches else 0)
-    else:
-        axis = [number for number, size in enumerate(sections) for _ in range(size)]
-    return [[f for f, own in zip(every, axis, strict=True) if own == a] for a in range(3)]
+    parts = [[], [], []]
+    for frequency, own in zip(every, axis, strict=True):
+        parts[own].append(frequency)
+    return parts

@@ -25,15 +25,17 @@ Tables = tuple[torch.Tensor, ...]
 class Calibrator:
     """Makes the biases of one method, whatever pass and layer they are for.
 
-    Args: calibration: of the method.
+    Args: calibration: of the method; None for one that adds nothing.
     """
 
-    def __init__(self, calibration: Calibration) -> None:
-        self.calibration = calibration
+    def __init__(self, calibration: Calibration | None) -> None:
+        self.adds = calibration is not None
+        self.constant = None if calibration is None else calibration.distance
+        self.levels_first = calibration is not None and calibration.level_first
 
     def is_special(self, index: int) -> bool:
         """Return whether a decoder layer has other biases than those behind it."""
-        return index == 0 and self.calibration.level_first
+        return index == 0 and self.levels_first
 
     def read_keys(self, entries: Entries, index: int) -> torch.Tensor | None:
         """Return what each key of a layer adds, (B, stored + new) float32; None for nothing."""
@@ -51,7 +53,7 @@ class Calibrator:
     def _measure_new(self, entries: Entries, index: int) -> torch.Tensor | None:
         """Return what the tokens of this pass add as keys, (B, new) float32; None for nothing."""
         pruning, batch = entries.state.pruning, entries.batch
-        if batch is None or pruning is None:
+        if batch is None or pruning is None or not self.adds:
             return None
         compactor = pruning.compactor
         if self.is_special(index):
@@ -70,8 +72,8 @@ class Calibrator:
             kind: how the layer attends; layers of one kind have the same tables.
             tables: rotary tables of the tokens that are left, each (1 or B, n, d).
         """
-        state, batch, constant = entries.state, entries.batch, self.calibration.distance
-        if batch is None or state.pruning is None or constant is None:
+        state, batch = entries.state, entries.batch
+        if batch is None or state.pruning is None or self.constant is None:
             return None
         key = ("pairs", kind, batch, tables[0].device)
         if key not in state.groups:
@@ -80,7 +82,7 @@ class Calibrator:
                     f"rotary tables are not one cosine and one sine for each token; {TESTED_WITH}, "
                     "or give calibrate=False."
                 )
-            pairs = bias_of_tables(*tables, constant)
+            pairs = bias_of_tables(*tables, self.constant)
             pruned = mark_pruned(state.pruning.compactor.samples, pairs.device)
             if pruned is not None:
                 pairs = pairs * pruned[:, None, None]
@@ -96,15 +98,14 @@ class Calibrator:
         """Return all that a layer adds, (1 or B, 1, 1 or n, keys) float; None for nothing.
 
         Args:
-            keys: what each key adds, as `read_keys` returns it.
+            keys: what each key adds, as `read_keys` returns it, on the device of the layer.
             kind: as of `read_pairs`.
-            tables: as of `read_pairs`, on the device of the layer.
+            tables: as of `read_pairs`, on the device of the layer if the pass is pruned.
         """
         pairs = self.read_pairs(entries, kind, tables)
-        device = tables[0].device
         if keys is None:
             return None if pairs is None else pairs[:, None]
-        by_key = keys.to(device)[:, None, None]
+        by_key = keys[:, None, None]
         return by_key if pairs is None else by_key + pairs[:, None]
 
     def check_past(self, outline: Outline, cache: Cache | None, *, whole: bool) -> None:
@@ -117,7 +118,7 @@ class Calibrator:
         Raises: UnsupportedError: the cache holds some of them, whose positions are not known.
         """
         past = 0 if cache is None else int(cache.get_seq_length())
-        if self.calibration.distance is None or not past:
+        if self.constant is None or not past:
             return
         pruned = any(schedule is not None and schedule.prunes for schedule in outline.schedules)
         new = outline.visual[:, past if whole else 0 :]

@@ -57,8 +57,8 @@ class LayerInputs:
     def __init__(self, owner: Owner, parts: Parts, method: Method) -> None:
         self.owner = owner
         self.decoder = parts.decoder
-        self.positions, calibration = method.positions, method.calibration
-        self.calibrator = None if calibration is None else Calibrator(calibration)
+        self.positions = method.positions
+        self.calibrator = Calibrator(method.calibration)
         self.kinds = read_layer_kinds(parts.decoder.config, len(parts.layers))
         self.slides = SLIDING in self.kinds
         # layers whose own mask is shortened; the others get a new causal mask
@@ -106,7 +106,7 @@ class LayerInputs:
             getattr(cache_layer, "record", None),
             stored,
             hidden.device,
-            self.calibrator is not None and self.calibrator.is_special(index),
+            self.calibrator.is_special(index),
         )
         group: LayerGroup | None = state.groups.get(key)
         if group is None:
@@ -145,7 +145,7 @@ class LayerInputs:
         # If all tokens of this pass are there and none is padding, the ledger counts them itself.
         needs_record = batch is not None or state.real is not None
         writes = entries.cache_layer is not None and needs_record
-        keys = None if self.calibrator is None else self.calibrator.read_keys(entries, index)
+        keys = self.calibrator.read_keys(entries, index)
         record = None
         if writes or model_mask is not None:
             record = entries.make_record(valid, keys)
@@ -157,9 +157,8 @@ class LayerInputs:
         if self.positions == "renumber" or batch is not None:
             tables = self._make_rotary(hidden, entries, tables, local_valid)
             arguments["position_embeddings"] = tables
-        bias = None
-        if self.calibrator is not None:
-            bias = self.calibrator.add_up(keys, entries, self.kinds[index], tables)
+        local_keys = _move(keys, hidden.device)
+        bias = self.calibrator.add_up(local_keys, entries, self.kinds[index], tables)
         if model_mask is None or record is None:
             mask = self._make_mask(index, hidden, local_valid, entries.stored, bias)
         else:
@@ -239,8 +238,8 @@ def _gather_mask(
     return masks.gather_mask(mask, rows, columns, _move(valid, mask.device))
 
 
-def _move(valid: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
-    return None if valid is None else valid.to(device)
+def _move(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    return None if tensor is None else tensor.to(device)
 
 
 def read_rotary_frequencies(

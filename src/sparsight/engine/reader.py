@@ -76,11 +76,6 @@ class Reader:
             for layer in range(first_site, len(self.parts.layers)):
                 self.inputs.get_cache_layer(cache, layer)
 
-    def _check_past(self, outline: Outline, arguments: dict[str, Any], *, whole: bool) -> None:
-        """Check that a method that calibrates gets no images behind tokens in the cache."""
-        if self.inputs.calibrator is not None:
-            self.inputs.calibrator.check_past(outline, arguments.get(CACHE), whole=whole)
-
     def check_decoder(self, state: Pass, module: nn.Module, arguments: dict[str, Any]) -> None:
         """Check the text decoder's arguments in a pass that is pruned or has a pruned cache."""
         checks.check_kernel(module)
@@ -108,7 +103,7 @@ class Reader:
             PromptError: no text that could rate a sample's images follows them.
         """
         outline = self.planner.outline(ids, arguments)
-        self._check_past(outline, arguments, whole=True)
+        self.inputs.calibrator.check_past(outline, arguments.get(CACHE), whole=True)
         self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
         state.outline = outline if self.scaler is None else self.scaler.scale(outline)
         state.announced = ids
@@ -140,7 +135,7 @@ class Reader:
             names = [name for name in self.parts.family.sizes if arguments.get(name) is not None]
             sizes = {name: state.to_host(arguments[name]) for name in names}
         outline = self.planner.outline(ids, {**arguments, **sizes}, layouts, candidates)
-        self._check_past(outline, arguments, whole=False)
+        self.inputs.calibrator.check_past(outline, arguments.get(CACHE), whole=False)
         if layouts is None:
             self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
         state.ids, state.image_sizes = ids, arguments.get("image_sizes")
@@ -199,9 +194,9 @@ class Reader:
         slots = read_slots(prompts, raters, embeds.device)
         frequencies = self.inputs.read_frequencies()
         sizes = None
-        if self.inputs.calibrator is not None or "sizes" in self.method.signals:
-            shape, device = embeds.shape[:2], embeds.device
-            sizes = Sizes(torch.ones(shape, dtype=torch.float32, device=device))
+        if self.method.calibration is not None or "sizes" in self.method.signals:
+            ones = torch.ones(embeds.shape[:2], dtype=torch.float32, device=embeds.device)
+            sizes = Sizes(ones)
         compactor = Compactor(
             self.method, samples, slots, state.real, frequencies, state.to_host, sizes
         )
