@@ -14,7 +14,7 @@ from sparsight.cli.method import read_method
 from sparsight.cli.report import join_equal_layers
 from sparsight.errors import EmbeddedModelError, SettingError
 from sparsight.inputs import MOST_PIXELS
-from sparsight.methods import Random, SparseVLM, SparseVLMPlus
+from sparsight.methods import DivPrune, Random, Restore, SparseVLM, SparseVLMPlus
 from sparsight.models import embedded
 from tests.support import tiny, tiny_processor
 
@@ -314,6 +314,25 @@ def test_settings_follow_a_method():
     assert read_method("sparsevlm:level=rank:tau=0.5", "64", paper=False) == SparseVLM(
         retain=64, level="rank", tau=0.5
     )
+
+
+def test_settings_of_a_base_follow_it():
+    assert read_method("restore", "64", paper=False) == Restore(retain=64)
+    assert read_method("restore", "64", paper=True) == Restore.paper(64)
+    base = SparseVLM(recycle=False, tau=0.5)
+    wanted = Restore(retain=0.3, gamma=1.0, base=base, sites=(1, 5))
+    name = "restore:base=sparsevlm:gamma=1:recycle=false:sites=1/5:tau=0.5"
+    assert read_method(name, "0.3", paper=False) == wanted
+    centred = Restore(retain=64, base=DivPrune(centred=True))
+    assert read_method("restore:centred=true", "64", paper=False) == centred
+    for text, message in (
+        ("restore:base=sparsevlm", "SparseVLM merges tokens itself"),
+        ("restore:base=nothing", "method 'nothing' is not known"),
+        ("restore:depth=1", "setting 'depth=1' is not known; divprune has"),
+        ("restore:centred=true:centred=false", "'centred' is given twice"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            read_method(text, "64", paper=False)
 
 
 @pytest.mark.parametrize(

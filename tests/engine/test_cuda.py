@@ -8,7 +8,7 @@ import torch
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.engine.passes import Pass
-from sparsight.methods import EADP, CDPruner, MMTok, Pool, Random, Uniform
+from sparsight.methods import EADP, CDPruner, MMTok, Pool, Random, Restore, Uniform
 from tests.support import tiny, tiny_rotary
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -24,9 +24,13 @@ METHODS = {
     "cdpruner": CDPruner(retain=0.4, halves=True),
     "mmtok": MMTok(retain=0.4, skip=tuple(range(4, 40))),
     "eadp": EADP(retain=0.4, centred=True),
+    "restore": Restore(retain=0.4),
+    "restore inside": Restore(retain=0.5, base=SparseVLM(recycle=False)),
 }
 CASES = [("llava", name) for name in METHODS]
-CASES += [(kind, "keep") for kind in ("qwen2", "qwen3", "gemma3")]
+CASES += [
+    (kind, name) for kind in ("qwen2", "qwen3", "gemma3") for name in ("keep", "restore inside")
+]
 
 
 def make(kind, dtype=torch.float64):

@@ -58,6 +58,8 @@ def test_what_a_method_kept_is_all_that_is_seen(method, layout):
                 site.keep.tolist(),
                 site.centres.tolist(),
                 entering[site.site][b, -lengths[site.site] :],
+                site.pool.tolist(),
+                site.labels.tolist(),
             )
             for site in trace.samples[b]
         ]

@@ -20,6 +20,7 @@ from sparsight.methods import (
     PruMerge,
     PruMergePlus,
     PruneSID,
+    Restore,
     VisionZip,
     VisPruner,
 )
@@ -48,6 +49,8 @@ RECEIVED = {
     "determinantal": CDPruner(retain=0.4, relevance="none", centred=True, space="features"),
     "mmtok": MMTok(retain=0.4, text_temperature=0.01, skip=tuple(range(4, 50))),
     "eadp": EADP(retain=0.4, beta=2.0),
+    # what distance adds in a prompt, it adds in no answer: see test_calibration.py
+    "restore": Restore(retain=0.5, base=DivPrune(space="features"), calibrate=False),
 }
 BY_CLASS = {
     "fastervlm": FasterVLM(retain=0.4),

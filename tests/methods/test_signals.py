@@ -97,6 +97,7 @@ def view(signals, site, needs=(), layout=IMAGE):
         layout=layout if "layout" in signals else Forbidden("layout"),
         text=text if "text" in signals else Forbidden("text"),
         encoder=Encoder(needs) if "encoder" in signals else Forbidden("encoder"),
+        sizes=torch.ones(2, 36) if "sizes" in signals else Forbidden("sizes"),
     )
 
 

@@ -22,6 +22,7 @@ from sparsight.methods import (
     PruMergePlus,
     PruneSID,
     Random,
+    Restore,
     SparseVLM,
     SparseVLMPlus,
     Uniform,
@@ -74,12 +75,18 @@ PUBLISHED = {
     "centred mmtok": MMTok(retain=0.3, centred=True, positions="renumber"),
     "eadp": EADP(retain=0.4, beta=2.0),
     "eadp by clip": EADP(retain=0.3, relevance="clip", tower=tiny_clip.tower(), centred=True),
+    "restore": Restore(retain=0.4),
+    "restore alone": Restore(retain=0.5, gamma=1.0, c=1.5, base=Random(seed=3)),
+    "restore inside": Restore(retain=0.5, base=SparseVLM(recycle=False), anchors="paper"),
+    "restore fastv": Restore(retain=0.6, base=FastV(), gamma=0.3, positions="renumber"),
+    "merging alone": Restore(retain=0.5, base=HiPrune(), gamma=0.0, calibrate=False),
 }
 
 METHODS = {
     "sparsevlm": SparseVLM(retain=0.5, positions="renumber"),
     "keep positions": SparseVLM(retain=0.4),
     "sum": SparseVLM(retain=0.5, aggregate="sum", tau=0.6, theta=0.3, positions="renumber"),
+    "calibrated": SparseVLM(retain=0.4, theta=0.05, calibrate=True),
     "no recycling": SparseVLM(retain=0.45, recycle=False, positions="renumber"),
     "rank": SparseVLM(level="rank", retain=None),
     "bounded rank": SparseVLM(level="rank", retain=0.4, prune_scale=0.8, positions="renumber"),

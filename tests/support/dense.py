@@ -15,6 +15,7 @@ import torch
 
 from tests.support import reference as ref
 from tests.support import reference_baselines as base
+from tests.support import reference_bias
 from tests.support import reference_counts as counts
 
 
@@ -51,11 +52,19 @@ class Part:
 
 @dataclass
 class State:
-    """All turns on their way: hidden states (n, D), attention (H, n, n) of the last layer."""
+    """All turns on their way: hidden states (n, D), attention (H, n, n) of the last layer.
+
+    Sizes are how many visual tokens recycled ones stand for, by slot.
+    """
 
     hidden: torch.Tensor
     parts: list
     attention: torch.Tensor | None = None
+    sizes: dict = field(default_factory=dict)
+
+    def fold(self, centre, members):
+        """Count what a recycled token stands for."""
+        self.sizes[centre] = sum(self.sizes.get(slot, 1) for slot in members)
 
     @property
     def order(self):
@@ -93,7 +102,7 @@ class Reference:
                 if part.slots and index in self._plan(part).sites:
                     self._prune(index, state, part, before)
             stored.append(state.order)
-            self._layer(layer, state)
+            self._layer(index, layer, state)
         logits = self.model.lm_head(self.decoder.norm(state.hidden))
         parts = state.parts
         return Result(
@@ -153,17 +162,36 @@ class Reference:
                 position[slot] = number
         return position
 
-    def _layer(self, layer, state):
+    def _layer(self, index, layer, state):
         hidden, order = state.hidden, state.order
         length, allowed = len(hidden), torch.eye(len(hidden), dtype=torch.bool)
         for number, slot in enumerate(order):  # a token that is left sees those before it
             allowed[slot, order[:number]] = True
-        positions = torch.tensor(self._positions(order, length))
-        attended, state.attention = self._attend(layer, hidden, allowed, positions)
+        positions = self._positions(order, length)
+        bias = self._bias(index, state, positions)
+        positions = torch.tensor(positions)
+        attended, state.attention = self._attend(layer, hidden, allowed, positions, bias)
         hidden = hidden + attended
         state.hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
-    def _attend(self, layer, hidden, allowed, positions):
+    def _bias(self, index, state, positions):
+        terms = reference_bias.terms_of(self.method)
+        prompts, start = [], 0
+        for part in state.parts:
+            visual = set(part.slots)
+            left = [slot for slot in part.order if slot in visual]
+            end = start + len(part.order) + len(visual) - len(left)
+            if len(left) < len(visual):
+                prompts.append(reference_bias.Prompt(range(start, end), part.slots, left))
+            start = end
+        if terms is None or not prompts:
+            return 0.0
+        base = self.decoder.config.rope_parameters["rope_theta"]
+        axes = [reference_bias.frequencies(base, self.layers[0].self_attn.head_dim)]
+        places = reference_bias.Places([[position] for position in positions], axes)
+        return reference_bias.biases(terms, index, prompts, state.sizes, places)
+
+    def _attend(self, layer, hidden, allowed, positions, bias):
         attn = layer.self_attn
         normed = layer.input_layernorm(hidden)
         length = len(hidden)
@@ -178,7 +206,7 @@ class Reference:
                 _rotate(query[:, h], cos, sin)
                 @ _rotate(key[:, own], cos, sin).T
                 / math.sqrt(attn.head_dim)
-            )
+            ) + bias
             weights = logits.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
             heads.append(weights @ value[:, own])
             maps.append(weights)
@@ -285,6 +313,9 @@ class Reference:
         state.hidden = state.hidden.index_copy(
             0, torch.tensor(where), torch.tensor(values, dtype=state.hidden.dtype)
         )
+        for label, slot in enumerate(where):
+            members = [present[i] for i, own in zip(pool, labels, strict=True) if own == label]
+            state.fold(slot, members)
         step.pool = [part.slots.index(present[i]) for i in pool]
         step.labels, step.centres = labels, [part.slots.index(s) for s in where]
         return where
@@ -313,6 +344,8 @@ class Decision:
     keep: list
     centres: list
     entering: torch.Tensor  # (n, D) what entered the layer of the site, in stored order
+    pool: list = field(default_factory=list)
+    labels: list = field(default_factory=list)
 
 
 class Replay(Reference):
@@ -331,6 +364,9 @@ class Replay(Reference):
         keep = [slots[i] for i in decision.keep]
         centres = [slots[i] for i in decision.centres]
         part.order = self._reorder(part, set(keep), centres)
+        for label, centre in enumerate(centres):
+            pairs = zip(decision.pool, decision.labels, strict=True)
+            state.fold(centre, [slots[i] for i, own in pairs if own == label])
         if centres:
             values = decision.entering[[part.order.index(slot) for slot in centres]]
             state.hidden = state.hidden.index_copy(0, torch.tensor(centres), values)

@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 
+from tests.support import reference_bias
 from tests.support.contract import decoder_of, placeholders
 
 
@@ -25,6 +26,9 @@ class Run:
         renumber: whether positions count what is left.
         aggregate: what a recycled token is.
         maps: mean attention of each layer.
+        calibrated: a method whose biases are added, and the length of its prompt; or None.
+        sizes: of recycled tokens, by slot.
+        places: (axes, L) positions that the decoder got.
     """
 
     turns: list
@@ -33,10 +37,23 @@ class Run:
     renumber: bool
     aggregate: str
     maps: dict = field(default_factory=dict)
+    calibrated: tuple | None = None
+    sizes: dict = field(default_factory=dict)
+    places: list = field(default_factory=list)
 
 
 @torch.no_grad()
-def run(model, inputs, steps, raters=(), *, aggregate="mean", then=(), renumber=False):
+def run(
+    model,
+    inputs,
+    steps,
+    raters=(),
+    *,
+    aggregate="mean",
+    then=(),
+    renumber=False,
+    calibrated=None,
+):
     """Run one unpadded sample.
 
     Args:
@@ -45,6 +62,7 @@ def run(model, inputs, steps, raters=(), *, aggregate="mean", then=(), renumber=
         steps: the sample's part of a trace.
         raters: slots of its raters.
         then: for each later turn with images, its first slot and its part of a trace.
+        calibrated: a method whose biases are added, and the length of its prompt.
         renumber: whether the method's positions count what is left, and recycled tokens stand
             behind their image.
     Returns: logits (n, vocab) of the tokens that are left and of all that follows the prompt, in
@@ -63,7 +81,14 @@ def run(model, inputs, steps, raters=(), *, aggregate="mean", then=(), renumber=
         turns.append((places[(places >= start) & (places < end)], trace))
     decoder = decoder_of(model)
     state = Run(turns, list(range(len(ids))), decoder, renumber, aggregate)
-    handles = []
+    state.calibrated = calibrated
+
+    def note_places(_, __, kwargs):
+        places = kwargs.get("position_ids")
+        places = torch.arange(len(ids))[None] if places is None else places
+        state.places = (places[-3:, 0] if places.ndim == 3 else places[:1]).T.tolist()
+
+    handles = [decoder.register_forward_pre_hook(note_places, with_kwargs=True)]
     for i, layer in enumerate(decoder.layers):
         handles.append(layer.self_attn.register_forward_hook(partial(_note, i, state)))
         handles.append(layer.register_forward_pre_hook(_hook(i, state), with_kwargs=True))
@@ -91,7 +116,7 @@ def _hook(index, state):
             (slots, step) for slots, steps in state.turns for step in steps if step.site == index
         ]
         for slots, step in here:
-            hidden = _write(hidden, slots, step, state.aggregate)
+            hidden = _write(hidden, slots, step, state)
             state.order = _reorder(state, slots, step)
         if state.order == list(range(hidden.shape[1])):
             return (hidden, *args[1:]), kwargs
@@ -109,6 +134,8 @@ def _hook(index, state):
             )
             ranks = torch.tensor(_ranks(state, mask.shape[-1])).clamp_min(0)
             changed["position_embeddings"] = state.decoder.rotary_emb(hidden, ranks[None])
+        if state.calibrated is not None:
+            changed["attention_mask"] = changed["attention_mask"] + _biases(index, state)
         return (hidden, *args[1:]), {**kwargs, **changed}
 
     return before
@@ -131,12 +158,41 @@ def _visible(state, length):
     return seen | torch.eye(length, dtype=torch.bool)
 
 
-def _write(hidden, slots, step, aggregate):
+def _biases(index, state):
+    """What queries add to their logits of keys; later turns bring no image."""
+    method, length = state.calibrated
+    rotary = state.decoder.rotary_emb
+    kind = getattr(state.decoder.config, "layer_types", None) or [None] * (index + 1)
+    every = getattr(rotary, f"{kind[index]}_inv_freq", None)
+    every = (rotary.inv_freq if every is None else every).tolist()
+    axes, rope = [every], state.decoder.config.rope_parameters
+    if "mrope_section" in rope:
+        mixed = rope.get("mrope_interleaved", False)
+        axes = reference_bias.split_by_axis(every, rope["mrope_section"], mixed)
+    slots = state.turns[0][0].tolist()
+    left = [slot for slot in slots if slot in set(state.order)]
+    prompt = reference_bias.Prompt(range(length), slots, left)
+    terms, places = reference_bias.terms_of(method), reference_bias.Places(state.places, axes)
+    return reference_bias.biases(terms, index, [prompt], state.sizes, places)
+
+
+def _write(hidden, slots, step, state):
     hidden = hidden.clone()
-    rows = hidden[0, slots[step.pool]] if len(step.centres) else None
-    for label, centre in enumerate(step.centres.tolist()):
-        members = rows[step.labels == label]
-        hidden[0, slots[centre]] = members.sum(dim=0) if aggregate == "sum" else members.mean(dim=0)
+    members, rows = slots[step.pool].tolist(), None
+    if len(step.centres):
+        rows = hidden[0, members]
+    sizes = torch.tensor([state.sizes.get(slot, 1) for slot in members], dtype=hidden.dtype)
+    totals = {}
+    for label, centre in enumerate(slots[step.centres].tolist()):
+        own, often = rows[step.labels == label], sizes[step.labels == label]
+        totals[centre] = float(often.sum())
+        means = {
+            "sum": own.sum(dim=0),
+            "mean": own.mean(dim=0),
+            "by size": (own * often[:, None]).sum(dim=0) / often.sum(),
+        }
+        hidden[0, centre] = means[state.aggregate]
+    state.sizes.update(totals)
     return hidden
 
 

@@ -52,7 +52,7 @@ class Given(nn.Module):
         return self.tokens
 
 
-def model(width, side, layers=4, depth=5, projected=None):
+def model(width, side, layers=4, depth=5, projected=None, **text):
     """A LLaVA with `side` x `side` visual tokens.
 
     Its projector leaves them as they are, or answers `projected`, (I, N, D).
@@ -70,6 +70,7 @@ def model(width, side, layers=4, depth=5, projected=None):
         hidden_size=width if projected is None else projected.shape[-1],
         num_hidden_layers=layers,
         max_position_embeddings=2048,
+        **text,
     )
     config = LlavaConfig(
         vision_config=vision,

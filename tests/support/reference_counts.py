@@ -20,7 +20,8 @@ BY_ENCODER = (
 VIDEOS = ("EVS", "VidCom2")
 MERGING = ("Pool", "PruMerge", "PruMergePlus")  # all that stays is recycled
 BY_TEXT = ("CDPruner", "MMTok", "EADP")
-PRESETS = ("SparseVLM", "SparseVLMPlus", "FastV", *BY_ENCODER, *BY_TEXT, *VIDEOS, *BASELINES)
+IN_DECODER = ("SparseVLM", "SparseVLMPlus", "FastV", "Restore")
+PRESETS = (*IN_DECODER, *BY_ENCODER, *BY_TEXT, *VIDEOS, *BASELINES)
 SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
 BITS = 48  # of the bisected ratio
 
@@ -120,6 +121,16 @@ def at_site(method, index, count, present):
     return split(count, present, method.tau, method.theta) if recycles else (count, 0)
 
 
+def share_with_base(method, whole, visual):
+    """RESTORE: of each count that is less than what is there, the base keeps the share gamma."""
+    kept, gamma = [], Fraction(method.gamma).limit_denominator(10**6)
+    for before, count in zip((visual, *whole.counts), whole.counts, strict=False):
+        own = max(1, math.floor(gamma * count)) if gamma else 0
+        kept.append(count if count == before else own)
+    rest = tuple(count - own for count, own in zip(whole.counts, kept, strict=True))
+    return Plan(whole.sites, tuple(kept), rest)
+
+
 def plan(method, grids, layers):
     """The counts of one sample, from a method's settings and the grids of its images."""
     return _plan(method, type(method.retain), grids, layers)
@@ -129,6 +140,8 @@ def plan(method, grids, layers):
 def _plan(method, kind, grids, layers):
     del kind  # a count of 1 and a share of 1.0 are equal as keys
     visual, name = sum(height * width for height, width in grids), type(method).__name__
+    if name == "Restore":
+        return share_with_base(method, plan(method.base, grids, layers), visual)
     wanted = budget(method.retain, visual)
     sites = method.sites or scaled_sites(wanted, visual, layers)
     if wanted == visual and (isinstance(method.retain, int) or not getattr(method, "kept", None)):

@@ -7,7 +7,7 @@ compares them with the real ones.
 METHOD_NAMES = (
     "sparsevlm, sparsevlm-plus, fastv, hiprune, fastervlm, vispruner, visionzip, prumerge, "
     "prumerge-plus, holov, prunesid, divprune, scope, cdpruner, mmtok, eadp, evs, vidcom2, "
-    "random, uniform, pool, downscale"
+    "restore, random, uniform, pool, downscale"
 )
 DTYPES = "float32, bfloat16, float16"
 CONTROLS = "none, question-only, swapped"

@@ -1,7 +1,7 @@
 """Reads a method, its settings and its budget from the command line."""
 
 import re
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from typing import Any
 
 from sparsight.cli.own import is_own, load_own
@@ -53,6 +53,8 @@ def read_setting(method: type[Method], text: str) -> tuple[str, Any]:
             f"setting {text!r} is not known; {cli_name(method)} has {', '.join(settings)}, "
             "as name=value."
         )
+    if isinstance(settings[name].default, Method):
+        return name, _find_shipped(value)()
     try:
         return name, _read_value(settings[name], value)
     except ValueError:
@@ -88,7 +90,8 @@ def read_method(name: str, retain: str, paper: bool) -> Method:
 
     Args:
         name: of the method, or file or module and class of an own one, as in my_file.py:NormTopK;
-            settings may follow it, as in sparsevlm:sites=3/7/15.
+            settings may follow it, as in sparsevlm:sites=3/7/15, and those of its base, as in
+            restore:base=sparsevlm:recycle=false.
         retain: the budget.
         paper: whether the published settings are wanted.
 
@@ -101,14 +104,29 @@ def read_method(name: str, retain: str, paper: bool) -> Method:
     budget = read_retain(retain)
     if paper:
         return _build_published(method, budget, settings)
-    pairs = [read_setting(method, text) for text in settings]
+    return method(retain=budget, **_read_settings(method, settings))
+
+
+def _read_settings(method: type[Method], settings: list[str]) -> dict[str, Any]:
+    """Return the settings of a method by name; what it has not itself is a setting of its base.
+
+    Raises: SettingError: neither has such a setting, or one is given twice.
+    """
+    own = {field.name for field in fields(method)}
+    built_on = "base" in own
+    of_base = [text for text in settings if built_on and text.partition("=")[0].strip() not in own]
+    pairs = [read_setting(method, text) for text in settings if text not in of_base]
     names = [field for field, _ in pairs]
     for field in names:
         if names.count(field) > 1:
             raise SettingError(
                 f"setting {field!r} is given twice in {':'.join(settings)}; give it once."
             )
-    return method(retain=budget, **dict(pairs))
+    values = dict(pairs)
+    if of_base:
+        base: Any = values.get("base", vars(method)["base"])
+        values["base"] = replace(base, **_read_settings(type(base), of_base))
+    return values
 
 
 def find_method(text: str) -> tuple[type[Method], list[str]]:

@@ -60,10 +60,12 @@ class Entries:
         # a layer that was never pruned stores the last `stored` slots before this pass
         return mask[:, self.state.past - self.stored : self.state.past]
 
-    def make_record(self, valid: torch.Tensor | None) -> Record:
+    def make_record(self, valid: torch.Tensor | None, bias: torch.Tensor | None) -> Record:
         """Return what the cache layer will hold once this pass has added its tokens.
 
-        Args: valid: (B, stored + new) bool; None if all keys are valid.
+        Args:
+            valid: (B, stored + new) bool; None if all keys are valid.
+            bias: (B, stored + new), what each key adds to attention logits; None for nothing.
         """
         new = self._make_new_slots()  # (B or 1, new)
         ledger, past = self.ledger, self.state.past
@@ -72,7 +74,8 @@ class Entries:
         else:
             old = ledger.read_slots()
         slots = torch.cat([old.to(new.device), new], dim=1)
-        return Record(slots, None if valid is None else valid.to(slots.device))
+        parts = (None if part is None else part.to(slots.device) for part in (valid, bias))
+        return Record(slots, *parts)
 
     def _make_new_slots(self) -> torch.Tensor:
         """Return the slots of this pass's tokens, (B or 1, new) int64."""

@@ -70,7 +70,7 @@ class Engine:
         self.base, self.decoder = parts.base, parts.decoder
         self.sites = method.list_sites(len(parts.layers))
         self.scores = "attention" in method.signals
-        self.inputs = LayerInputs(self, parts, method.positions)
+        self.inputs = LayerInputs(self, parts, method)
         self.scaler = ImageScaler(self, parts, method) if method.scales_images else None
         self.encoder = make_tap(self, parts, method)
         self.encoder_needs = () if self.encoder is None else self.encoder.needs

@@ -18,6 +18,7 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from sparsight.engine.cache import count_stored, find_ledger, get_cache_layer, write_record
+from sparsight.engine.calibrator import Calibrator
 from sparsight.engine.checks import FULL, SLIDING, read_kernel, read_layer_kinds, refuse_unknown
 from sparsight.engine.compat import take_cache
 from sparsight.engine.entries import Entries
@@ -25,6 +26,7 @@ from sparsight.engine.ledger import Owner, Record
 from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass
 from sparsight.errors import UnsupportedError
+from sparsight.methods.method import Method
 from sparsight.sequence import masks
 from sparsight.sequence.slots import Batch
 
@@ -49,13 +51,14 @@ class LayerInputs:
     Args:
         owner: the engine whose passes fill the caches.
         parts: of the model.
-        positions: position policy of the method, "keep" or "renumber".
+        method: whose position policy and calibration count.
     """
 
-    def __init__(self, owner: Owner, parts: Parts, positions: str) -> None:
+    def __init__(self, owner: Owner, parts: Parts, method: Method) -> None:
         self.owner = owner
         self.decoder = parts.decoder
-        self.positions = positions
+        self.positions = method.positions
+        self.calibrator = Calibrator(method.calibration)
         self.kinds = read_layer_kinds(parts.decoder.config, len(parts.layers))
         self.slides = SLIDING in self.kinds
         # layers whose own mask is shortened; the others get a new causal mask
@@ -103,6 +106,7 @@ class LayerInputs:
             getattr(cache_layer, "record", None),
             stored,
             hidden.device,
+            self.calibrator.is_special(index),
         )
         group: LayerGroup | None = state.groups.get(key)
         if group is None:
@@ -141,33 +145,45 @@ class LayerInputs:
         # If all tokens of this pass are there and none is padding, the ledger counts them itself.
         needs_record = batch is not None or state.real is not None
         writes = entries.cache_layer is not None and needs_record
+        keys = self.calibrator.read_keys(entries, index)
         record = None
         if writes or model_mask is not None:
-            record = entries.make_record(valid)
-        if model_mask is None or record is None:
-            mask = self._make_mask(index, hidden, local_valid, entries.stored)
-        else:
-            mask = _gather_mask(state, model_mask, batch, record, local_valid)
+            record = entries.make_record(valid, keys)
         arguments: dict[str, Any] = {
-            "attention_mask": mask,
-            "position_ids": torch.arange(entries.new, device=hidden.device)[None],
+            "position_ids": torch.arange(entries.new, device=hidden.device)[None]
         }
+        tables = kwargs["position_embeddings"]
         # with positions="keep", the tables of a pass that is not shortened are right as they are
         if self.positions == "renumber" or batch is not None:
-            tables = kwargs["position_embeddings"]
-            arguments["position_embeddings"] = self._make_rotary(
-                hidden, entries, tables, local_valid
-            )
-        return LayerGroup(arguments, record if writes else None)
+            tables = self._make_rotary(hidden, entries, tables, local_valid)
+            arguments["position_embeddings"] = tables
+        local_keys = _move(keys, hidden.device)
+        bias = self.calibrator.add_up(local_keys, entries, self.kinds[index], tables)
+        if model_mask is None or record is None:
+            mask = self._make_mask(index, hidden, local_valid, entries.stored, bias)
+        else:
+            mask = _gather_mask(state, model_mask, batch, record, local_valid)
+        if bias is not None:
+            mask = masks.add_bias(mask, bias, hidden.dtype)
+        return LayerGroup({**arguments, "attention_mask": mask}, record if writes else None)
 
     def _make_mask(
-        self, index: int, hidden: torch.Tensor, valid: torch.Tensor | None, stored: int
+        self,
+        index: int,
+        hidden: torch.Tensor,
+        valid: torch.Tensor | None,
+        stored: int,
+        bias: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """Return a new mask (B or 1, 1, n, stored + n); None where the kernel needs none."""
+        """Return a new mask (B or 1, 1, n, stored + n); None where the kernel needs none.
+
+        Args: bias: that will be added, for which no kernel makes a causal mask; None for none.
+        """
         queries = hidden.shape[1]
         if queries > 1 and not self.causal[index]:
             return None if valid is None else masks.open_mask(valid, queries)
-        dtype = None if read_kernel(self.decoder) == "sdpa" else hidden.dtype
+        plain = bias is None and read_kernel(self.decoder) == "sdpa"
+        dtype = None if plain else hidden.dtype
         return masks.causal_mask(valid, queries, stored + queries, dtype, hidden.device)
 
     def _make_rotary(
@@ -222,8 +238,8 @@ def _gather_mask(
     return masks.gather_mask(mask, rows, columns, _move(valid, mask.device))
 
 
-def _move(valid: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
-    return None if valid is None else valid.to(device)
+def _move(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    return None if tensor is None else tensor.to(device)
 
 
 def read_rotary_frequencies(

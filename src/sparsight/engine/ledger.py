@@ -43,20 +43,25 @@ class Record:
         slots: (B, P) int64, slot of each stored entry.
         valid: (B, P) bool, False for padding, both the prompt's and that which pruning added in
             front of shorter rows; None if all entries are valid.
+        bias: (B, P) float32, what each entry adds to attention logits; None for nothing. Entries
+            that are stored later add nothing.
     """
 
     slots: torch.Tensor
     valid: torch.Tensor | None
+    bias: torch.Tensor | None = None
 
     def take(self, samples: torch.Tensor) -> "Record":
         """Return the record of the samples at the batch indices `samples`."""
         chosen = samples.to(self.slots.device)
-        return Record(self.slots[chosen], None if self.valid is None else self.valid[chosen])
+        parts = (self.valid, self.bias)
+        return Record(self.slots[chosen], *(None if p is None else p[chosen] for p in parts))
 
     def drop_last(self, count: int) -> "Record":
         """Return the record without its last `count` entries."""
-        valid = None if self.valid is None else self.valid[:, :-count]
-        return Record(self.slots[:, :-count], valid)
+        parts = (self.valid, self.bias)
+        kept = (None if part is None else part[:, :-count] for part in parts)
+        return Record(self.slots[:, :-count], *kept)
 
 
 class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
@@ -100,6 +105,14 @@ class LedgerLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformer
         """Return which stored entries are valid: (B, stored) bool, None if all are."""
         valid = append_valid(self.record.valid, self.appended)
         return None if valid is None else valid[:, -self.stored :]
+
+    def read_bias(self) -> torch.Tensor | None:
+        """Return what stored entries add to attention logits: (B, stored), None for nothing."""
+        bias = self.record.bias
+        if bias is None:
+            return None
+        later = bias.new_zeros(len(bias), self.appended)
+        return torch.cat([bias, later], dim=1)[:, -self.stored :]
 
     def get_seq_length(self) -> int:
         """Return the logical length."""

@@ -15,6 +15,7 @@ from transformers import Cache
 from sparsight.engine import checks
 from sparsight.engine.cache import read_windows
 from sparsight.engine.caller import PerCaller
+from sparsight.engine.compat import CACHE
 from sparsight.engine.encoder_tap import EncoderTap
 from sparsight.engine.image_scaling import ImageScaler
 from sparsight.engine.layer_inputs import LayerInputs
@@ -27,6 +28,7 @@ from sparsight.sequence.encoded import SampleSignals
 from sparsight.sequence.prompt import Prompt, read_prompts, repeat_marks
 from sparsight.sequence.raters import choose_raters
 from sparsight.sequence.sample import Sample
+from sparsight.sequence.sizes import Sizes
 from sparsight.sequence.slots import read_slots
 
 
@@ -101,6 +103,7 @@ class Reader:
             PromptError: no text that could rate a sample's images follows them.
         """
         outline = self.planner.outline(ids, arguments)
+        self.inputs.calibrator.check_past(outline, arguments.get(CACHE), whole=True)
         self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
         state.outline = outline if self.scaler is None else self.scaler.scale(outline)
         state.announced = ids
@@ -132,6 +135,7 @@ class Reader:
             names = [name for name in self.parts.family.sizes if arguments.get(name) is not None]
             sizes = {name: state.to_host(arguments[name]) for name in names}
         outline = self.planner.outline(ids, {**arguments, **sizes}, layouts, candidates)
+        self.inputs.calibrator.check_past(outline, arguments.get(CACHE), whole=False)
         if layouts is None:
             self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
         state.ids, state.image_sizes = ids, arguments.get("image_sizes")
@@ -194,5 +198,11 @@ class Reader:
         samples = tuple(Sample(*row) for row in rows)
         slots = read_slots(prompts, raters, embeds.device)
         frequencies = self.inputs.read_frequencies()
-        compactor = Compactor(self.method, samples, slots, state.real, frequencies, state.to_host)
+        sizes = None
+        if self.method.calibration is not None or "sizes" in self.method.signals:
+            ones = torch.ones(embeds.shape[:2], dtype=torch.float32, device=embeds.device)
+            sizes = Sizes(ones)
+        compactor = Compactor(
+            self.method, samples, slots, state.real, frequencies, state.to_host, sizes
+        )
         return Pruning(compactor, read_windows(cache))

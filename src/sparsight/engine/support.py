@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from sparsight.engine.cache import check_cache_classes
+from sparsight.engine.calibrator import find_unturned
 from sparsight.engine.checks import FULL, SLIDING, check_kernel, read_layer_kinds
 from sparsight.engine.compat import check_signatures, read_class_name
 from sparsight.engine.encoder_needs import check_encoder, list_unmet_needs
@@ -163,6 +164,10 @@ def _check_text_decoder(described: Described, method: Method) -> Iterator[Refusa
     rope_type = rope.get("rope_type", "default")
     if method.positions == "renumber" and rope_type in MOVING_ROPE:
         yield _refuse_renumbering(name, f"rope type {rope_type!r} depends on the length seen")
+    calibration = method.calibration
+    if calibration is not None and calibration.distance is not None and find_unturned(config):
+        instead = "give calibrate=False"
+        yield Refusal("calibration by distance", name, find_unturned(config), instead)
     if "llama_4_scaling_beta" in rope:
         why = "it scales queries by position, past the rotary table"
         yield Refusal("pruning", name, why, another)

@@ -17,6 +17,7 @@ from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.prumerge import PruMerge
 from sparsight.methods.prumerge_plus import PruMergePlus
 from sparsight.methods.prunesid import PruneSID
+from sparsight.methods.restore import Restore
 from sparsight.methods.scope import SCOPE
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
@@ -44,6 +45,7 @@ __all__ = [
     "PruneSID",
     "Random",
     "Recycled",
+    "Restore",
     "SCOPE",
     "Selection",
     "SparseVLM",
@@ -70,8 +72,9 @@ def methods() -> tuple[type[Method], ...]:
     by_variety = (HoloV, PruneSID, DivPrune, SCOPE)
     by_text = (CDPruner, MMTok, EADP)
     videos = (EVS, VidCom2)
+    add_ons = (Restore,)
     baselines = (Random, Uniform, Pool, Downscale)
-    return (*own, *in_decoder, *by_encoder, *by_variety, *by_text, *videos, *baselines)
+    return (*own, *in_decoder, *by_encoder, *by_variety, *by_text, *videos, *add_ons, *baselines)
 
 
 def default_method(retain: float) -> Method:

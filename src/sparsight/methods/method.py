@@ -17,6 +17,7 @@ from sparsight.counts.budget import check_retain, resolve_retain, solve_counts
 from sparsight.counts.layout import Layout, count_tokens
 from sparsight.counts.schedule import Schedule, check_sites, fit_sites, scale_sites
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
+from sparsight.methods.calibration import Calibration
 from sparsight.methods.encoder import EncoderNeed
 from sparsight.methods.view import Selection, View
 
@@ -24,8 +25,9 @@ Positions = Literal["renumber", "keep"]
 
 # Fields of a view that are filled only for methods that declare them: attention that raters pay to
 # visual tokens, the distance between the two, where in their images the visual tokens lie, the text
-# behind the images (its input embeddings and token ids), and what the image encoder computed.
-SIGNALS = frozenset({"attention", "distance", "layout", "text", "encoder"})
+# behind the images (its input embeddings and token ids), what the image encoder computed, and how
+# many visual tokens of the prompt each one stands for.
+SIGNALS = frozenset({"attention", "distance", "layout", "text", "encoder", "sizes"})
 BY_TEXT = frozenset({"attention", "text"})  # those of SIGNALS that depend on the question
 
 
@@ -99,6 +101,11 @@ class Method(ABC):
     def reads_question(self) -> bool:
         """Whether words must follow the images of each prompt; prompts without any are refused."""
         return bool(self.signals & {"attention", "text"})
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What is added to attention logits of a sample that is pruned; None for nothing."""
+        return None
 
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every site that a sample may have in a decoder of `layers` layers.

@@ -16,6 +16,7 @@ from sparsight.counts.published import check_kept, choose_kept, take_published
 from sparsight.counts.recycling import add_recycled, count_recycled, split_counts
 from sparsight.counts.schedule import PAPER_SITES, Accounting, Schedule
 from sparsight.errors import BudgetError, SettingError
+from sparsight.methods.calibration import Calibration
 from sparsight.methods.method import Method, check_choice, read_whole_numbers
 from sparsight.methods.parts.choosers import numerical_rank, top_k
 from sparsight.methods.parts.merging import Aggregate, density_peaks, merge
@@ -63,6 +64,9 @@ class SparseVLM(Method):
             float32's epsilon.
         kept: tokens kept at each site, recycled ones not counted, instead of counts solved from
             `retain`.
+        calibrate: whether every layer counts a recycled token as often as it has members, by adding
+            the logarithm of their number to its attention logits, as RESTORE does (no setting of
+            the authors).
     """
 
     name: ClassVar[str] = "sparsevlm"
@@ -83,6 +87,7 @@ class SparseVLM(Method):
     prune_scale: float = 0.5
     rank_tolerance: float | None = None
     kept: tuple[int, ...] | None = None
+    calibrate: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
@@ -108,6 +113,16 @@ class SparseVLM(Method):
         if self.kept is not None:
             object.__setattr__(self, "kept", read_whole_numbers("kept", self.kept))
             check_kept(self.kept, self.sites)
+        if self.calibrate and not self.recycle:
+            raise SettingError(
+                "calibrate=True counts members of recycled tokens, and recycle=False makes none; "
+                "change one of the two."
+            )
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Sizes of recycled tokens, where they are to count."""
+        return Calibration() if self.calibrate else None
 
     @classmethod
     def paper(cls, retain: int) -> Self:

@@ -62,8 +62,8 @@ class Distance:
 class View:
     """Samples alike at one site.
 
-    Attention, distance, layout, text and encoder are signals: each is filled for methods that
-    declare it.
+    Attention, distance, layout, text, encoder and sizes are signals: each is filled for methods
+    that declare it.
 
     Args:
         site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
@@ -79,6 +79,8 @@ class View:
         text: the text behind the images, or None.
         encoder: what the image encoder computed for the visual tokens; it raises where nothing was
             declared.
+        sizes: (G, V) float32, how many visual tokens of the prompt each one stands for, more than 1
+            where an earlier site recycled tokens; or None.
         exact: whether exactly `count` tokens must leave the site; if not, fewer may.
     """
 
@@ -92,6 +94,7 @@ class View:
     layout: Layout | None = None
     text: TextSignal | None = None
     encoder: EncoderSignals = field(default_factory=EncoderSignals)
+    sizes: torch.Tensor | None = None
     exact: bool = True
 
 
@@ -103,7 +106,8 @@ class Recycled:
         values: (G, C, D) hidden states.
         centres: (G, C) int64, the visual token whose place each takes.
         pool: (G, P) int64, dropped tokens that were clustered, ascending.
-        labels: (G, P) int64 in 0..C-1, the cluster of each.
+        labels: (G, P) int64 in 0..C-1, the cluster of each. They also tell how many visual tokens
+            each recycled one stands for, which a method's `calibration` makes a bias of.
     """
 
     values: torch.Tensor
@@ -140,6 +144,7 @@ def drop_group(view: View) -> View:
         distance=distance,
         text=None if view.text is None else view.text.drop_group(),
         encoder=view.encoder.drop_group(),
+        sizes=None if view.sizes is None else view.sizes[0],
     )
 
 

@@ -24,6 +24,7 @@ from sparsight.sequence.encoded import gather_encoder, stack_text
 from sparsight.sequence.rater_rows import AttentionCall
 from sparsight.sequence.rater_signals import RaterSignals, VisualTokens
 from sparsight.sequence.sample import Group, Sample, group_samples
+from sparsight.sequence.sizes import Sizes
 from sparsight.sequence.slots import Batch, Slots, copy_to_device
 from sparsight.sequence.trace import SiteTrace
 
@@ -40,6 +41,7 @@ class Compactor:
         inverse_frequencies: (L,) inverse rotary frequencies (d/2,) of each decoder layer; None
             where a position is not one number.
         to_host: reads a tensor on the host and counts the wait.
+        sizes: how many visual tokens each token stands for; None if the method needs none.
         batch: the remaining tokens and their order; None while nothing has been removed.
     """
 
@@ -49,6 +51,7 @@ class Compactor:
     real: torch.Tensor | None
     inverse_frequencies: tuple[torch.Tensor | None, ...]
     to_host: Callable[[torch.Tensor], torch.Tensor]
+    sizes: Sizes | None = None
     batch: Batch | None = None
 
     def compact(
@@ -149,6 +152,8 @@ class SitePruning:
             keys = self._make_keys(group, tokens, recycled.centres)
             slots = tokens.slots.gather(1, recycled.centres)
             self.rebuilt.append((group, Rebuilt(keys, slots, recycled.values)))
+            if self.compactor.sizes is not None:
+                self.compactor.sizes.add(group, tokens.slots, recycled)
         self._record(group, tokens, selection)
 
     def _find_visual(self, group: Group) -> VisualTokens:
@@ -163,12 +168,12 @@ class SitePruning:
     def _make_view(self, group: Group, tokens: VisualTokens) -> View:
         width, first = self.hidden.shape[-1], self.samples[group.rows[0]]
         own = [self.samples[row].signals for row in group.rows]
-        encoder = EncoderSignals()
+        encoder, sizes = EncoderSignals(), None
         if "encoder" in self.compactor.method.signals:
-            names = group.take(self.compactor.slots.visual_index_of).gather(
-                1, tokens.slots
-            )  # (G, V)
-            encoder = gather_encoder(own, names)
+            indices = group.take(self.compactor.slots.visual_index_of)
+            encoder = gather_encoder(own, indices.gather(1, tokens.slots))  # names: (G, V)
+        if self.compactor.sizes is not None and "sizes" in self.compactor.method.signals:
+            sizes = self.compactor.sizes.take(group, tokens.slots)
         attention, distance = None, None
         if self.signals is not None:
             attention, distance = self.signals.read(group, tokens)
@@ -185,6 +190,7 @@ class SitePruning:
             layout=first.layout if "layout" in self.compactor.method.signals else None,
             text=stack_text(own, self.hidden.device),
             encoder=encoder,
+            sizes=sizes,
             exact=first.exact,
         )
 

@@ -4,7 +4,8 @@ Tokens are stored in the order of the prompt, with padding in front of shorter r
 a causal model is causal in the stored order, and hides the entries that are not valid. If all
 entries are valid, a pass of one token or without a past needs no mask at all, and the kernel keeps
 its fast path. Masks of sliding windows and bidirectional blocks are not built anew: rows and
-columns of the model's own mask are taken.
+columns of the model's own mask are taken. A bias of attention logits makes any mask one that is
+added to them.
 """
 
 import torch
@@ -109,6 +110,22 @@ def _let_invalid_see_itself(valid: torch.Tensor, queries: int) -> torch.Tensor:
     """
     columns = torch.arange(valid.shape[1], device=valid.device)
     return ((columns == columns[-queries:, None]) & ~valid[:, None, :])[:, None]
+
+
+def add_bias(mask: torch.Tensor | None, bias: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a mask that adds a bias to the scores that it allows.
+
+    Args:
+        mask: (1 or B, 1 or H, n, keys) bool (True: allowed) or float; None if it allows all.
+        bias: (1 or B, 1, 1 or n, keys) float.
+        dtype: of the answer.
+    Returns: (1 or B, 1 or H, 1 or n, keys).
+    """
+    if mask is None:
+        return bias.to(dtype)
+    if mask.dtype == torch.bool:
+        return torch.where(mask, bias.to(dtype), torch.finfo(dtype).min)
+    return (mask + bias).to(dtype)
 
 
 def gather_rotary(table: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

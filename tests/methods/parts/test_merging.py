@@ -11,13 +11,19 @@ from sparsight.methods.parts.bipartite import (
     merge_sizes,
     plan_merges,
 )
-from sparsight.methods.parts.calibration import bias_of_axes, bias_of_distance, bias_of_sizes
+from sparsight.methods.parts.calibration import (
+    bias_of_axes,
+    bias_of_distance,
+    bias_of_sizes,
+    bias_of_tables,
+)
 from sparsight.methods.parts.choosers import choose_max_min
 from sparsight.methods.parts.geometry import compare
 from sparsight.methods.parts.merging import count_members, merge
 from sparsight.methods.parts.scores import attend
 from sparsight.methods.parts.tensors import take
 from sparsight.methods.parts.window_choices import choose_holov
+from tests.support import reference_bias
 from tests.support import reference_merging as reference
 from tests.support.recordings import each, read, within
 
@@ -143,6 +149,26 @@ def test_bias_of_several_axes():
         torch.testing.assert_close(bias[row], wanted)
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_bias_of_tables_is_that_of_positions(interleaved):
+    """Of one axis and of three, whichever frequencies turn with which."""
+    sections, every = [4, 2, 2], reference_bias.frequencies(1e4, 16)
+    random_places = torch.randint(0, 30, (12, 3), generator=torch.Generator().manual_seed(2))
+    axes = reference_bias.split_by_axis(every, sections, interleaved)
+    order = [(a, f) for a, axis in enumerate(axes) for f in axis]  # of no matter
+    angles = torch.stack([random_places[:, a].double() * f for a, f in order], dim=-1)
+    angles = torch.cat([angles, angles], dim=-1)
+    bias = bias_of_tables(angles.cos() * 1.3, angles.sin() * 1.3, 1.7)  # a factor, as YaRN's
+    wanted = reference.distance_bias(random_places.tolist(), axes, 1.7)
+    torch.testing.assert_close(bias.tril(), wanted, rtol=0, atol=1e-9)
+    torch.testing.assert_close(bias, bias.T)
+    frequencies = torch.tensor(every, dtype=torch.float64)
+    line = torch.arange(12)[None] * 3
+    angles = line[..., None] * frequencies
+    of_one = bias_of_distance(line, frequencies, 40)
+    torch.testing.assert_close(bias_of_tables(angles.cos(), angles.sin()).tril(), of_one)
+
+
 @pytest.mark.parametrize("form", ["paper", "code"])
 @pytest.mark.parametrize("seed", range(3))
 def test_anchors(form, seed):
@@ -150,6 +176,19 @@ def test_anchors(form, seed):
     anchors = choose_anchors(compare(points), 6, form)
     for row in range(2):
         assert anchors[row].tolist() == reference.anchors(points[row], 6, form)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_of_equal_tokens_the_first_alone_is_an_anchor(form, dtype):
+    points = random(2, 40, 12, seed=4).to(dtype) + 1.0
+    equal = [3, 7, 11, 15, 36]
+    points[:, equal] = points[:, 3:4] * torch.tensor([1.0, 2, 3, 0.7, 1.1], dtype=dtype)[:, None]
+    chosen = choose_anchors(compare(points), 34, form)
+    for row in range(2):
+        assert set(chosen[row].tolist()) & set(equal) <= {3}
+        alone = choose_anchors(compare(points[row]), 34, form)
+        assert sorted(alone.tolist()) == sorted(chosen[row].tolist())
 
 
 def test_lower_median():

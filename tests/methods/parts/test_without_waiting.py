@@ -22,7 +22,7 @@ from sparsight.methods import (
 from sparsight.methods.encoder import EncoderSignals
 from sparsight.methods.parts.anchors import find_lower_median, group_by_anchors
 from sparsight.methods.parts.bipartite import match_bipartite, merge_by_size
-from sparsight.methods.parts.calibration import bias_of_distance, bias_of_sizes
+from sparsight.methods.parts.calibration import bias_of_distance, bias_of_sizes, bias_of_tables
 from sparsight.methods.parts.choosers import (
     choose_determinantal,
     choose_discounted,
@@ -110,7 +110,7 @@ CHOICES = {
     ),
     "vidcom2": partial(choose_vidcom2, points.view(2, 3, 10, 8), 0.8, 6),
     "evs": partial(top_k, score_change(points.view(2, 3, 10, 8)), 6),
-    "restore": partial(group_by_anchors, points, index, 6),
+    "restore": partial(group_by_anchors, points, index, 6, images=index.new_empty(2, 30)),
     "median": partial(find_lower_median, empty(2, 30, dtype=torch.int64), score.long(), 6),
 }
 
@@ -184,6 +184,7 @@ def test_whole_methods(method):
 def test_what_is_neither():
     positions = empty(2, 30, dtype=torch.int64)
     assert bias_of_distance(positions, empty(4), 99).shape == (2, 30, 30)
+    assert bias_of_tables(points, points).shape == (2, 30, 30)
     assert group_by_components(points, 4).shape == (2, 30)
     assert share_among_groups(positions[:, :4], positions[:, :4], 16, 15).shape == (2, 4)
     assert count_outliers(score).shape == (2,)

@@ -12,6 +12,7 @@ from sparsight.methods.parts.merging import Groups, assign_to_nearest, count_mem
 from sparsight.methods.parts.tensors import check_count, list_others, take
 
 AnchorForm = Literal["paper", "code"]
+EQUAL = 1 - 1e-5  # cosine from which two tokens are the same, whatever rounding says
 
 
 def choose_anchors(similarity: Similarity, count: int, form: AnchorForm = "code") -> torch.Tensor:
@@ -23,6 +24,8 @@ def choose_anchors(similarity: Similarity, count: int, form: AnchorForm = "code"
     Source: RESTORE (arXiv 2606.01711). Paper and released code differ in the comparison and choose
     almost different anchors; published numbers probably come from the code.
     Differs: the densest token, which is compared to none in the paper's form, always is an anchor.
+        Of tokens that are equal, as row ends are, rounding would choose the denser one: here the
+        first counts as such, and the others score 0.
 
     Args:
         similarity: (..., N, N).
@@ -32,15 +35,16 @@ def choose_anchors(similarity: Similarity, count: int, form: AnchorForm = "code"
     """
     check_count(count, similarity.shape[-1])
     density = torch.cat([block.sum(dim=-1) for _, block in similarity.blocks()], dim=-1)
-    highest = []
+    highest, index = [], torch.arange(density.shape[-1], device=density.device)
     for first, block in similarity.blocks():
-        own = density[..., first : first + block.shape[-2], None]
-        other = density[..., None, :]
+        rows = slice(first, first + block.shape[-2])
+        own, other = density[..., rows, None], density[..., None, :]
         compared = other > own if form == "paper" else other < own
+        compared = torch.where(block > EQUAL, index < index[rows, None], compared)
         highest.append(block.masked_fill(~compared, float("-inf")).amax(dim=-1))
     nearest = torch.cat(highest, dim=-1)
     alone = nearest == float("-inf")
-    score = density * (1 - nearest.masked_fill(alone, 0.0))
+    score = density * (1 - nearest.masked_fill(alone, 0.0)).masked_fill(nearest > EQUAL, 0.0)
     if form == "paper":
         score = score.masked_fill(alone, float("inf"))
     return torch.sort(score, dim=-1, descending=True, stable=True).indices[..., :count]
@@ -65,21 +69,29 @@ def find_lower_median(labels: torch.Tensor, values: torch.Tensor, clusters: int)
 
 
 def group_by_anchors(
-    points: torch.Tensor, keep: torch.Tensor, count: int, form: AnchorForm = "code"
+    points: torch.Tensor,
+    keep: torch.Tensor,
+    count: int,
+    form: AnchorForm = "code",
+    images: torch.Tensor | None = None,
 ) -> Groups:
     """Return anchors among the tokens not kept, and which of these are most like which anchor.
 
     Source: RESTORE (arXiv 2606.01711): any method keeps half of the budget, the anchors are the
     other half; a merged token is its group's mean, stands at `find_lower_median` of its positions
     and counts as `count_members` in `bias_of_sizes`.
+    Differs: with `images`, a token joins an anchor of its own image where there is one.
 
     Args:
         points: (..., N, D) float.
         keep: (..., K) int64, ascending.
         count: anchors, in 1..N - K.
         form: as of `choose_anchors`.
+        images: (..., N) int64, image of each token; None if they are all of one.
     """
     pool = list_others(keep, points.shape[-2])
     similarity = compare(take(points, pool))
     anchors = choose_anchors(similarity, count, form)
-    return Groups(keep, pool.gather(-1, anchors), pool, assign_to_nearest(similarity, anchors))
+    own = None if images is None else images.gather(-1, pool)
+    labels = assign_to_nearest(similarity, anchors, own)
+    return Groups(keep, pool.gather(-1, anchors), pool, labels)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from sparsight.methods.parts.tensors import widen, widest
+from sparsight.methods.parts.tensors import normalise, widen, widest
 
 
 def bias_of_sizes(sizes: torch.Tensor) -> torch.Tensor:
@@ -71,3 +71,24 @@ def bias_of_axes(
         angles = steps * frequencies.to(widest(frequencies.device))
         like = like + (angles.cos().sum(dim=-1) / total).to(like.dtype)[apart]
     return (constant - like).log().tril()
+
+
+def bias_of_tables(
+    cosines: torch.Tensor, sines: torch.Tensor, constant: float = 2.0
+) -> torch.Tensor:
+    """Return the bias of distance from the rotary tables of the tokens.
+
+    D, the mean cosine of the angles between two tokens, is the cosine between their rows of the
+    tables: cos a cos b + sin a sin b = cos(a - b). So it is that of `bias_of_distance`, and of
+    `bias_of_axes` where frequencies turn with several axes, whatever positions are made of.
+    Differs: D does not tell before from behind, and no pair is set to 0: masks decide which exist.
+
+    Args:
+        cosines: (..., N, d) of each token's angles; a factor on both tables changes nothing.
+        sines: (..., N, d).
+        constant: c, above 1.
+    Returns: (..., N, N) float32 or wider, queries by keys.
+    """
+    turned = normalise(torch.cat([cosines, sines], dim=-1))
+    like = turned @ turned.transpose(-1, -2)
+    return (constant - like.clamp_max(1.0)).log()

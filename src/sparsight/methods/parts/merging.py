@@ -107,17 +107,25 @@ def merge(
     return total.to(points.dtype)
 
 
-def assign_to_nearest(similarity: Similarity, centres: torch.Tensor) -> torch.Tensor:
+def assign_to_nearest(
+    similarity: Similarity, centres: torch.Tensor, images: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return for every token the centre that it is most like; a centre belongs to itself.
 
     Source: VisionZip (contextual anchors), VScan (kept tokens), RESTORE (anchors).
 
     Args:
-        similarity: (..., N, N).
+        similarity: (..., N, N), cosines.
         centres: (..., C) int64, each once.
+        images: (..., N) int64, image of each token, whose centres go before those of other images;
+            None if it does not matter.
     Returns: (..., N) int64 in 0..C-1; of equally near centres the first.
     """
-    labels = similarity.rows(centres).argmax(dim=-2)
+    like = similarity.rows(centres)  # (..., C, N)
+    if images is not None:
+        other = images.gather(-1, centres)[..., :, None] != images[..., None, :]
+        like = like - 3.0 * other  # below every cosine
+    labels = like.argmax(dim=-2)
     own = torch.arange(centres.shape[-1], device=labels.device).expand_as(centres)
     return labels.scatter(-1, centres, own)
 
