@@ -117,6 +117,19 @@ def test_residuals(words, eta):
         torch.testing.assert_close(residual.ratio[row], ratio, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("eta", [0.3, 0.75, 0.999999])
+def test_rows_that_do_not_count_explain_nothing(eta):
+    visual, text = random(3, 15, 8), random(3, 6, 8, seed=1)
+    counts = torch.tensor([6, 4, 1])
+    present = torch.arange(6) < counts[:, None]
+    residual = measure_residual(visual, text, eta, present=present)
+    for row, count in enumerate(counts.tolist()):
+        alone = measure_residual(visual[row], text[row, :count], eta)
+        torch.testing.assert_close(residual.points[row], alone.points)
+        torch.testing.assert_close(residual.ratio[row], alone.ratio)
+    torch.testing.assert_close(residual.ratio[2], torch.ones(15, dtype=torch.float64))
+
+
 def test_strongest_heads():
     attention = random(2, 5, 9).abs()
     summed = sum_strongest_heads(attention, 2)
