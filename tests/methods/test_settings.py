@@ -9,7 +9,10 @@ from sparsight import sparsify
 from sparsight.cli.method import cli_name
 from sparsight.errors import SparsightError
 from sparsight.methods import (
+    DART,
     SCOPE,
+    SIEVE,
+    AutoPrune,
     DivPrune,
     Downscale,
     FastV,
@@ -59,6 +62,20 @@ CHANGES = {
         "rater": ({}, "all"),
         "kept": ({"kept": (14,)}, (13,)),
     },
+    DART: {
+        **EVERYWHERE,
+        "sites": ({}, (3,)),
+        "kept": ({"kept": (14,)}, (13,)),
+        "image_pivots": ({}, 1),
+        "text_pivots": ({"retain": 0.7}, 1),
+    },
+    AutoPrune: {
+        **EVERYWHERE,
+        "slope": ({}, 0.0),
+        "recycle": ({}, False),
+        "accounting": ({}, "authors"),
+    },
+    SIEVE: {**EVERYWHERE, "heads": ({}, 3), "eta": ({}, 0.1)},
     HiPrune: {**EVERYWHERE, "alpha": ({}, 1.0), "object_block": ({"alpha": 1.0}, 0)},
     VisPruner: {
         **EVERYWHERE,

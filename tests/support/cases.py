@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from sparsight.methods import (
+    DART,
     SCOPE,
+    SIEVE,
+    AutoPrune,
     DivPrune,
     Downscale,
     FastV,
@@ -36,9 +39,14 @@ LAYOUTS = {
     "long text among them": [["image", 7], [60]],
 }
 
-# those that choose by signals of the image encoder, and FastV: judged by recordings and by masking
+# those that choose by signals of the image encoder or of the decoder: judged by recordings, masking
 PUBLISHED = {
     "fastv": FastV(retain=0.5),
+    "dart": DART(retain=0.55),
+    "dart renumbered": DART(retain=20, text_pivots=2, positions="renumber"),
+    "autoprune": AutoPrune(retain=0.4),
+    "autoprune of the authors": AutoPrune(0.5, accounting="authors", positions="renumber"),
+    "sieve": SIEVE(retain=0.5),
     "hiprune": HiPrune(retain=0.4),
     "vispruner": VisPruner(retain=0.5, positions="renumber"),
     "visionzip": VisionZip(retain=0.6),

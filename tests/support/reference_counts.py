@@ -11,10 +11,12 @@ from fractions import Fraction
 
 from tests.support import reference as ref
 from tests.support import reference_baselines as base
+from tests.support import reference_curve
 
 BASELINES = ("Random", "Uniform", "Pool", "Downscale")
 BY_ENCODER = ("HiPrune", "VisPruner", "VisionZip", "DivPrune", "SCOPE")
-PRESETS = ("SparseVLM", "SparseVLMPlus", "FastV", *BY_ENCODER, *BASELINES)
+IN_DECODER = ("FastV", "DART", "SIEVE", "AutoPrune")
+PRESETS = ("SparseVLM", "SparseVLMPlus", *IN_DECODER, *BY_ENCODER, *BASELINES)
 SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
 BITS = 48  # of the bisected ratio
 
@@ -124,6 +126,8 @@ def _plan(method, kind, grids, layers):
     del kind  # a count of 1 and a share of 1.0 are equal as keys
     visual, name = sum(height * width for height, width in grids), type(method).__name__
     wanted = budget(method.retain, visual)
+    if name == "AutoPrune":
+        return Plan(*reference_curve.autoprune(method, wanted, visual, layers, split))
     sites = method.sites or scaled_sites(wanted, visual, layers)
     if wanted == visual and (isinstance(method.retain, int) or not getattr(method, "kept", None)):
         return Plan(sites, (visual,) * len(sites), (0,) * len(sites))

@@ -14,7 +14,7 @@ from sparsight.counts.schedule import Schedule
 from sparsight.engine.parts import Parts
 from sparsight.errors import PromptError
 from sparsight.methods.answer import check_plan
-from sparsight.methods.method import Method
+from sparsight.methods.method import OF_TEXT, Method
 from sparsight.sequence.question import check_questions, read_special_ids
 
 # the grid for which the prompt has placeholders, and the smaller grid that is encoded
@@ -123,7 +123,7 @@ class Planner:
     ) -> None:
         """Check that each sample has text behind its images that can rate them.
 
-        Methods that read no attention need no such text.
+        Methods that read nothing of such text need none.
 
         Args:
             ids: (B, L) int64 on the host; negative ids are no part of the prompt.
@@ -134,7 +134,7 @@ class Planner:
         Raises: PromptError: a sample has no such text.
         """
         pruned = any(schedule is not None and schedule.prunes for schedule in outline.schedules)
-        if "attention" not in self.method.signals or not pruned:
+        if self.method.signals.isdisjoint(OF_TEXT) or not pruned:
             return
         real = read_mask(ids.shape[1])
         if real is not None and real.shape == ids.shape:

@@ -22,10 +22,16 @@ from sparsight.methods.view import Selection, View
 
 Positions = Literal["renumber", "keep"]
 
-# Fields of a view that are filled only for methods that declare them: attention that raters pay to
-# visual tokens, the distance between the two, where in their images the visual tokens lie, input
-# embeddings of the text behind the images, and what the image encoder computed.
-SIGNALS = frozenset({"attention", "distance", "layout", "text", "encoder"})
+# Signals of the decoder layer before a site: the attention that raters pay to visual tokens, and
+# keys of visual tokens and of the text behind the images. Methods with them have no site 0.
+OF_LAYER = frozenset({"attention", "decoder_keys"})
+# Signals without which a prompt with no text behind its images cannot be pruned: those, and the
+# hidden states of that text.
+OF_TEXT = OF_LAYER | {"text_states"}
+# Fields of a view that are filled only for methods that declare them: those above, the distance of
+# raters and visual tokens, where in their images the visual tokens lie, input embeddings of that
+# text, the decoder's final norm, and what the image encoder computed.
+SIGNALS = OF_TEXT | {"distance", "layout", "text", "norm", "encoder"}
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,8 @@ class Method(ABC):
             adaptive methods.
         sites: decoder layers on whose entry the sequence gets shorter. None takes SparseVLM's,
             scaled to the model's depth, with an earlier first one where the budget is too small for
-            the layers before it. 0 is the input, before layer 0, and only for methods that read no
-            attention.
+            the layers before it. 0 is the input, before layer 0, and only for methods that read
+            nothing of the layer before a site.
         positions: "keep" leaves the remaining tokens at their rotary positions, "renumber" counts
             them from 0.
     """
@@ -93,7 +99,7 @@ class Method(ABC):
         Raises: SettingError: sites outside the decoder.
         """
         if self.sites is not None:
-            return check_sites(self.sites, layers, first=1 if "attention" in self.signals else 0)
+            return check_sites(self.sites, layers, first=1 if self.signals & OF_LAYER else 0)
         # the first site of a sample depends on its budget and moves forward, to site 1 at most
         first, *later = scale_sites(layers)
         return (*range(1, first + 1), *later)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from sparsight.errors import UnsupportedError
+from sparsight.methods.decoder import Norm
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals, Projector, TextSignal
 
 
@@ -30,11 +31,13 @@ class SampleSignals:
         encoder: (V, ...) of each need, for the visual tokens before any was removed.
         text: (T, D) input embeddings of the text behind the images; None if not declared.
         projector: turns features into visual tokens; None if not declared.
+        norm: the decoder's final norm; None if not declared.
     """
 
     encoder: Mapping[EncoderNeed, torch.Tensor] = field(default_factory=dict)
     text: torch.Tensor | None = None
     projector: Projector | None = None
+    norm: Norm | None = None
 
 
 def split_encoded(

@@ -9,7 +9,7 @@ import torch
 
 from sparsight.counts.schedule import Schedule
 from sparsight.methods.answer import check_any_rater, check_raters
-from sparsight.methods.method import Method
+from sparsight.methods.method import OF_TEXT, Method
 from sparsight.sequence.prompt import Prompt, require_raters
 
 
@@ -33,15 +33,17 @@ def choose_raters(
     Raises: PromptError: no text follows the last visual token of a sample.
     """
     pruned = [schedule is not None and schedule.prunes for schedule in schedules]
-    if "attention" not in method.signals or not any(pruned):
-        return [prompt.text[:0] for prompt in prompts]
+    raters = [prompt.text[:0] for prompt in prompts]
+    if method.signals.isdisjoint(OF_TEXT) or not any(pruned):
+        return raters
     require_raters(prompts)
+    if "attention" not in method.signals:
+        return raters
     rows = [row for row, is_pruned in enumerate(pruned) if is_pruned]
     with torch.autocast(embeds.device.type, enabled=False):
         flags = [_choose(method, prompts[row], embeds[row]) for row in rows]
     # one wait for the device for the whole batch
     on_host = torch.split(to_host(torch.cat(flags)), [len(flag) for flag in flags])
-    raters = [prompt.text[:0] for prompt in prompts]
     for row, flag in zip(rows, check_any_rater(on_host, method), strict=True):
         raters[row] = prompts[row].text[flag]
     return raters

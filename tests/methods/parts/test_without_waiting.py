@@ -86,7 +86,7 @@ CHOICES = {
         points,
         choose_pivots(measure_key_norm(keys), index, index, 1, 1),
         index,
-        2,
+        (2, 2),
         2,
     ),
     "cdpruner": partial(choose_cdpruner_halves, points, words[:, :1], 6),
