@@ -143,7 +143,8 @@ def test_fastv():
 )
 def test_dart(name, method, monkeypatch):
     settings, tensors = read(name)
-    model, hidden, key = recorded.model(64, 24), tensors["hidden"], tensors["keys"].double()[None]
+    model, hidden = recorded.model(64, 24), tensors["hidden"]
+    key = tensors["keys"].double()[None]
     first, length = settings["image_token_start_index"], settings["image_token_length"]
     end = first + length
     inputs = recorded.speak(model, hidden[:first], hidden[first:end], hidden[end:])

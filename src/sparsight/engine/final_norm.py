@@ -34,11 +34,9 @@ def make_norm(decoder: Any, method: Method) -> Norm | None:
 
 
 def apply_norm(norm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Return hidden states (..., D) behind a norm, which may lie on another device."""
-    weight = next(norm.parameters(), None)
-    given = hidden
-    # offloaded weights are on the meta device until the norm's own hooks load them
-    if weight is not None and weight.device.type != "meta":
-        given = hidden.to(weight.device, weight.dtype)
-    result: torch.Tensor = norm(given)
+    """Return hidden states (..., D) behind a norm, on their device.
+
+    The norm of a model over several devices brings its input to its own one.
+    """
+    result: torch.Tensor = norm(hidden)
     return result.to(hidden.device)

@@ -98,28 +98,26 @@ class DART(Method):
 
     def select(self, view: View) -> Selection:
         """Keep the pivots among the visual tokens, and what each pivot is least like."""
-        keys, text, norm = view.decoder_keys, view.text_states, view.norm
-        if keys is None or text is None or norm is None:
+        if view.decoder_keys is None or view.text_states is None or view.norm is None:
             raise SettingError(
                 "DART needs keys, the text's hidden states and the final norm; a view without them "
                 "has no pivots."
             )
-        visual, words = view.hidden.shape[1], text.values.shape[1]
-        places = torch.arange(visual + words, device=view.hidden.device)
-        places = places.expand(len(view.hidden), -1)  # (G, V + T)
-        lengths = [measure_key_norm(keys.visual), measure_key_norm(keys.text)]
+        hidden = view.norm(torch.cat([view.hidden, view.text_states.values], dim=1))
+        places = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
+        keys, present = view.decoder_keys, view.hidden.shape[1]
+        norms = [measure_key_norm(keys.visual), measure_key_norm(keys.text)]
         image_pivots = min(self.image_pivots, view.keep_count)
         pivots = choose_pivots(
-            torch.cat(lengths, dim=-1),
-            places[:, :visual],
-            places[:, visual:],
+            torch.cat(norms, dim=1),
+            places[:, :present],
+            places[:, present:],
             image_pivots,
             self.text_pivots,
-            present=text.present,
-        )
+            present=keys.present,
+        )  # (G, P)
         counts = share_among_pivots(view.keep_count - image_pivots, pivots.shape[1])
-        hidden = norm(torch.cat([view.hidden, text.values], dim=1))  # (G, V + T, D)
-        order = choose_unlike_pivots(hidden, pivots, places[:, :visual], counts, image_pivots)
+        order = choose_unlike_pivots(hidden, pivots, places[:, :present], counts, image_pivots)
         keep, score = keep_order(order, view.images)
         return Selection(keep, score=score)
 
