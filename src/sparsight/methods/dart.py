@@ -71,10 +71,9 @@ class DART(Method):
             object.__setattr__(self, "kept", read_whole_numbers("kept", self.kept))
             check_kept(self.kept, self.sites)
         for field in ("image_pivots", "text_pivots"):
-            (count,) = read_whole_numbers(field, (getattr(self, field),))
-            object.__setattr__(self, field, count)
-            if count < 1:
-                raise SettingError(f"{field}={count} chooses nothing; give a count >= 1.")
+            count = getattr(self, field)
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                raise SettingError(f"{field}={count!r} is out of range; give an int >= 1.")
 
     @classmethod
     def paper(cls, retain: int) -> Self:
