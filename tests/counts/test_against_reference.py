@@ -34,14 +34,12 @@ def methods(draw, layers):
     if kind is AutoPrune:
         changes["recycle"] = draw(st.booleans())
         changes["slope"] = draw(st.floats(0, 1) | st.just(0))
-        if changes["sites"] is None:
-            changes["accounting"] = draw(st.sampled_from(["entering", "authors"]))
     if kind is SparseVLM:
         changes["recycle"] = draw(st.booleans())
         changes["tau"] = draw(st.floats(0.01, 1))
         changes["theta"] = draw(st.floats(0.01, 1))
         changes["accounting"] = draw(st.sampled_from(["entering", "authors"]))
-    if kind is SparseVLM and changes["sites"] and draw(st.booleans()):
+    if kind in (SparseVLM, AutoPrune) and changes["sites"] and draw(st.booleans()):
         count = len(changes["sites"])
         kept = draw(st.lists(st.integers(1, 20), min_size=count, max_size=count))
         changes["kept"] = tuple(sorted(kept, reverse=True))

@@ -92,7 +92,7 @@ def test_sieve_votes_with_three_eighths_of_the_heads():
     [
         AutoPrune(retain=0.4),
         AutoPrune(retain=0.5, slope=0.0, recycle=False),
-        AutoPrune(retain=0.5, accounting="authors", positions="renumber"),
+        AutoPrune(retain=0.5, sites=(1, 2, 6), kept=(30, 12, 5), positions="renumber"),
         AutoPrune(retain=0.6, sites=(2, 3, 6)),
     ],
     ids=str,
@@ -125,6 +125,7 @@ def test_published_settings(retain):
     assert round(plan.mean()) == {192: 220, 128: 160, 64: 100}[retain]
     plan = AutoPrune.paper(retain).plan(576, 32)
     assert plan.counts[0] == int(2.5 * retain)
+    assert round(plan.mean()) == {192: 209, 128: 146, 64: 82}[retain]
     assert plan.mean("authors") == pytest.approx(retain, abs=1)
     for method in (DART, AutoPrune):
         with pytest.raises(BudgetError, match=r"was not published; choose 192, 128, 64"):
@@ -139,7 +140,7 @@ def test_settings_out_of_range_are_refused():
         "eta=1.0 is out of range": lambda: SIEVE(retain=64, eta=1.0),
         "heads=0 is out of range": lambda: SIEVE(retain=64, heads=0),
         "slope=-0.1 is out of range": lambda: AutoPrune(retain=64, slope=-0.1),
-        "leave sites out": lambda: AutoPrune(retain=64, accounting="authors", sites=(3,)),
+        "needs as many sites": lambda: AutoPrune(retain=64, kept=(3,)),
     }
     for message, make in refused.items():
         with pytest.raises(SettingError, match=message):

@@ -186,7 +186,7 @@ def test_sieve(name):
 def test_autoprune(name, entering):
     settings, tensors = read(name)
     slope, target = float(tensors["slope"]), settings["target"]
-    method = AutoPrune(target, slope=slope, accounting="authors")
+    method = AutoPrune.paper(target, slope)
     plan = method.plan(settings["original_tokens"], settings["layers"])
     assert plan.counts == tuple(tensors["planned_counts"].tolist())[:-1]
     assert plan.mean() == entering

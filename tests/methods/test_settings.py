@@ -73,7 +73,7 @@ CHANGES = {
         **EVERYWHERE,
         "slope": ({}, 0.0),
         "recycle": ({}, False),
-        "accounting": ({}, "authors"),
+        "kept": (KEPT, (14, 8)),
     },
     SIEVE: {**EVERYWHERE, "heads": ({}, 3), "eta": ({}, 0.1)},
     HiPrune: {**EVERYWHERE, "alpha": ({}, 1.0), "object_block": ({"alpha": 1.0}, 0)},

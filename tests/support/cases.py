@@ -45,7 +45,9 @@ PUBLISHED = {
     "dart": DART(retain=0.55),
     "dart renumbered": DART(retain=20, text_pivots=2, positions="renumber"),
     "autoprune": AutoPrune(retain=0.4),
-    "autoprune of the authors": AutoPrune(0.5, accounting="authors", positions="renumber"),
+    "autoprune renumbered": AutoPrune(
+        retain=0.5, sites=(1, 2, 6), kept=(30, 12, 5), positions="renumber"
+    ),
     "sieve": SIEVE(retain=0.5),
     "hiprune": HiPrune(retain=0.4),
     "vispruner": VisPruner(retain=0.5, positions="renumber"),

@@ -2,7 +2,6 @@
 
 import math
 from fractions import Fraction
-from itertools import pairwise
 
 TAU, THETA = 0.3, 0.1
 
@@ -47,36 +46,6 @@ def cost(counts, spans):
     return sum(n * span for n, span in zip(counts, spans, strict=True))
 
 
-def leaving(target, visual, layers, slope):
-    """Kept tokens and counts by the authors' rule, of what leaves each layer but the last."""
-    start = min(visual, int(2.5 * target))
-
-    def counts_of(factor):
-        kept, counts = [start], [start]
-        for layer in range(1, layers):
-            share = min(1.0, factor * fraction(slope, layer, layers))
-            kept.append(min(math.ceil((start - 1) * share), int(2.5 * target)))
-            pool = int(0.3 * (counts[-1] - kept[-1])) + 1
-            counts.append(kept[-1] + pool // 10 + 1)
-        return kept, counts
-
-    low, high = 0.0, 20.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        total = sum(counts_of(middle)[1])
-        if total <= target * layers:
-            low = middle
-        else:
-            high = middle
-        if total == target * layers:
-            break
-    kept, counts = counts_of(low)
-    for i in range(1, layers):
-        counts[i] = min(counts[i - 1], counts[i])
-        kept[i] = min(max(1, kept[i]), counts[i])
-    return kept[: layers - 1], counts[: layers - 1]
-
-
 def autoprune(method, wanted: Fraction, visual, layers, split):
     """Sites, tokens kept and tokens recycled of one sample.
 
@@ -85,14 +54,20 @@ def autoprune(method, wanted: Fraction, visual, layers, split):
     sites = method.sites or tuple(range(1, layers))
     if wanted == visual:
         return sites, (visual,) * len(sites), (0,) * len(sites)
-    if method.accounting == "authors":
-        kept, counts = leaving(max(1, math.floor(wanted)), visual, layers, method.slope)
-    else:
-        counts = entering(wanted, visual, sites, layers, method.slope)
-        kept = counts[:1]
-        for before, count in pairwise(counts):
-            kept.append(split(count, before, TAU, THETA)[0])
-    if not method.recycle:
-        kept = counts
-    recycled = tuple(count - k for count, k in zip(counts, kept, strict=True))
-    return sites, tuple(kept), recycled
+    counts = method.kept or entering(wanted, visual, sites, layers, method.slope)
+    steps, before = [(counts[0], 0)], counts[0]
+    for count in counts[1:]:
+        if not method.recycle:
+            steps.append((count, 0))
+        elif method.kept:
+            steps.append((count, rebuilt(before - count)))
+        else:
+            steps.append(split(count, before, TAU, THETA))
+        before = sum(steps[-1])
+    kept, recycled = zip(*steps, strict=True)
+    return sites, kept, recycled
+
+
+def rebuilt(dropped):
+    """The authors' clusters: 30 % of the dropped tokens and one, a tenth of those and one."""
+    return (int(TAU * dropped) + 1) // 10 + 1 if dropped else 0

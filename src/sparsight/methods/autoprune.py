@@ -11,17 +11,18 @@ from typing import ClassVar, Self
 from sparsight.counts.budget import EPSILON, resolve_retain
 from sparsight.counts.curve import follow_curve
 from sparsight.counts.layout import Layout, count_tokens
-from sparsight.counts.published import take_published
-from sparsight.counts.recycling import split_counts
-from sparsight.counts.schedule import Accounting, Schedule, check_sites
+from sparsight.counts.published import check_kept, choose_kept, take_published
+from sparsight.counts.recycling import add_recycled, split_counts
+from sparsight.counts.schedule import PAPER_LAYERS, Schedule, check_sites
 from sparsight.errors import SettingError
-from sparsight.methods.method import Method, check_choice
+from sparsight.methods.method import Method, read_whole_numbers
 from sparsight.methods.parts.choosers import top_k
-from sparsight.methods.parts.levels import count_kept, fit_curve, plan_counts, stretch_curve
+from sparsight.methods.parts.levels import count_kept, draw_curve, fit_curve, stretch_curve
 from sparsight.methods.rebuilding import rebuild_dropped
 from sparsight.methods.view import Selection, View
 
 PAPER_BUDGETS = {192: (192,), 128: (128,), 64: (64,)}
+SLOPE = 0.2  # the middle of what the code's rule can give
 HIGHEST = 2.5  # no site leaves more than this times the budget
 TAU, THETA = 0.3, 0.1  # of the dropped tokens, share that is clustered; clusters of each of those
 
@@ -41,9 +42,8 @@ class AutoPrune(Method):
         heads, has 0.29 to 0.33. I adds up over heads, so models with many have flat curves.
         In layer 0 the code ranks by the class token's attention of the image encoder and, with a
         small weight, by text; here text ranks there too, as everywhere.
-        A budget is the mean of the tokens that enter each layer, recycled ones included; the code
-        counts those that leave a layer, as accounting="authors" and `paper()` do: its 192, 128 and
-        64 of 576 are 204, 145 and 82 that enter.
+        A budget is the mean of the tokens that enter each layer, recycled ones included. The code
+        counts those that leave a layer, and so does `paper()`.
         The curve is stretched to decoders of other depths. Every image keeps its best token.
         Tokens keep their positions; the code renumbers, as `paper()` does.
 
@@ -51,8 +51,8 @@ class AutoPrune(Method):
         slope: k of the curve at 32 layers, in [0, 1]; 0 keeps counts constant.
         recycle: whether some of the tokens that leave a site are rebuilt from dropped ones; the
             first site rebuilds none.
-        accounting: whose layer mean `retain` speaks of: tokens "entering" a layer, or the
-            "authors'" booking of those that leave it.
+        kept: tokens kept at each site, recycled ones not counted, instead of counts solved from
+            `retain`.
     """
 
     name: ClassVar[str] = "autoprune"
@@ -61,35 +61,39 @@ class AutoPrune(Method):
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_BUDGETS)
     signals: ClassVar[frozenset[str]] = frozenset({"attention"})
 
-    slope: float = 0.2
+    slope: float = SLOPE
     recycle: bool = True
-    accounting: Accounting = "entering"
+    kept: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
         super().__post_init__()
         if not 0.0 <= self.slope <= 1.0:
-            raise SettingError(
-                f"slope={self.slope!r} is out of range; give a number in [0, 1], such as "
-                "find_slope(information) of sparsight.methods.parts.levels."
-            )
-        check_choice("accounting", self.accounting, ("entering", "authors"))
-        if self.accounting == "authors" and self.sites is not None:
-            raise SettingError(
-                f'accounting="authors" counts what leaves every layer; sites={self.sites}, leave '
-                "sites out."
-            )
+            raise SettingError(f"slope={self.slope!r} is out of range; give a number in [0, 1].")
+        if self.kept is not None:
+            object.__setattr__(self, "kept", read_whole_numbers("kept", self.kept))
+            check_kept(self.kept, self.sites)
 
     @classmethod
-    def paper(cls, retain: int) -> Self:
-        """Return the authors' settings for LLaVA-1.5 at one of their budgets.
+    def paper(cls, retain: int, slope: float = SLOPE) -> Self:
+        """Return the authors' counts for LLaVA-1.5 at one of their budgets.
 
-        Differs: the slope is the default, not measured.
+        Differs: the counts are absolute, made for 576 visual tokens and 32 layers. `retain` names
+            the mean of the tokens that leave a layer, as the source does; 192, 128 and 64 have
+            layer means of 209, 146 and 82.
 
+        Args:
+            retain: 192, 128 or 64.
+            slope: `find_slope` of a measured mutual information; the default is not measured.
         Raises: BudgetError: no figures were published for the budget.
         """
         take_published(cls.__name__, PAPER_BUDGETS, retain)
-        return cls(retain=retain, accounting="authors", positions="renumber")
+        start = int(HIGHEST * retain)
+        curve = fit_curve(draw_curve(slope, PAPER_LAYERS), retain, start)
+        # what leaves the last layer enters none
+        kept = (start, *(count_kept(fraction, retain, start) for fraction in curve[:-1]))
+        sites = tuple(range(1, PAPER_LAYERS))
+        return cls(retain=retain, sites=sites, positions="renumber", slope=slope, kept=kept)
 
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every layer but the first, or the sites that were given."""
@@ -99,42 +103,27 @@ class AutoPrune(Method):
         """Plan the counts along the curve."""
         visual_tokens, sites = count_tokens(layout), self.list_sites(layers)
         budget = resolve_retain(self.retain, visual_tokens)
-        kept = counts = (visual_tokens,) * len(sites)
-        if self.accounting == "authors" and budget < visual_tokens:
-            kept, counts = self._plan_leaving(int(budget + EPSILON), visual_tokens, layers)
-        elif budget < visual_tokens:
-            curve = [math.inf, *stretch_curve(self.slope, layers)]  # by site
-            counts = follow_curve(
-                budget,
-                visual_tokens,
-                sites,
-                layers,
-                shares=[curve[site - 1] for site in sites],
-                most=min(visual_tokens, int(HIGHEST * budget + EPSILON)),
-            )
-            later, _ = split_counts(counts[1:], counts[0], TAU, THETA)
-            kept = (counts[0], *later)
-        if not self.recycle:
-            kept = counts
-        recycled = tuple(n - k for n, k in zip(counts, kept, strict=True))
+        recycled = (0,) * len(sites)
+        if budget >= visual_tokens:
+            return Schedule(visual_tokens, layers, sites, (visual_tokens,) * len(sites), recycled)
+        kept = choose_kept(type(self).__name__, self.kept, self.retain, visual_tokens)
+        if kept is not None:
+            if self.recycle:  # on top of the tokens kept
+                recycled = (0, *add_recycled(kept[1:], kept[0], TAU, THETA))
+            return Schedule(visual_tokens, layers, sites, kept, recycled)
+        curve = [math.inf, *stretch_curve(self.slope, layers)]  # by site
+        kept = follow_curve(
+            budget,
+            visual_tokens,
+            sites,
+            layers,
+            shares=[curve[site - 1] for site in sites],
+            most=min(visual_tokens, int(HIGHEST * budget + EPSILON)),
+        )
+        if self.recycle:  # within the count
+            later, rebuilt = split_counts(kept[1:], kept[0], TAU, THETA)
+            kept, recycled = (kept[0], *later), (0, *rebuilt)
         return Schedule(visual_tokens, layers, sites, kept, recycled)
-
-    def _plan_leaving(
-        self, target: int, visual_tokens: int, layers: int
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return tokens kept at each site, and all that leave it, by the authors' counts.
-
-        Args: target: layer mean of the tokens that leave a layer.
-        """
-        target = max(1, target)
-        start = min(visual_tokens, int(HIGHEST * target))
-        curve = fit_curve(stretch_curve(self.slope, layers), target, start)
-        kept, counts = [start], [start]
-        planned = plan_counts(curve, target, start)[1:-1]  # what leaves the last layer enters none
-        for fraction, count in zip(curve[:-1], planned, strict=True):
-            counts.append(min(count, counts[-1]))  # a site cannot bring tokens back
-            kept.append(min(max(1, count_kept(fraction, target, start)), counts[-1]))
-        return tuple(kept), tuple(counts)
 
     def select(self, view: View) -> Selection:
         """Keep the tokens that the text attends to most, and recycle some of the dropped ones."""
