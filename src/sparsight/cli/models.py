@@ -14,7 +14,10 @@ from sparsight.families import Family, families
 from sparsight.families.refused import REFUSED
 from sparsight.families.unknown import DANGERS
 from sparsight.methods import (
+    DART,
     SCOPE,
+    SIEVE,
+    AutoPrune,
     DivPrune,
     Downscale,
     FastV,
@@ -35,6 +38,9 @@ METHODS: tuple[Method, ...] = (
     SparseVLM(retain=0.5, positions="renumber"),
     SparseVLMPlus(retain=0.5),
     FastV(retain=0.5),
+    DART(retain=0.5),
+    AutoPrune(retain=0.5),
+    SIEVE(retain=0.5),
     HiPrune(retain=0.5),
     VisPruner(retain=0.5),
     VisionZip(retain=0.5),

@@ -78,7 +78,8 @@ class Stats:
         pools: (B,) how many dropped tokens were clustered at each site that pruned the sample.
         value_bytes: bytes of one number in the cache.
         host_reads: how often the engine waited for the device; the rank of `level="rank"`, which is
-            read on the host at every site, is not counted.
+            read on the host at every site, is not counted, nor are SIEVE's eigenvalues, which torch
+            checks there.
         windows: (L,) sliding window of each layer's cache, 0 for none; () where no cache layer
             slides.
     """
