@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from sparsight.counts.layout import grids_layout
 from sparsight.errors import BudgetError
-from sparsight.methods import Downscale, Pool, Random, SparseVLM, SparseVLMPlus, Uniform
+from sparsight.methods import (
+    AutoPrune,
+    Downscale,
+    Pool,
+    Random,
+    SparseVLM,
+    SparseVLMPlus,
+    Uniform,
+)
 from tests.support import reference_counts
 
 shares = st.sampled_from([1.0, 0.5, 1 / 3, 0.1, 1, 2, 10, 50]) | st.floats(0.01, 1)
@@ -15,19 +23,23 @@ shares = st.sampled_from([1.0, 0.5, 1 / 3, 0.1, 1, 2, 10, 50]) | st.floats(0.01,
 @st.composite
 def methods(draw, layers):
     """Draw a method with settings that move its counts."""
-    kind = draw(st.sampled_from([SparseVLM, SparseVLMPlus, Random, Uniform, Pool, Downscale]))
+    kinds = [SparseVLM, SparseVLMPlus, AutoPrune, Random, Uniform, Pool, Downscale]
+    kind = draw(st.sampled_from(kinds))
     changes = {"retain": draw(shares)}
     if kind in (Pool, Downscale):
         return kind(**changes)
     first = int("attention" in kind.signals)
     sites = st.sets(st.integers(first, layers - 1), min_size=1, max_size=4).map(sorted)
     changes["sites"] = draw(st.none() | sites.map(tuple))
+    if kind is AutoPrune:
+        changes["recycle"] = draw(st.booleans())
+        changes["slope"] = draw(st.floats(0, 1) | st.just(0))
     if kind is SparseVLM:
         changes["recycle"] = draw(st.booleans())
         changes["tau"] = draw(st.floats(0.01, 1))
         changes["theta"] = draw(st.floats(0.01, 1))
         changes["accounting"] = draw(st.sampled_from(["entering", "authors"]))
-    if kind is SparseVLM and changes["sites"] and draw(st.booleans()):
+    if kind in (SparseVLM, AutoPrune) and changes["sites"] and draw(st.booleans()):
         count = len(changes["sites"])
         kept = draw(st.lists(st.integers(1, 20), min_size=count, max_size=count))
         changes["kept"] = tuple(sorted(kept, reverse=True))

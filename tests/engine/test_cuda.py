@@ -8,7 +8,18 @@ import torch
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.engine.passes import Pass
-from sparsight.methods import EADP, CDPruner, MMTok, Pool, Random, Restore, Uniform
+from sparsight.methods import (
+    DART,
+    EADP,
+    SIEVE,
+    AutoPrune,
+    CDPruner,
+    MMTok,
+    Pool,
+    Random,
+    Restore,
+    Uniform,
+)
 from tests.support import tiny, tiny_rotary
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -18,6 +29,9 @@ METHODS = {
     "renumber": SparseVLM(retain=0.5, positions="renumber"),
     "rank": SparseVLM(level="rank", retain=None),
     "plus": SparseVLMPlus(retain=0.5),
+    "dart": DART(retain=0.6),
+    "autoprune": AutoPrune(retain=0.5),
+    "sieve": SIEVE(retain=0.5),
     "random": Random(retain=0.5),
     "uniform": Uniform(retain=0.3),
     "pool": Pool(retain=0.4),
@@ -96,8 +110,9 @@ def waits(model, inputs):
     ]
 
 
-# the rank of attention is read on the host at every site, and counted nowhere
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "rank"])
+# the rank of attention is read on the host at every site, and eigenvalues are checked there; both
+# are counted nowhere
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("rank", "sieve")])
 def test_every_wait_is_counted(name, monkeypatch):
     reads, plain = [], Pass.to_host
     monkeypatch.setattr(Pass, "to_host", lambda state, x: reads.append(1) or plain(state, x))

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
-from sparsight.methods import Random, Restore, Uniform
+from sparsight.methods import DART, SIEVE, Random, Restore, Uniform
 from tests.support import contract, tiny, tiny_rotary
 from tests.support.caches import cached
 from tests.support.two_devices import FIRST, SECOND, Places, put, send
@@ -16,6 +16,8 @@ METHODS = {
     "renumber": SparseVLM(retain=0.5, positions="renumber"),
     "keep": SparseVLM(retain=0.5),
     "plus": SparseVLMPlus(retain=0.5),
+    "dart": DART(retain=0.6),
+    "sieve": SIEVE(retain=0.5),
     "random": Random(retain=0.5),
     "uniform inside": Uniform(retain=0.5, sites=(0, 3, 5)),
     "restore": Restore(retain=0.5, base=Random(sites=(0, 3, 5))),

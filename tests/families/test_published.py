@@ -1,15 +1,21 @@
-"""Methods that read image encoders other than CLIP: what they owe every prompt, and refusals."""
+"""Published methods on models other than LLaVA with CLIP: what they owe prompts, and refusals."""
+
+from functools import partial
 
 import pytest
 import torch
 
 from sparsight import sparsify
+from sparsight.engine import reader
 from sparsight.engine.support import describe, supports
 from sparsight.errors import UnsupportedError
 from sparsight.families import family_named
 from sparsight.methods import (
+    DART,
     EADP,
     SCOPE,
+    SIEVE,
+    AutoPrune,
     CDPruner,
     DivPrune,
     FasterVLM,
@@ -24,13 +30,15 @@ from sparsight.methods import (
     VisionZip,
     VisPruner,
 )
-from sparsight.methods.encoder import TextSignal
-from sparsight.sequence import compactor
+from sparsight.sequence.prompt import read_prompts
 from tests.support import contract, tiny, tiny_rotary, tiny_towers
 
 MERGED = {"score": "received", "merge": "tokens", "block": 0}
 RECEIVED = {
     "fastv": FastV(retain=0.5),
+    "dart": DART(retain=0.6),
+    "autoprune": AutoPrune(retain=0.5),
+    "sieve": SIEVE(retain=0.5),
     "hiprune": HiPrune(retain=0.4),
     "fastervlm": FasterVLM(retain=0.4, score="received"),
     "vispruner": VisPruner(retain=0.5, score="received"),
@@ -134,26 +142,9 @@ def test_decoding_goes_on_where_the_prompt_ended(method):
         done = model.generate(**batch.inputs, max_new_tokens=4, **options)
         said = done.sequences[0, batch.inputs["input_ids"].shape[1] :].tolist()
         longer = tiny_rotary.longer("qwen25", batch.inputs, said[:-1])
-        # words behind the question rate, too: they are asked to leave the choice as it was
+        # words behind the question rate, too: like drafted ones, they leave the choice as it was
         with pytest.MonkeyPatch.context() as patch:
-            if isinstance(method, FastV):
-                patch.setattr(FastV, "raters", lambda self, _, text: last_but(text, len(said) - 1))
-            stack = compactor.stack_text
-            patch.setattr(
-                compactor, "stack_text", lambda *given: all_but(stack(*given), len(said) - 1)
-            )
+            drafted = partial(read_prompts, candidates=len(said) - 1)
+            patch.setattr(reader, "read_prompts", lambda *given: drafted(*given[:3]))
             whole = model(**longer).logits[0, -len(said) :]
     contract.close(torch.cat(list(done.logits)).to(whole.dtype), whole, "decoding")
-
-
-def last_but(text, skipped):
-    chosen = torch.zeros(len(text), dtype=torch.bool)
-    chosen[-1 - skipped] = True
-    return chosen
-
-
-def all_but(text, skipped):
-    if text is None:
-        return None
-    ids = tuple(row[:-skipped] for row in text.ids)
-    return TextSignal(text.embeds[:, :-skipped], text.present, ids)

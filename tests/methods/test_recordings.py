@@ -6,7 +6,10 @@ import torch
 from sparsight import sparsify
 from sparsight.counts.layout import grids_layout
 from sparsight.methods import (
+    DART,
     SCOPE,
+    SIEVE,
+    AutoPrune,
     DivPrune,
     FasterVLM,
     FastV,
@@ -15,6 +18,7 @@ from sparsight.methods import (
     PruneSID,
     VisionZip,
     VisPruner,
+    dart,
 )
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals
 from sparsight.methods.view import View
@@ -24,9 +28,10 @@ from tests.support.recordings import read
 SOURCE, MIDDLE = 3, 2  # of five blocks, the one that makes the features, and 0.35 of the depth
 
 
-def keep(model, method, images=1, side=24, rows=None):
+def keep(model, method, images=1, *, side=24, rows=None, inputs=None):
     """Which visual tokens of each sample the engine keeps, and the probe of that pass."""
-    inputs = tiny.batch(rows or [["image", 6]] * images, side=side * tiny.PATCH).inputs
+    if inputs is None:
+        inputs = tiny.batch(rows or [["image", 6]] * images, side=side * tiny.PATCH).inputs
     with (
         sparsify(model, method) as run,
         contract.Probe(model) as probe,
@@ -171,3 +176,63 @@ def test_fastv():
     assert torch.equal(kept[0], tensors["kept"])
     other = FastV(retain=count, kept=(count,), sites=site, rater="all")
     assert not torch.equal(keep(model, other, side=12, rows=rows)[0][0], tensors["kept"])
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("dart-576-128", DART.paper(128)),
+        ("dart-576-ratio", DART(retain=60, kept=(60,))),
+    ],
+)
+def test_dart(name, method, monkeypatch):
+    settings, tensors = read(name)
+    model, hidden = recorded.model(64, 24), tensors["hidden"]
+    key = tensors["keys"].double()[None]
+    first, length = settings["image_token_start_index"], settings["image_token_length"]
+    end = first + length
+    inputs = recorded.speak(model, hidden[:first], hidden[first:end], hidden[end:])
+    recorded.put_in_decoder(model, 1, (torch.zeros_like(key), key), 0.25)
+    model.model.language_model.norm = torch.nn.Identity()  # recorded behind it
+    ours, chosen = dart.choose_pivots, []
+
+    def in_recorded_order(*given, **named):
+        chosen.append(ours(*given, **named))
+        return tensors["pivot_order"][None] - first
+
+    monkeypatch.setattr(dart, "choose_pivots", in_recorded_order)
+    kept, _ = keep(model, method, inputs=inputs)
+    assert torch.equal(kept[0], tensors["kept"])
+    assert torch.equal((chosen[0][0] + first).sort().values, tensors["pivot_order"].sort().values)
+
+
+@pytest.mark.parametrize("name", ["sieve-576-64", "sieve-576-128"])
+def test_sieve(name):
+    settings, tensors = read(name)
+    attention, text = tensors["attention"].double(), tensors["text"]
+    model, words = recorded.model(96, 24), len(text)
+    inputs = recorded.speak(model, text[:1], tensors["visual"], text)
+    # each word pays its share of what was recorded as their sum, the first token the rest
+    _, key = recorded.attending(attention[None] / attention.sum(dim=-1).max() * 0.9)
+    unseen = torch.full((1, len(attention), words, 1), -200.0)
+    key = torch.cat([key, unseen], dim=2)
+    recorded.put_in_decoder(model, 0, (torch.ones_like(key), key), 1.0)
+    count = settings["retain"]
+    entering = (576 + 3 * count) / 4 / 576  # one full layer of four
+    method = SIEVE(entering, sites=(1,), heads=settings["heads"], eta=settings["eta"])
+    kept, _ = keep(model, method, inputs=inputs)
+    assert torch.equal(kept[0], tensors["kept"])
+
+
+@pytest.mark.parametrize(
+    ("name", "entering"), [("autoprune-576-64", 81.875), ("autoprune-576-128", 144.59375)]
+)
+def test_autoprune(name, entering):
+    settings, tensors = read(name)
+    slope, target = float(tensors["slope"]), settings["target"]
+    method = AutoPrune.paper(target, slope)
+    plan = method.plan(settings["original_tokens"], settings["layers"])
+    assert plan.counts == tuple(tensors["planned_counts"].tolist())[:-1]
+    assert plan.mean() == entering
+    own = AutoPrune(target, slope=slope).plan(settings["original_tokens"], settings["layers"])
+    assert target - 1 / settings["layers"] < own.mean() <= target

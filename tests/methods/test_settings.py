@@ -9,9 +9,12 @@ from sparsight import sparsify
 from sparsight.cli.method import cli_name
 from sparsight.errors import SparsightError
 from sparsight.methods import (
+    DART,
     EADP,
     EVS,
     SCOPE,
+    SIEVE,
+    AutoPrune,
     CDPruner,
     DivPrune,
     Downscale,
@@ -81,6 +84,20 @@ CHANGES = {
         "rater": ({}, "all"),
         "kept": ({"kept": (14,)}, (13,)),
     },
+    DART: {
+        **EVERYWHERE,
+        "sites": ({}, (3,)),
+        "kept": ({"kept": (14,)}, (13,)),
+        "image_pivots": ({}, 1),
+        "text_pivots": ({"retain": 0.7}, 1),
+    },
+    AutoPrune: {
+        **EVERYWHERE,
+        "slope": ({}, 0.0),
+        "recycle": ({}, False),
+        "kept": (KEPT, (14, 8)),
+    },
+    SIEVE: {**EVERYWHERE, "heads": ({}, 3), "eta": ({}, 0.1)},
     HiPrune: {**EVERYWHERE, "alpha": ({}, 1.0), "object_block": ({"alpha": 1.0}, 0)},
     FasterVLM: {**EVERYWHERE, "score": ({}, "received")},
     VisPruner: {

@@ -25,6 +25,7 @@ from sparsight.methods import (
     VisPruner,
     methods,
 )
+from sparsight.methods.decoder import DecoderKeys, TextStates
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals, TextSignal
 from sparsight.methods.method import SIGNALS
 from sparsight.methods.view import Distance, Selection, View
@@ -83,7 +84,15 @@ class Encoder(EncoderSignals):
 
 
 def view(signals, site, needs=(), layout=IMAGE):
-    text = TextSignal(torch.zeros(2, 3, 8))
+    random = torch.Generator().manual_seed(3)
+    keys = [torch.randn(2, 2, count, 4, generator=random) for count in (36, 3)]
+    given = {
+        "text": TextSignal(torch.zeros(2, 3, 8)),
+        "text_states": TextStates(torch.randn(2, 3, 8, generator=random)),
+        "decoder_keys": DecoderKeys(*keys),
+        "norm": torch.nn.Identity(),
+    }
+    named = {name: given[name] if name in signals else Forbidden(name) for name in given}
     place = torch.arange(36).expand(2, -1)
     distance = Distance(place, torch.arange(40, 43).expand(2, -1), 50, torch.ones(4))
     return View(
@@ -95,9 +104,9 @@ def view(signals, site, needs=(), layout=IMAGE):
         attention=Attention() if "attention" in signals else Forbidden("attention"),
         distance=distance if "distance" in signals else Forbidden("distance"),
         layout=layout if "layout" in signals else Forbidden("layout"),
-        text=text if "text" in signals else Forbidden("text"),
         encoder=Encoder(needs) if "encoder" in signals else Forbidden("encoder"),
         sizes=torch.ones(2, 36) if "sizes" in signals else Forbidden("sizes"),
+        **named,
     )
 
 
@@ -175,6 +184,7 @@ def test_a_method_that_declares_nothing_gets_nothing_and_taps_nothing():
 
         def select(self, view):
             seen.append((view.attention, view.distance, view.layout, view.text))
+            seen.append((view.text_states, view.decoder_keys, view.norm))
             with pytest.raises(MethodError, match="without being declared"):
                 view.encoder.features()
             return Selection(torch.arange(view.count).expand(len(view.hidden), -1))
@@ -182,7 +192,7 @@ def test_a_method_that_declares_nothing_gets_nothing_and_taps_nothing():
     model = tiny_model("sdpa")
     with torch.no_grad(), sparsify(model, Plain(retain=0.5)) as run:
         model(**tiny.batch([["image", 6]]).inputs)
-    assert seen == [(None, None, None, None)]
+    assert seen == [(None, None, None, None), (None, None, None)]
     assert run.stats.raters == (0,)
 
 

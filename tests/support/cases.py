@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from sparsight.methods import (
+    DART,
     EADP,
     SCOPE,
+    SIEVE,
+    AutoPrune,
     CDPruner,
     DivPrune,
     Downscale,
@@ -45,10 +48,17 @@ LAYOUTS = {
     "long text among them": [["image", 7], [60]],
 }
 
-# those that choose by the image encoder or the text's embeddings, and FastV: judged by recordings
-# and by masking
+# those that choose by signals of the image encoder, of the decoder or of the text: judged by
+# recordings and by masking
 PUBLISHED = {
     "fastv": FastV(retain=0.5),
+    "dart": DART(retain=0.55),
+    "dart renumbered": DART(retain=20, text_pivots=2, positions="renumber"),
+    "autoprune": AutoPrune(retain=0.4),
+    "autoprune renumbered": AutoPrune(
+        retain=0.5, sites=(1, 2, 6), kept=(30, 12, 5), positions="renumber"
+    ),
+    "sieve": SIEVE(retain=0.5),
     "hiprune": HiPrune(retain=0.4),
     "fastervlm": FasterVLM(retain=0.4),
     "vispruner": VisPruner(retain=0.5, positions="renumber"),

@@ -125,7 +125,9 @@ class Reference:
             if slots:
                 hidden[slots] = self._features(turn.pixels)
                 text = [slot for slot in order if slot > slots[-1]]
-                if "attention" in self.method.signals:
+                if type(self.method).__name__ == "AutoPrune":
+                    raters = text
+                elif "attention" in self.method.signals:
                     raters = [text[i] for i in ref.rate(hidden[slots], hidden[text])]
             parts.append(Part(slots, order, raters))
         return State(hidden, parts)
@@ -303,12 +305,14 @@ class Reference:
         method = self.method
         step = part.steps[-1]
         dropped = [i for i in range(len(present)) if i not in keep]
-        size = max(ref.pool_size(len(dropped), method.tau, method.theta)[0], clusters)
+        shares = getattr(method, "tau", 0.3), getattr(method, "theta", 0.1)
+        size = max(ref.pool_size(len(dropped), *shares)[0], clusters)
         scores = [step.score[i] for i in dropped]
         pool = [dropped[i] for i in ref.choose(scores, size)]
         points = [state.hidden[present[i]].tolist() for i in pool]
         centres, labels = ref.density_peaks(points, clusters)
-        values = ref.merge(points, labels, clusters, method.aggregate)
+        aggregate = getattr(method, "aggregate", "mean")
+        values = ref.merge(points, labels, clusters, aggregate)
         where = [present[pool[c]] for c in centres]
         state.hidden = state.hidden.index_copy(
             0, torch.tensor(where), torch.tensor(values, dtype=state.hidden.dtype)

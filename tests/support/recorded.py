@@ -107,6 +107,40 @@ def say(model, inputs, text):
     inputs["input_ids"][:, -len(text) :] = words
 
 
+def put_in_decoder(made, layer, attended, scaling):
+    """Put recorded attention into a decoder layer that changes no hidden state."""
+    block = made.model.language_model.layers[layer]
+    query, key = (part.double() for part in attended)
+    block.self_attn = RecordedAttention(block.self_attn.config, query, key, scaling, causal=True)
+
+
+def speak(made, before, visual, after):
+    """Inputs whose embeddings are as recorded: text before an image, its tokens and text behind it.
+
+    The decoder's layers add nothing to them.
+    """
+    side = round(len(visual) ** 0.5) * tiny.PATCH
+    attended = attending(torch.full((1, 1, len(visual)), 1 / (len(visual) + 1)))
+    put_in(made, 3, attended, 1.0, with_class_token(visual[None]))
+    decoder = made.model.language_model
+    for block in decoder.layers:
+        block.self_attn.o_proj.weight.data.zero_()
+        block.mlp = Silent()
+    words = torch.arange(len(before) + len(after)) + 4  # ids that are no others
+    decoder.embed_tokens.weight.data[words] = torch.cat([before, after]).double()
+    ids = [words[: len(before)], torch.full((len(visual),), tiny.IMAGE), words[len(before) :]]
+    ids = torch.cat(ids)[None]
+    pixels = torch.zeros(1, 3, side, side, dtype=torch.float64)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+
+class Silent(nn.Module):
+    """Adds nothing."""
+
+    def forward(self, hidden_states):
+        return torch.zeros_like(hidden_states)
+
+
 def attending(attention):
     """q and k (I, H, 1 + N, 1) whose class row, scaled by 1, is attention (I, H, N)."""
     attention = attention.double()

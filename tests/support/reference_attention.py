@@ -197,10 +197,10 @@ def turn(vectors, angles):
     return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
 
 
-def dart(hidden, pivots, visual, each):
+def dart(hidden, pivots, visual, counts):
     """Kept among the visual tokens: pivots among them, and for each pivot those least like it."""
     kept = [visual.index(p) for p in pivots if p in visual]
-    for pivot in pivots:
+    for pivot, count in zip(pivots, counts, strict=True):
         unlike = [-cosine(hidden[pivot], hidden[v]) for v in visual]
-        kept += ranked(unlike, set(range(len(visual))) - set(kept))[:each]
+        kept += ranked(unlike, set(range(len(visual))) - set(kept))[:count]
     return sorted(kept)

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from tests.support import reference as ref
 from tests.support import reference_baselines as base
+from tests.support import reference_curve
 
 BASELINES = ("Random", "Uniform", "Pool", "Downscale")
 BY_ENCODER = (
@@ -20,8 +21,9 @@ BY_ENCODER = (
 VIDEOS = ("EVS", "VidCom2")
 MERGING = ("Pool", "PruMerge", "PruMergePlus")  # all that stays is recycled
 BY_TEXT = ("CDPruner", "MMTok", "EADP")
-IN_DECODER = ("SparseVLM", "SparseVLMPlus", "FastV", "Restore")
-PRESETS = (*IN_DECODER, *BY_ENCODER, *BY_TEXT, *VIDEOS, *BASELINES)
+IN_DECODER = ("FastV", "DART", "SIEVE", "AutoPrune")
+OWN = ("SparseVLM", "SparseVLMPlus", "Restore")
+PRESETS = (*OWN, *IN_DECODER, *BY_ENCODER, *BY_TEXT, *VIDEOS, *BASELINES)
 SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
 BITS = 48  # of the bisected ratio
 
@@ -143,6 +145,8 @@ def _plan(method, kind, grids, layers):
     if name == "Restore":
         return share_with_base(method, plan(method.base, grids, layers), visual)
     wanted = budget(method.retain, visual)
+    if name == "AutoPrune":
+        return Plan(*reference_curve.autoprune(method, wanted, visual, layers, split))
     sites = method.sites or scaled_sites(wanted, visual, layers)
     if wanted == visual and (isinstance(method.retain, int) or not getattr(method, "kept", None)):
         return Plan(sites, (visual,) * len(sites), (0,) * len(sites))

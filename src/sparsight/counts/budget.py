@@ -87,7 +87,7 @@ def solve_counts(
     shift = 0 if accounting == "entering" else 1
     starts = [max(site - shift, 0) for site in sites]  # the first layer booked at each count
     weights = [after - start for start, after in pairwise([*starts, layers])]  # (S,) layers each
-    _check_budget(budget, visual_tokens, starts[0], layers)
+    check_affordable(budget, visual_tokens, starts[0], layers)
     room = budget * layers - starts[0] * visual_tokens  # tokens times layers, behind the first site
 
     ratio = _solve_ratio(room, visual_tokens, weights)
@@ -96,8 +96,11 @@ def solve_counts(
     return _spend(counts, weights, room, visual_tokens)
 
 
-def _check_budget(budget: float, visual_tokens: int, full: int, layers: int) -> None:
-    """Raise BudgetError unless V tokens in `full` layers and one token behind them fit."""
+def check_affordable(budget: float, visual_tokens: int, full: int, layers: int) -> None:
+    """Check that V tokens in the first `full` layers, and one token behind them, meet a budget.
+
+    Raises: BudgetError: they exceed it; the message says what could be met.
+    """
     least = (full * visual_tokens + layers - full) / layers
     if budget >= least - EPSILON:
         return

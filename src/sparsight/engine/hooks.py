@@ -45,7 +45,7 @@ from sparsight.engine.passes import (
 from sparsight.engine.reader import Reader
 from sparsight.engine.tap import attach_tap
 from sparsight.errors import AttachError, PromptError, UnsupportedError
-from sparsight.methods.method import Method
+from sparsight.methods.method import OF_LAYER, Method
 from sparsight.sequence.rater_rows import AttentionCall
 from sparsight.sequence.slots import Batch
 from sparsight.sequence.summary import Plan, summarise
@@ -69,7 +69,7 @@ class Engine:
         self.parts, self.method = parts, method
         self.base, self.decoder = parts.base, parts.decoder
         self.sites = method.list_sites(len(parts.layers))
-        self.scores = "attention" in method.signals
+        self.scores = not method.signals.isdisjoint(OF_LAYER)
         self.inputs = LayerInputs(self, parts, method)
         self.scaler = ImageScaler(self, parts, method) if method.scales_images else None
         self.encoder = make_tap(self, parts, method)

@@ -17,6 +17,7 @@ from sparsight.engine.cache import read_windows
 from sparsight.engine.caller import PerCaller
 from sparsight.engine.compat import CACHE
 from sparsight.engine.encoder_tap import EncoderTap
+from sparsight.engine.final_norm import make_norm
 from sparsight.engine.image_scaling import ImageScaler
 from sparsight.engine.layer_inputs import LayerInputs
 from sparsight.engine.outline import Outline, Planner
@@ -56,6 +57,7 @@ class Reader:
         self.inputs = inputs
         self.scaler = scaler
         self.encoder = encoder
+        self.norm = make_norm(parts.decoder, method)
         self.planner = Planner(parts, method)
         # how many tokens at the end of a prompt may rate; None for all behind its images
         self.rating: PerCaller[int | None] = PerCaller(None, shared=False, inherited=True)
@@ -155,6 +157,8 @@ class Reader:
         signals = [SampleSignals() for _ in prompts]
         if self.encoder is not None and state.needs:
             signals = self.encoder.read_samples(state, outline.counts)
+        if self.norm is not None:
+            signals = [replace(sample, norm=self.norm) for sample in signals]
         if "text" not in self.method.signals:
             return signals
         texts = [

@@ -18,6 +18,7 @@ from sparsight.engine.calibrator import find_unturned
 from sparsight.engine.checks import FULL, SLIDING, check_kernel, read_layer_kinds
 from sparsight.engine.compat import check_signatures, read_class_name
 from sparsight.engine.encoder_needs import check_encoder, list_unmet_needs
+from sparsight.engine.final_norm import find_norm
 from sparsight.engine.image_scaling import check_scaling
 from sparsight.engine.layer_inputs import read_rotary_frequencies
 from sparsight.engine.parts import Parts
@@ -201,6 +202,8 @@ def _check_modules(parts: Parts, method: Method) -> Iterator[Refusal]:
     if method.scales_images and parts.family.encoder is not None:
         yield from _catch(check_scaling, parts, method)
     yield from _catch(check_encoder, parts, method)
+    if "norm" in method.signals:
+        yield from _catch(find_norm, parts.decoder)
     kinds = read_layer_kinds(parts.decoder.config, len(parts.layers))
     if "distance" in method.signals and None in read_rotary_frequencies(parts.decoder, kinds):
         yield _refuse_distance(type(method).__name__, parts.family)

@@ -1,7 +1,9 @@
 """The published methods, one per file, baselines, and what own methods are made of."""
 
+from sparsight.methods.autoprune import AutoPrune
 from sparsight.methods.baselines import Pool, Random, Uniform
 from sparsight.methods.cdpruner import CDPruner
+from sparsight.methods.dart import DART
 from sparsight.methods.divprune import DivPrune
 from sparsight.methods.downscale import Downscale
 from sparsight.methods.eadp import EADP
@@ -19,6 +21,7 @@ from sparsight.methods.prumerge_plus import PruMergePlus
 from sparsight.methods.prunesid import PruneSID
 from sparsight.methods.restore import Restore
 from sparsight.methods.scope import SCOPE
+from sparsight.methods.sieve import SIEVE
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
 from sparsight.methods.vidcom2 import VidCom2
@@ -27,7 +30,9 @@ from sparsight.methods.visionzip import VisionZip
 from sparsight.methods.vispruner import VisPruner
 
 __all__ = [
+    "AutoPrune",
     "CDPruner",
+    "DART",
     "DEFAULT",
     "DivPrune",
     "Downscale",
@@ -47,6 +52,7 @@ __all__ = [
     "Recycled",
     "Restore",
     "SCOPE",
+    "SIEVE",
     "Selection",
     "SparseVLM",
     "SparseVLMPlus",
@@ -67,7 +73,7 @@ DEFAULT: type[Method] = SparseVLM  # the recommended method
 def methods() -> tuple[type[Method], ...]:
     """Return every method that ships, in the order of the documentation."""
     own = (SparseVLM, SparseVLMPlus)
-    in_decoder = (FastV,)
+    in_decoder = (FastV, SIEVE, DART, AutoPrune)
     by_encoder = (HiPrune, FasterVLM, VisPruner, VisionZip, PruMerge, PruMergePlus)
     by_variety = (HoloV, PruneSID, DivPrune, SCOPE)
     by_text = (CDPruner, MMTok, EADP)

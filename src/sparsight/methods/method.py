@@ -23,12 +23,15 @@ from sparsight.methods.view import Selection, View
 
 Positions = Literal["renumber", "keep"]
 
-# Fields of a view that are filled only for methods that declare them: attention that raters pay to
-# visual tokens, the distance between the two, where in their images the visual tokens lie, the text
-# behind the images (its input embeddings and token ids), what the image encoder computed, and how
-# many visual tokens of the prompt each one stands for.
-SIGNALS = frozenset({"attention", "distance", "layout", "text", "encoder", "sizes"})
-BY_TEXT = frozenset({"attention", "text"})  # those of SIGNALS that depend on the question
+# Signals of the decoder layer before a site: the attention that raters pay to visual tokens, and
+# keys of visual tokens and of the text behind the images. Methods with them have no site 0.
+OF_LAYER = frozenset({"attention", "decoder_keys"})
+# Signals of the question: those, and input embeddings, token ids and hidden states of that text.
+BY_TEXT = OF_LAYER | {"text", "text_states"}
+# Fields of a view that are filled only for methods that declare them: those above, the distance of
+# raters and visual tokens, where in their images the visual tokens lie, the decoder's final norm,
+# what the image encoder computed, and how many visual tokens of the prompt each one stands for.
+SIGNALS = BY_TEXT | {"distance", "layout", "norm", "encoder", "sizes"}
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Method(ABC):
             adaptive methods.
         sites: decoder layers on whose entry the sequence gets shorter. None takes SparseVLM's,
             scaled to the model's depth, with an earlier first one where the budget is too small for
-            the layers before it. 0 is the input, before layer 0, and only for methods that read no
-            attention.
+            the layers before it. 0 is the input, before layer 0, and only for methods that read
+            nothing of the layer before a site.
         positions: "keep" leaves the remaining tokens at their rotary positions, "renumber" counts
             them from 0.
     """
@@ -100,7 +103,7 @@ class Method(ABC):
     @property
     def reads_question(self) -> bool:
         """Whether words must follow the images of each prompt; prompts without any are refused."""
-        return bool(self.signals & {"attention", "text"})
+        return bool(self.signals & BY_TEXT)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -113,7 +116,7 @@ class Method(ABC):
         Raises: SettingError: sites outside the decoder.
         """
         if self.sites is not None:
-            return check_sites(self.sites, layers, first=1 if "attention" in self.signals else 0)
+            return check_sites(self.sites, layers, first=1 if self.signals & OF_LAYER else 0)
         # the first site of a sample depends on its budget and moves forward, to site 1 at most
         first, *later = scale_sites(layers)
         return (*range(1, first + 1), *later)

@@ -19,9 +19,10 @@ from sparsight.errors import BudgetError, SettingError
 from sparsight.methods.calibration import Calibration
 from sparsight.methods.method import Method, check_choice, read_whole_numbers
 from sparsight.methods.parts.choosers import numerical_rank, top_k
-from sparsight.methods.parts.merging import Aggregate, density_peaks, merge
+from sparsight.methods.parts.merging import Aggregate
 from sparsight.methods.parts.raters import choose_text_raters
-from sparsight.methods.view import Recycled, Selection, View
+from sparsight.methods.rebuilding import rebuild_dropped
+from sparsight.methods.view import Selection, View
 
 PAPER_KEPT: dict[int, tuple[int, ...]] = {
     192: (300, 200, 110),
@@ -177,7 +178,12 @@ class SparseVLM(Method):
         if self.level == "rank":  # counts depend on the sample, so it is a group of one
             keep_count, clusters = self._count_by_rank(view.attention.mean_over_heads()[0], view)
         keep = top_k(score, keep_count, view.images)  # (G, K)
-        recycled = self._recycle(view, score, keep, clusters) if clusters else None
+        if not clusters:
+            return Selection(keep, score=score)
+        shares = {"tau": self.tau, "theta": self.theta}
+        recycled = rebuild_dropped(
+            view, score, keep, clusters=clusters, aggregate=self.aggregate, **shares
+        )
         return Selection(keep, recycled, score)
 
     def _count_by_rank(self, attention: torch.Tensor, view: View) -> tuple[int, int]:
@@ -191,24 +197,3 @@ class SparseVLM(Method):
         if keep + clusters > view.count:  # more than the schedule allows
             return view.keep_count, view.count - view.keep_count
         return keep, clusters
-
-    def _recycle(
-        self, view: View, score: torch.Tensor, keep: torch.Tensor, clusters: int
-    ) -> Recycled:
-        """Cluster the dropped tokens with the best scores, and make one token of each cluster.
-
-        Args:
-            score: (G, V).
-            keep: (G, K).
-            clusters: C, at least 1.
-        """
-        dropped = torch.ones_like(score, dtype=torch.bool).scatter(-1, keep, value=False)
-        dropped_count = score.shape[-1] - keep.shape[-1]
-        # a small count may have more clusters than tau would cluster tokens
-        size = max(count_recycled(dropped_count, self.tau, self.theta)[0], clusters)  # P
-        pool = top_k(score.masked_fill(~dropped, float("-inf")), size)  # (G, P)
-        width = view.hidden.shape[-1]
-        points = view.hidden.gather(1, pool[..., None].expand(-1, -1, width))  # (G, P, D)
-        centres, labels = density_peaks(points, clusters)  # (G, C) in 0..P-1, (G, P)
-        values = merge(points, labels, clusters, self.aggregate)  # (G, C, D)
-        return Recycled(values, pool.gather(-1, centres), pool, labels)

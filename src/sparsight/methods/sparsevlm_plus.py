@@ -19,6 +19,7 @@ from sparsight.methods.method import Method, check_choice, read_whole_numbers
 from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.parts.raters import choose_text_raters
 from sparsight.methods.view import Distance, Selection, View
+from sparsight.methods.voting import check_heads, count_heads
 
 PAPER_KEPT: dict[int, tuple[int, ...]] = {
     192: (300, 200, 118),
@@ -70,12 +71,7 @@ class SparseVLMPlus(Method):
         if self.kept is not None:
             object.__setattr__(self, "kept", read_whole_numbers("kept", self.kept))
             check_kept(self.kept, self.sites)
-        is_count = isinstance(self.heads, int) and not isinstance(self.heads, bool)
-        is_fraction = isinstance(self.heads, float) and self.heads <= 1.0
-        if not (is_count or is_fraction) or self.heads <= 0:
-            raise SettingError(
-                f"heads={self.heads!r} is out of range; give a count >= 1 or a fraction in (0, 1]."
-            )
+        check_heads(self.heads)
         if not 0.0 < self.prior_floor <= 1.0:
             raise SettingError(
                 f"prior_floor={self.prior_floor!r} is out of range; give a number in (0, 1]."
@@ -113,7 +109,7 @@ class SparseVLMPlus(Method):
         prior = self._look_up_prior(view.distance)  # (G, R, V)
         per_head = view.attention.mean_over_raters(1.0 / prior)  # (G, H, V)
         mass = per_head.sum(dim=-1)  # (G, H)
-        voting = top_k(mass, self._count_heads(per_head.shape[1]))[..., None]  # (G, h, 1)
+        voting = top_k(mass, count_heads(self.heads, per_head.shape[1]))[..., None]  # (G, h, 1)
         votes = per_head.gather(1, voting.expand(-1, -1, per_head.shape[-1]))  # (G, h, V)
         score = votes.mean(dim=1)  # (G, V)
         return Selection(top_k(score, view.keep_count, view.images), score=score)
@@ -122,12 +118,6 @@ class SparseVLMPlus(Method):
         """Return R between each rater and each visual token, (G, R, V) float32."""
         far = (distance.raters[..., :, None] - distance.visual[..., None, :]).abs()  # (G, R, V)
         return tabulate_prior(distance.length, distance.inverse_frequencies, self.prior_floor)[far]
-
-    def _count_heads(self, total: int) -> int:
-        """Return how many of `total` heads vote, at least 1."""
-        if isinstance(self.heads, int):
-            return min(self.heads, total)
-        return max(1, int(self.heads * total))
 
 
 def tabulate_prior(length: int, inverse_frequencies: torch.Tensor, floor: float) -> torch.Tensor:

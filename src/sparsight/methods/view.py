@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from sparsight.counts.layout import Layout
+from sparsight.methods.decoder import DecoderKeys, Norm, TextStates
 from sparsight.methods.encoder import EncoderSignals, TextSignal
 
 
@@ -62,8 +63,7 @@ class Distance:
 class View:
     """Samples alike at one site.
 
-    Attention, distance, layout, text, encoder and sizes are signals: each is filled for methods
-    that declare it.
+    All that may be None, and encoder, are signals: each is filled for methods that declare it.
 
     Args:
         site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
@@ -77,6 +77,9 @@ class View:
         distance: positions of raters and visual tokens, or None.
         layout: where the visual tokens lay before any was removed, or None.
         text: the text behind the images, or None.
+        text_states: hidden states of that text, output of layer site - 1, or None.
+        decoder_keys: keys of layer site - 1 for visual tokens and that text, or None.
+        norm: turns hidden states (..., D) into those behind the decoder's final norm, or None.
         encoder: what the image encoder computed for the visual tokens; it raises where nothing was
             declared.
         sizes: (G, V) float32, how many visual tokens of the prompt each one stands for, more than 1
@@ -93,6 +96,9 @@ class View:
     distance: Distance | None = None
     layout: Layout | None = None
     text: TextSignal | None = None
+    text_states: TextStates | None = None
+    decoder_keys: DecoderKeys | None = None
+    norm: Norm | None = None
     encoder: EncoderSignals = field(default_factory=EncoderSignals)
     sizes: torch.Tensor | None = None
     exact: bool = True
@@ -134,6 +140,7 @@ class Selection:
 def drop_group(view: View) -> View:
     """Return the view of a group of one without the dimension G."""
     attention, distance = view.attention, view.distance
+    states, keys = view.text_states, view.decoder_keys
     if distance is not None:
         distance = replace(distance, visual=distance.visual[0], raters=distance.raters[0])
     return replace(
@@ -143,6 +150,8 @@ def drop_group(view: View) -> View:
         attention=None if attention is None else _SampleAttention(attention),
         distance=distance,
         text=None if view.text is None else view.text.drop_group(),
+        text_states=None if states is None else states.drop_group(),
+        decoder_keys=None if keys is None else keys.drop_group(),
         encoder=view.encoder.drop_group(),
         sizes=None if view.sizes is None else view.sizes[0],
     )

@@ -20,6 +20,7 @@ from sparsight.methods.answer import select_tokens
 from sparsight.methods.encoder import EncoderSignals
 from sparsight.methods.method import Method
 from sparsight.methods.view import Selection, View
+from sparsight.sequence.decoder_signals import DecoderSignals
 from sparsight.sequence.encoded import gather_encoder, stack_text
 from sparsight.sequence.rater_rows import AttentionCall
 from sparsight.sequence.rater_signals import RaterSignals, VisualTokens
@@ -127,6 +128,7 @@ class SitePruning:
         self.dropped = self.columns < copy_to_device(fronts, device)[:, None]  # (B, n) bool
         self.visual = (compactor.slots.image_of.gather(1, self.order) >= 0) & ~self.dropped
         self.rebuilt: list[tuple[Group, Rebuilt]] = []
+        self.decoder = DecoderSignals(compactor.method.signals, self.samples, hidden, call)
         self.signals: RaterSignals | None = None
         if "attention" in compactor.method.signals and call is not None:
             valid = compactor.real if compactor.batch is None else compactor.batch.valid
@@ -177,7 +179,7 @@ class SitePruning:
         attention, distance = None, None
         if self.signals is not None:
             attention, distance = self.signals.read(group, tokens)
-        return View(
+        view = View(
             site=self.site,
             count=group.count,
             keep_count=group.keep_count,
@@ -193,6 +195,7 @@ class SitePruning:
             sizes=sizes,
             exact=first.exact,
         )
+        return self.decoder.add(view, group, tokens)
 
     def _make_keys(self, group: Group, tokens: VisualTokens, centres: torch.Tensor) -> torch.Tensor:
         """Return the sort keys of recycled tokens, (G, C) int64.

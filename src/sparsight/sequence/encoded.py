@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from sparsight.errors import UnsupportedError
+from sparsight.methods.decoder import Norm
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals, Projector, TextSignal
 
 
@@ -31,12 +32,14 @@ class SampleSignals:
         text: (T, D) input embeddings of the text behind the images; None if not declared.
         ids: (T) its token ids; None if not declared or not known.
         projector: turns features into visual tokens; None if not declared.
+        norm: the decoder's final norm; None if not declared.
     """
 
     encoder: Mapping[EncoderNeed, torch.Tensor] = field(default_factory=dict)
     text: torch.Tensor | None = None
     ids: tuple[int, ...] | None = None
     projector: Projector | None = None
+    norm: Norm | None = None
 
 
 def split_encoded(

@@ -78,8 +78,8 @@ class Stats:
         pools: (B,) how many dropped tokens were clustered at each site that pruned the sample.
         value_bytes: bytes of one number in the cache.
         host_reads: how often the engine waited for the device; what a method itself reads on the
-            host is not counted: the rank of `level="rank"`, the outliers of `level="outliers"`, and
-            the steps of PruneSID.
+            host is not counted: the rank of `level="rank"`, the outliers of `level="outliers"`, the
+            steps of PruneSID, and SIEVE's eigenvalues, which torch checks there.
         windows: (L,) sliding window of each layer's cache, 0 for none; () where no cache layer
             slides.
     """

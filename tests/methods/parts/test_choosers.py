@@ -141,6 +141,14 @@ def test_discounted(seed):
         )
 
 
+def test_many_discounts_leave_something_to_choose_by():
+    """Products of 200 discounts are below the smallest float32."""
+    points, score = random(2, 240, 24).float() + 1.5, random(2, 240, seed=3).abs().float()
+    order = choose_discounted(score, compare(points), 200)
+    wide = choose_discounted(score.double(), compare(points.double()), 200)
+    assert torch.equal(order, wide)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("case", ["plain", "factor", "demand", "floor", "allowed"])
 def test_incremental_coverage_chooses_as_sums_made_anew(seed, case):

@@ -70,25 +70,40 @@ def test_dart(name, dtype):
     each_pivot = (
         settings["max_num_trunction"] or int(length * (1 - settings["reduction_ratio"]))
     ) // 8
-    keep = choose_unlike_pivots(hidden, tensors["pivot_order"], visual, each_pivot, 4)
-    assert torch.equal(keep, tensors["kept"])
-    ordered = choose_unlike_pivots(hidden, pivots, visual, each_pivot, 4)
-    wanted = reference_attention.dart(hidden, pivots.tolist(), visual.tolist(), each_pivot)
-    assert ordered.tolist() == wanted
+    counts = (each_pivot,) * 8
+    order = choose_unlike_pivots(hidden, tensors["pivot_order"], visual, counts, 4)
+    assert torch.equal(order.sort().values, tensors["kept"])
+    ordered = choose_unlike_pivots(hidden, pivots, visual, counts, 4)
+    wanted = reference_attention.dart(hidden, pivots.tolist(), visual.tolist(), counts)
+    assert ordered.sort().values.tolist() == wanted
 
 
 def test_dart_in_a_batch():
     hidden, keys = random(3, 40, 6), random(3, 2, 40, 4, seed=1)
     visual, text = torch.arange(5, 30).expand(3, -1), torch.arange(30, 40).expand(3, -1)
     pivots = choose_pivots(measure_key_norm(keys), visual, text, 2, 3)
-    keep = choose_unlike_pivots(hidden, pivots, visual, 4, 2)
+    counts = (4, 4, 3, 3, 3)
+    order = choose_unlike_pivots(hidden, pivots, visual, counts, 2)
     for row in range(3):
         norm = keys[row].abs().sum(dim=(0, 2))
         images = reference_attention.ranked(norm, range(5, 30))[:2]
         wanted = images + reference_attention.ranked(norm, range(30, 40))[:3]
         assert pivots[row].tolist() == wanted
-        chosen = reference_attention.dart(hidden[row], wanted, list(range(5, 30)), 4)
-        assert keep[row].tolist() == chosen
+        chosen = reference_attention.dart(hidden[row], wanted, list(range(5, 30)), counts)
+        assert order[row].sort().values.tolist() == chosen
+
+
+def test_pivots_of_short_texts():
+    """Three words for five pivots, in a batch with a longer text."""
+    norm = random(2, 20).abs()
+    visual, text = torch.arange(12).expand(2, -1), torch.arange(12, 20).expand(2, -1)
+    present = torch.arange(8) < torch.tensor([[8], [3]])
+    pivots = choose_pivots(norm, visual, text, 2, 5, present=present)
+    best = reference_attention.ranked(norm[1], range(12, 15))
+    assert pivots[1, 2:].tolist() == [*best, *best[:2]]
+    assert pivots[0, 2:].tolist() == reference_attention.ranked(norm[0], range(12, 20))[:5]
+    alone = choose_pivots(norm[1], visual[1], text[1, :3], 2, 5)
+    assert torch.equal(alone, pivots[1])
 
 
 @each("sieve-*")
@@ -115,6 +130,19 @@ def test_residuals(words, eta):
         points, ratio = reference_diversity.residuals(visual[row], text[row], eta)
         torch.testing.assert_close(residual.points[row], points, rtol=0, atol=1e-6)
         torch.testing.assert_close(residual.ratio[row], ratio, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.75, 0.999999])
+def test_rows_that_do_not_count_explain_nothing(eta):
+    visual, text = random(3, 15, 8), random(3, 6, 8, seed=1)
+    counts = torch.tensor([6, 4, 1])
+    present = torch.arange(6) < counts[:, None]
+    residual = measure_residual(visual, text, eta, present=present)
+    for row, count in enumerate(counts.tolist()):
+        alone = measure_residual(visual[row], text[row, :count], eta)
+        torch.testing.assert_close(residual.points[row], alone.points)
+        torch.testing.assert_close(residual.ratio[row], alone.ratio)
+    torch.testing.assert_close(residual.ratio[2], torch.ones(15, dtype=torch.float64))
 
 
 def test_strongest_heads():

@@ -102,7 +102,7 @@ CHOICES = {
         points,
         choose_pivots(measure_key_norm(keys), index, index, 1, 1),
         index,
-        2,
+        (2, 2),
         2,
     ),
     "cdpruner": partial(

@@ -162,6 +162,9 @@ def choose_discounted(
 
     Source: SIEVE: after each choice i every score is multiplied by 1 - discount(S_i), with the
     square as discount.
+    Differs: after each choice scores are divided by the highest that is left, which changes no
+    order. Products of some hundred discounts would fall below the smallest number, and the index
+    would choose.
 
     Args:
         score: (..., N) float >= 0.
@@ -175,10 +178,12 @@ def choose_discounted(
     taken = torch.zeros_like(score, dtype=torch.bool)
     chosen: list[torch.Tensor] = []
     for _ in range(count):
-        chosen.append(score.masked_fill(taken, float("-inf")).argmax(dim=-1))
-        taken = taken.scatter(-1, chosen[-1][..., None], True)
-        alike = discount(_row(similarity, chosen[-1])).clamp(0, 1)
-        score = score * (1 - alike)
+        best, index = score.masked_fill(taken, float("-inf")).max(dim=-1)
+        chosen.append(index)
+        taken = taken.scatter(-1, index[..., None], True)
+        alike = discount(_row(similarity, index)).clamp(0, 1)
+        highest = torch.where(best > 0, best, 1.0)[..., None]  # all that is left may be 0
+        score = score / highest * (1 - alike)
     return torch.stack(chosen, dim=-1)
 
 

@@ -5,9 +5,11 @@ token's attention. SIEVE is `choose_discounted` over `measure_residual`, TOPS `c
 dimensions are a batch.
 """
 
+from collections.abc import Sequence
+
 import torch
 
-from sparsight.methods.parts.tensors import normalise, take
+from sparsight.methods.parts.tensors import list_marked, normalise, take
 
 
 def choose_pivots(
@@ -16,30 +18,44 @@ def choose_pivots(
     text: torch.Tensor,
     image_pivots: int,
     text_pivots: int,
+    *,
+    present: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return places of the visual tokens, then of the text tokens, with the largest norms.
 
     Source: DART, 4 and 4.
     Differs: they come by falling norm. The code walks a Python set, whose order says nothing and
-    changes the result.
+    changes the result. A text of fewer tokens than pivots has them as pivots again, in turn.
 
     Args:
         norm: (..., n) float, of all tokens of the sequence.
         visual: (..., V) int64, places of the visual tokens.
         text: (..., T) int64, places of the text behind them.
         image_pivots: at most V.
-        text_pivots: at most T.
+        text_pivots: of the text.
+        present: (..., T) bool, False for rows of the text that do not count; None if all count.
     Returns: (..., image_pivots + text_pivots) int64.
     """
+    if present is None:
+        present = torch.ones_like(text, dtype=torch.bool)
     pivots = []
-    for places, count in ((visual, image_pivots), (text, text_pivots)):
-        order = torch.sort(norm.gather(-1, places), dim=-1, descending=True, stable=True).indices
-        pivots.append(places.gather(-1, order[..., :count]))
+    for places, counted, count in (
+        (visual, torch.ones_like(visual, dtype=torch.bool), image_pivots),
+        (text, present, text_pivots),
+    ):
+        score = norm.gather(-1, places).masked_fill(~counted, float("-inf"))
+        order = torch.sort(score, dim=-1, descending=True, stable=True).indices
+        turns = torch.arange(count, device=order.device) % counted.sum(dim=-1, keepdim=True)
+        pivots.append(places.gather(-1, order.gather(-1, turns)))
     return torch.cat(pivots, dim=-1)
 
 
 def choose_unlike_pivots(
-    hidden: torch.Tensor, pivots: torch.Tensor, visual: torch.Tensor, each: int, image_pivots: int
+    hidden: torch.Tensor,
+    pivots: torch.Tensor,
+    visual: torch.Tensor,
+    counts: Sequence[int],
+    image_pivots: int,
 ) -> torch.Tensor:
     """Return the visual tokens among the pivots, and for each pivot in turn those least like it.
 
@@ -49,16 +65,17 @@ def choose_unlike_pivots(
         hidden: (..., n, D) float, of all tokens of the sequence, after the final norm.
         pivots: (..., P) int64, places in the sequence, in the order in which they choose.
         visual: (..., V) int64, ascending places of the visual tokens.
-        each: tokens that each pivot chooses.
+        counts: (P,) how many tokens each pivot chooses.
         image_pivots: how many of the pivots are visual.
-    Returns: (..., image_pivots + P each) int64, ascending, counted among the visual tokens.
+    Returns: (..., image_pivots + sum of counts) int64, in the order of choice, counted among the
+    visual tokens.
     """
     units = normalise(take(hidden, visual))  # (..., V, D)
     alike = normalise(take(hidden, pivots)) @ units.transpose(-1, -2)  # (..., P, V)
     taken = (visual[..., None] == pivots[..., None, :]).any(dim=-1)
-    for turn in range(pivots.shape[-1]):
+    order = [list_marked(taken, image_pivots)]
+    for turn, count in enumerate(counts):
         left = alike[..., turn, :].masked_fill(taken, float("inf"))
-        chosen = torch.sort(left, dim=-1, stable=True).indices[..., :each]
-        taken = taken.scatter(-1, chosen, True)
-    order = torch.sort((~taken).byte(), dim=-1, stable=True).indices
-    return order[..., : image_pivots + pivots.shape[-1] * each]
+        order.append(torch.sort(left, dim=-1, stable=True).indices[..., :count])
+        taken = taken.scatter(-1, order[-1], True)
+    return torch.cat(order, dim=-1)

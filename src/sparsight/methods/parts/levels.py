@@ -7,7 +7,10 @@ import math
 
 import torch
 
+from sparsight.counts.schedule import PAPER_LAYERS
 from sparsight.methods.parts.tensors import widest
+
+MIDDLE = 14.9  # layer of 32 around which AutoPrune's curve falls
 
 
 def measure_mutual_information(attention: torch.Tensor) -> torch.Tensor:
@@ -46,7 +49,7 @@ def find_slope(information: float, start: float = 0.4, gamma: float = 0.2) -> fl
     return max(start - gamma * information, 0.0)
 
 
-def draw_curve(slope: float, layers: int, middle: float = 14.9) -> list[float]:
+def draw_curve(slope: float, layers: int, middle: float = MIDDLE) -> list[float]:
     """Return AutoPrune's unscaled fraction of tokens that stay in each layer, a falling logistic.
 
     Args:
@@ -56,6 +59,27 @@ def draw_curve(slope: float, layers: int, middle: float = 14.9) -> list[float]:
     Returns: L - 1 numbers.
     """
     return [0.75 / (1 + math.exp(slope * (layer - middle - slope))) for layer in range(1, layers)]
+
+
+def stretch_curve(slope: float, layers: int) -> list[float]:
+    """Return AutoPrune's curve, stretched from the 32 layers of its source to a decoder's depth.
+
+    Args:
+        slope: at 32 layers.
+        layers: L of the decoder.
+    Returns: L - 1 numbers, for 32 layers those of `draw_curve`.
+    """
+    steeper = slope * PAPER_LAYERS / layers
+    middle = (MIDDLE + slope) * layers / PAPER_LAYERS - steeper
+    return draw_curve(steeper, layers, middle)
+
+
+def count_kept(fraction: float, target: int, start: int) -> int:
+    """Return the visual tokens that a layer keeps by AutoPrune's curve, none recycled.
+
+    Args: as of `plan_counts`; one fraction of the curve.
+    """
+    return min(math.ceil((start - 1) * min(1.0, fraction)), int(2.5 * target))
 
 
 def plan_counts(curve: list[float], target: int, start: int) -> list[int]:
@@ -72,7 +96,7 @@ def plan_counts(curve: list[float], target: int, start: int) -> list[int]:
     """
     counts = [start]
     for fraction in curve:
-        kept = min(math.ceil((start - 1) * min(1.0, fraction)), int(2.5 * target))
+        kept = count_kept(fraction, target, start)
         pool = int(0.3 * (counts[-1] - kept)) + 1
         counts.append(kept + pool // 10 + 1)
     return counts

@@ -159,30 +159,42 @@ class Residual:
 
 
 def measure_residual(
-    visual: torch.Tensor, text: torch.Tensor, eta: float = 0.75, epsilon: float = 1e-6
+    visual: torch.Tensor,
+    text: torch.Tensor,
+    eta: float = 0.75,
+    epsilon: float = 1e-6,
+    present: torch.Tensor | None = None,
 ) -> Residual:
     """Return the part of each token that a ridge regression on the text's tokens leaves over.
 
     Source: SIEVE (2026), equations 2 to 14: the mean of the text is taken from both; the ridge is
     the first eigenvalue of the text's Gram matrix at which the cumulative share reaches eta.
-    Differs: the system is solved in float64 where the device has it.
+    Differs: the system is solved in float64 where the device has it. A text of one token explains
+    nothing.
 
     Args:
         visual: (..., N, D) float, hidden states of visual tokens.
-        text: (..., M, D) float, those of the text behind the image, M at least 2.
+        text: (..., M, D) float, those of the text behind the image.
         eta: share of the text's variance, in 0..1.
         epsilon: added to the ridge.
+        present: (..., M) bool, False for rows of the text that do not count; None if all count.
     """
     wide = widest(visual.device)
-    mean = text.to(wide).mean(dim=-2, keepdim=True)
-    centred, words = visual.to(wide) - mean, text.to(wide) - mean
+    if present is None:
+        present = torch.ones_like(text[..., 0], dtype=torch.bool)
+    counts = present.sum(dim=-1, keepdim=True)  # (..., 1)
+    words = text.to(wide).masked_fill(~present[..., None], 0.0)
+    mean = words.sum(dim=-2, keepdim=True) / counts[..., None]
+    # rows that do not count are zero, so they add eigenvalues of zero and no direction
+    centred, words = visual.to(wide) - mean, (words - mean) * present[..., None]
     gram = words @ words.transpose(-1, -2)  # (..., M, M)
     values = torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0)
     shares = values.cumsum(dim=-1) / values.sum(dim=-1, keepdim=True).clamp_min(epsilon)
-    first = (shares < eta).sum(dim=-1, keepdim=True).clamp(max=values.shape[-1] - 1)
+    first = torch.minimum((shares < eta).sum(dim=-1, keepdim=True), counts - 1)
     ridge = values.gather(-1, first)[..., None] + epsilon
     eye = torch.eye(words.shape[-2], dtype=wide, device=words.device)
-    weight = torch.linalg.solve(gram + ridge * eye, words @ centred.transpose(-1, -2))
+    # the ridge makes the system solvable, so there is no error to wait for
+    weight = torch.linalg.solve_ex(gram + ridge * eye, words @ centred.transpose(-1, -2)).result
     residual = centred - weight.transpose(-1, -2) @ words
     lengths = torch.linalg.vector_norm(centred, dim=-1).clamp_min(torch.finfo(wide).tiny)
     ratio = torch.linalg.vector_norm(residual, dim=-1) / lengths
