@@ -22,7 +22,7 @@ from sparsight.evaluate.results import _summarise_evidence
 from sparsight.evaluate.scenes import Box, load_suite
 from sparsight.evaluate.scoring import Marks, bootstrap_interval, collect_marks, normalise
 from sparsight.evaluate.settings import choose_cases
-from sparsight.methods import Random
+from sparsight.methods import Random, Restore
 from sparsight.sequence.trace import SiteTrace
 
 
@@ -212,6 +212,10 @@ def test_budgets_of_several_images_are_fractions():
         for seed in (0, 1)
     }
     assert len(seeds) == 6
+    built = Configuration("restore", Restore(retain=12, base=Random()))
+    drawn = [built.adapt_method(still, 36, seed).base.seed for seed in (0, 1)]
+    assert set(drawn) < seeds
+    assert len(set(drawn)) == 2
 
 
 def test_evidence_of_samples_with_unlike_sites():

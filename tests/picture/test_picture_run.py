@@ -13,7 +13,7 @@ from sparsight.cli import app
 from sparsight.counts.layout import Block, layout_of
 from sparsight.errors import AttachError, InputError, UnsupportedError
 from sparsight.families import LLAVA
-from sparsight.methods import Downscale, Pool, SparseVLM, Uniform
+from sparsight.methods import Downscale, Pool, Restore, SparseVLM, Uniform
 from sparsight.picture import lay_out_panels, sheet
 from sparsight.picture.finished import describe_method
 from tests.support import tiny, tiny_processor, tiny_rotary
@@ -75,6 +75,8 @@ def test_settings_that_are_their_defaults_are_left_out():
     assert paper.startswith("SparseVLM(retain=64, sites=(3, 7, 16), positions='renumber'")
     assert "kept=(66, 30, 17)" in paper
     assert "tau" not in paper
+    built = describe_method(Restore(retain=64, base=SparseVLM(recycle=False)))
+    assert built == "Restore(retain=64, base=SparseVLM(retain=64, recycle=False))"
 
 
 def test_without_a_processor_the_picture_says_what_it_supposes(written):

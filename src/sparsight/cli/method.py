@@ -124,7 +124,7 @@ def _read_settings(method: type[Method], settings: list[str]) -> dict[str, Any]:
             )
     values = dict(pairs)
     if of_base:
-        base: Any = values.get("base", vars(method)["base"])
+        base: Any = values.get("base", getattr(method, "base", None))
         values["base"] = replace(base, **_read_settings(type(base), of_base))
     return values
 

@@ -53,10 +53,19 @@ class Configuration:
         retain = method.retain
         if isinstance(retain, int) and (question.frames or len(question.images) > 1):
             method = replace(method, retain=min(retain / still, 1.0))
-        if any(field.name == "seed" for field in fields(method)):
-            drawn: dict[str, Any] = {"seed": zlib.crc32(f"{seed}/{question.id}".encode())}
-            method = replace(method, **drawn)
-        return method
+        return _draw(method, zlib.crc32(f"{seed}/{question.id}".encode()))
+
+
+def _draw(method: Method, seed: int) -> Method:
+    """Return a method with another seed, if it or the method that it is built on draws."""
+    changes: dict[str, Any] = {}
+    for field in fields(method):
+        value = getattr(method, field.name)
+        if field.name == "seed":
+            changes["seed"] = seed
+        elif isinstance(value, Method):
+            changes[field.name] = _draw(value, seed)
+    return replace(method, **changes) if changes else method
 
 
 DENSE = Configuration("dense")

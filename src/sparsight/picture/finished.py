@@ -74,7 +74,8 @@ def describe_method(method: Method) -> str:
     for field in fields(method):
         value = getattr(method, field.name)
         if field.name == "retain" or value != field.default:
-            settings.append(f"{field.name}={value!r}")
+            text = describe_method(value) if isinstance(value, Method) else repr(value)
+            settings.append(f"{field.name}={text}")
     return f"{type(method).__name__}({', '.join(settings)})"
 
 
