@@ -19,6 +19,7 @@ import torch
 from sparsight.methods.answer import select_tokens
 from sparsight.methods.encoder import EncoderSignals
 from sparsight.methods.method import Method
+from sparsight.methods.parts.tensors import take
 from sparsight.methods.view import Selection, View
 from sparsight.sequence.decoder_signals import DecoderSignals
 from sparsight.sequence.encoded import gather_encoder, stack_text
@@ -168,13 +169,13 @@ class SitePruning:
         return VisualTokens(columns, slots, images)
 
     def _make_view(self, group: Group, tokens: VisualTokens) -> View:
-        width, first = self.hidden.shape[-1], self.samples[group.rows[0]]
+        first, reads = self.samples[group.rows[0]], self.compactor.method.signals
         own = [self.samples[row].signals for row in group.rows]
         encoder, sizes = EncoderSignals(), None
-        if "encoder" in self.compactor.method.signals:
+        if "encoder" in reads:
             indices = group.take(self.compactor.slots.visual_index_of)
             encoder = gather_encoder(own, indices.gather(1, tokens.slots))  # names: (G, V)
-        if self.compactor.sizes is not None and "sizes" in self.compactor.method.signals:
+        if self.compactor.sizes is not None and "sizes" in reads:
             sizes = self.compactor.sizes.take(group, tokens.slots)
         attention, distance = None, None
         if self.signals is not None:
@@ -183,13 +184,11 @@ class SitePruning:
             site=self.site,
             count=group.count,
             keep_count=group.keep_count,
-            hidden=group.take(self.hidden).gather(
-                1, tokens.columns[..., None].expand(-1, -1, width)
-            ),
+            hidden=take(group.take(self.hidden), tokens.columns),
             images=tokens.images,
             attention=attention,
             distance=distance,
-            layout=first.layout if "layout" in self.compactor.method.signals else None,
+            layout=first.layout if "layout" in reads else None,
             text=stack_text(own, self.hidden.device),
             encoder=encoder,
             sizes=sizes,
