@@ -160,7 +160,8 @@ class SparseVLM(Method):
         score = view.attention.mean()  # (G, V)
         keep_count, clusters = view.keep_count, view.count - view.keep_count
         if self.level == "rank":  # counts depend on the sample, so it is a group of one
-            keep_count, clusters = self._count_by_rank(view.attention.mean_over_heads()[0], view)
+            attention = view.to_host(view.attention.mean_over_heads()[0])  # (R, V)
+            keep_count, clusters = self._count_by_rank(attention, view)
         keep = top_k(score, keep_count, view.images)  # (G, K)
         recycled = self._recycle(view, score, keep, clusters) if clusters else None
         return Selection(keep, recycled, score)

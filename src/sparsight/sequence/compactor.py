@@ -59,7 +59,8 @@ class Compactor:
         Args:
             site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
             hidden: (B, n, D) output of layer site - 1, input embeddings at site 0.
-            call: returns the attention call of layer site - 1, None for methods that read none.
+            call: returns the attention call that is read at this site: of layer site - 1, or of
+                layer `site` on `hidden`; None where none is read.
         Returns: (B, n', D); `hidden` itself if no sample is pruned here.
         """
         groups = group_samples(self.samples, self.method, site, hidden.device)
@@ -101,7 +102,7 @@ class SitePruning:
         compactor: of the prefill.
         site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
         hidden: (B, n, D).
-        call: attention call of layer site - 1, None for methods that read none.
+        call: attention call that is read at this site; None where none is.
     """
 
     def __init__(
@@ -127,7 +128,8 @@ class SitePruning:
         self.signals: RaterSignals | None = None
         if "attention" in compactor.method.signals and call is not None:
             valid = compactor.real if compactor.batch is None else compactor.batch.valid
-            frequencies = compactor.inverse_frequencies[max(site - 1, 0)]
+            layer = site if compactor.method.attention_of == "site" else site - 1
+            frequencies = compactor.inverse_frequencies[layer]
             self.signals = RaterSignals(
                 compactor.method, self.samples, compactor.slots, call, hidden, valid, frequencies
             )
@@ -186,6 +188,7 @@ class SitePruning:
             text=stack_text(own, self.hidden.device),
             encoder=encoder,
             exact=first.exact,
+            to_host=self.compactor.to_host,
         )
 
     def _make_keys(self, group: Group, tokens: VisualTokens, centres: torch.Tensor) -> torch.Tensor:
