@@ -228,6 +228,7 @@ def test_costs_are_those_of_what_ran(method):
     if isinstance(wanted, float) and wanted < 1:
         assert seen.stats.mean_visual_tokens <= wanted * tiny.VISUAL
     ranks = len(seen.stats.sites) if contract.is_adaptive(METHODS[method]) else 0
+    # ids, mask and raters; each rank is read at its site
     assert seen.stats.host_reads == 3 + ranks if ranks else seen.stats.host_reads <= 3
 
 
