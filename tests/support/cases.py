@@ -8,17 +8,20 @@ import torch
 
 from sparsight.methods import (
     SCOPE,
+    TOPS,
     DivPrune,
     Downscale,
     FastV,
     HiPrune,
     Pool,
+    PyramidDrop,
     Random,
     SparseVLM,
     SparseVLMPlus,
     Uniform,
     VisionZip,
     VisPruner,
+    VScan,
 )
 from sparsight.methods.view import Selection
 from tests.support import tiny
@@ -36,9 +39,16 @@ LAYOUTS = {
     "long text among them": [["image", 7], [60]],
 }
 
-# those that choose by signals of the image encoder, and FastV: judged by recordings and by masking
+# those that choose by signals of the image encoder or by the prompt's last token: judged by
+# recordings and by masking
 PUBLISHED = {
     "fastv": FastV(retain=0.5),
+    "pyramiddrop": PyramidDrop(retain=0.4),
+    "pyramiddrop renumbered": PyramidDrop(ratio=0.5, positions="renumber"),
+    "vscan": VScan(retain=0.4),
+    "vscan renumbered": VScan(retain=0.5, window=3, positions="renumber"),
+    "tops": TOPS(retain=0.4),
+    "tops renumbered": TOPS(retain=0.3, scale="min-max", positions="renumber"),
     "hiprune": HiPrune(retain=0.4),
     "vispruner": VisPruner(retain=0.5, positions="renumber"),
     "visionzip": VisionZip(retain=0.6),
@@ -54,6 +64,7 @@ METHODS = {
     "sum": SparseVLM(retain=0.5, aggregate="sum", tau=0.6, theta=0.3, positions="renumber"),
     "no recycling": SparseVLM(retain=0.45, recycle=False, positions="renumber"),
     "rank": SparseVLM(level="rank", retain=None),
+    "rank of videos": SparseVLM.paper_video(),
     "bounded rank": SparseVLM(level="rank", retain=0.4, prune_scale=0.8, positions="renumber"),
     "plus": SparseVLMPlus(retain=0.5),
     "plus renumbered": SparseVLMPlus(retain=20, positions="renumber", heads=1),

@@ -15,17 +15,20 @@ from sparsight.families.refused import REFUSED
 from sparsight.families.unknown import DANGERS
 from sparsight.methods import (
     SCOPE,
+    TOPS,
     DivPrune,
     Downscale,
     FastV,
     HiPrune,
     Pool,
+    PyramidDrop,
     Random,
     SparseVLM,
     SparseVLMPlus,
     Uniform,
     VisionZip,
     VisPruner,
+    VScan,
 )
 from sparsight.methods.method import Method
 
@@ -35,11 +38,14 @@ METHODS: tuple[Method, ...] = (
     SparseVLM(retain=0.5, positions="renumber"),
     SparseVLMPlus(retain=0.5),
     FastV(retain=0.5),
+    PyramidDrop(retain=0.5),
     HiPrune(retain=0.5),
     VisPruner(retain=0.5),
     VisionZip(retain=0.5),
     DivPrune(retain=0.5),
     SCOPE(retain=0.5),
+    VScan(retain=0.5),
+    TOPS(retain=0.5),
     Uniform(retain=0.5),
     Pool(retain=0.5),
     Random(retain=0.5),

@@ -198,6 +198,7 @@ def check_declarations(kind: type[Method]) -> None:
         raise SettingError(
             f"{kind.__name__} declares signals {unknown}; give some of {sorted(SIGNALS)}."
         )
+    check_choice("attention_of", kind.attention_of, ("before", "site"))
     inherited = {field.name for field in fields(kind)}
     for cls in kind.__mro__:
         if not issubclass(cls, Method) or "__dataclass_fields__" in vars(cls):

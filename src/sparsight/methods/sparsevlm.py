@@ -22,6 +22,7 @@ from sparsight.methods.parts.merging import Aggregate, density_peaks, merge
 from sparsight.methods.parts.raters import choose_text_raters
 from sparsight.methods.view import Recycled, Selection, View
 
+VIDEO_SITES = (2,)
 PAPER_KEPT: dict[int, tuple[int, ...]] = {
     192: (300, 200, 110),
     128: (303, 110, 36),
@@ -127,6 +128,20 @@ class SparseVLM(Method):
             positions="renumber",
             kept=take_published(cls.__name__, PAPER_KEPT, retain),
             accounting="authors",
+        )
+
+    @classmethod
+    def paper_video(cls, retain: float | None = None) -> Self:
+        """Return the settings of the authors' branch for videos, where the rank is the count.
+
+        Source: authors' code, branch video: one site after layer 1, which keeps as many tokens as
+            the rank of the raters' attention, mean over heads, and recycles as elsewhere.
+        Differs: `retain` bounds the count; None sets no bound, as in the code. The trace shows the
+            rank as the tokens kept, and beside it the raters, which bound it: of 2,048 tokens, 13
+            raters keep at most 13, and 62 recycled ones.
+        """
+        return cls(
+            retain=retain, sites=VIDEO_SITES, positions="renumber", level="rank", prune_scale=1.0
         )
 
     def plan(self, layout: Layout | int, layers: int) -> Schedule:

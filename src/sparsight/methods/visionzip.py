@@ -14,6 +14,7 @@ from sparsight.counts.published import take_published
 from sparsight.counts.schedule import Schedule
 from sparsight.errors import SettingError
 from sparsight.methods.encoder import EncoderNeed
+from sparsight.methods.folding import join_recycled
 from sparsight.methods.input_only import INPUT, SCORES, attention_need, check_input_only
 from sparsight.methods.method import Method, check_choice, require_grids
 from sparsight.methods.parts.by_grid import share_by_grid
@@ -111,7 +112,7 @@ class VisionZip(Method):
             .to(device, non_blocking=True)
             .expand(len(score), -1)
         ]
-        recycled, first = [], 0
+        recycled = []
         for grid, kept, count in zip(layout.grids, dominant, anchors, strict=True):
             tokens = grid.tokens.to(device, non_blocking=True)
             if not count:
@@ -120,20 +121,19 @@ class VisionZip(Method):
             similarity = compare(encoder.keys()[:, tokens]).hold()
             groups = choose_visionzip(score[:, tokens], similarity, kept, count)
             keep.append(tokens[groups.keep])
-            recycled.append(self._fold(view, grid, groups, first))
-            first += count
+            recycled.append(self._fold(view, grid, groups))
         chosen = torch.cat(keep, dim=-1).sort(dim=-1).values
-        return Selection(chosen, _join(recycled), score)
+        return Selection(chosen, join_recycled(recycled), score)
 
-    def _fold(self, view: View, grid: PatchGrid, groups: Groups, first: int) -> Recycled:
-        """Return the contextual tokens of one grid; `first` is the label of its first anchor."""
+    def _fold(self, view: View, grid: PatchGrid, groups: Groups) -> Recycled:
+        """Return the contextual tokens of one grid."""
         tokens = grid.tokens.to(view.hidden.device, non_blocking=True)
         if self.merge == "tokens":
             values = merge_contextual(view.hidden[:, tokens], groups)
         else:
             features = merge_contextual(view.encoder.features()[:, tokens], groups)
             values = view.encoder.project(features).to(view.hidden.dtype)
-        return Recycled(values, tokens[groups.centres], tokens[groups.pool], groups.labels + first)
+        return Recycled(values, tokens[groups.centres], tokens[groups.pool], groups.labels)
 
 
 def _share_anchors(layout: Layout, dominant: tuple[int, ...], made: int) -> list[int]:
@@ -141,15 +141,3 @@ def _share_anchors(layout: Layout, dominant: tuple[int, ...], made: int) -> list
     left = [len(grid.tokens) - kept for grid, kept in zip(layout.grids, dominant, strict=True)]
     parts = iter(share(made, [size for size in left if size]))
     return [next(parts) if size else 0 for size in left]
-
-
-def _join(parts: list[Recycled]) -> Recycled | None:
-    """Return the contextual tokens of all grids; None if there are none."""
-    if not parts:
-        return None
-    return Recycled(
-        torch.cat([part.values for part in parts], dim=1),
-        torch.cat([part.centres for part in parts], dim=1),
-        torch.cat([part.pool for part in parts], dim=1),
-        torch.cat([part.labels for part in parts], dim=1),
-    )
