@@ -82,8 +82,8 @@ CHANGES = {
         **EVERYWHERE,
         "sites": ({}, (0, 6)),
         "score": ({"window": 4}, "received"),
-        "local_block": ({}, 0),
-        "window": ({}, 2),
+        "local_block": ({}, 0.5),
+        "window": ({"local_block": 0.5}, 2),
     },
     TOPS: {
         **EVERYWHERE,

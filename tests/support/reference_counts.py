@@ -91,7 +91,7 @@ def curve(name, visual, ratio, count):
     return [visual * ratio ** (2 + i) for i in range(count)]
 
 
-def solve(wanted, visual, sites, layers, authors, name=""):
+def solve(wanted, visual, sites, layers, authors, *, name=""):
     """Counts V s^2, V s^3, V s^4, ...: the largest s whose cost is met, then token by token.
 
     Args: name: of the method, as some have another curve.
@@ -171,7 +171,7 @@ def _plan(method, kind, grids, layers):
     if name == "PyramidDrop" and method.ratio:
         counts = [max(1, int(visual * method.ratio ** (i + 1))) for i in range(len(sites))]
     elif not getattr(method, "kept", None):
-        counts = solve(wanted, visual, sites, layers, authors, name)
+        counts = solve(wanted, visual, sites, layers, authors, name=name)
     steps, present = [], visual
     for index, count in enumerate(counts):
         steps.append(at_site(method, index, count, present))

@@ -108,7 +108,7 @@ class PyramidDrop(Method):
             sites = scale_sites(layers, published)
             if sites[0] <= affordable:
                 return sites
-        return (1, *(site for site in sites if site > 1))
+        return 1, *(site for site in sites[1:] if site > 1)
 
     def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Choose the last token."""

@@ -154,9 +154,8 @@ class VScan(Method):
             own = torch.arange(len(others), device=others.device).expand(group, -1)
             others = others.expand(group, -1)
             parts.append(Recycled(view.hidden[:, others[0]], others, others, own))
-        return Selection(
-            local.new_zeros(group, 0, dtype=torch.int64), join_recycled(parts), overall
-        )
+        none = local.new_zeros(group, 0, dtype=torch.int64)
+        return Selection(none, join_recycled(parts), overall)
 
     def _fold(
         self, view: View, grid: PatchGrid, count: int, scores: tuple[torch.Tensor, torch.Tensor]
