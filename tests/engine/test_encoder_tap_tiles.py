@@ -6,7 +6,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 
 from sparsight import sparsify
 from sparsight.errors import UnsupportedError
-from sparsight.methods import SCOPE, DivPrune, HiPrune, VisionZip, VisPruner
+from sparsight.methods import SCOPE, TOPS, DivPrune, HiPrune, VisionZip, VisPruner, VScan
 from sparsight.methods.encoder import EncoderNeed
 from tests.support import contract
 from tests.support.tiny import OLD
@@ -69,6 +69,9 @@ def test_signals_are_those_of_the_tiles(way):
         VisionZip(retain=0.6),
         DivPrune(retain=0.3),
         SCOPE(retain=0.5),
+        VScan(retain=0.5),
+        VScan(retain=0.66, positions="renumber"),  # row ends stay among the means
+        TOPS(retain=0.5),
     ],
     ids=lambda method: type(method).name,
 )

@@ -1,5 +1,7 @@
 """Methods that read image encoders other than CLIP: what they owe every prompt, and refusals."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,11 +9,25 @@ from sparsight import sparsify
 from sparsight.engine.support import describe, supports
 from sparsight.errors import UnsupportedError
 from sparsight.families import family_named
-from sparsight.methods import SCOPE, DivPrune, FastV, HiPrune, VisionZip, VisPruner
-from tests.support import contract, tiny, tiny_rotary, tiny_towers
+from sparsight.methods import (
+    SCOPE,
+    TOPS,
+    DivPrune,
+    FastV,
+    HiPrune,
+    PyramidDrop,
+    SparseVLM,
+    VisionZip,
+    VisPruner,
+    VScan,
+)
+from tests.support import contract, tiny, tiny_families, tiny_rotary, tiny_towers
 
 RECEIVED = {
     "fastv": FastV(retain=0.5),
+    "pyramiddrop": PyramidDrop(retain=0.4),
+    "vscan": VScan(retain=0.4, score="received"),
+    "tops": TOPS(retain=0.4, score="received"),
     "hiprune": HiPrune(retain=0.4),
     "vispruner": VisPruner(retain=0.5, score="received"),
     "visionzip": VisionZip(retain=0.6, score="received", merge="tokens"),
@@ -23,6 +39,8 @@ BY_CLASS = {
     "vispruner": VisPruner(retain=0.5),
     "visionzip": VisionZip(retain=0.6),
     "scope": SCOPE(retain=0.5),
+    "vscan": VScan(retain=0.4),
+    "tops": TOPS(retain=0.4),
 }
 
 
@@ -97,13 +115,57 @@ def test_decoding_goes_on_where_the_prompt_ended(method):
         longer = tiny_rotary.longer("qwen25", batch.inputs, said[:-1])
         # words behind the question rate, too: they are asked to leave the choice as it was
         with pytest.MonkeyPatch.context() as patch:
-            if isinstance(method, FastV):
-                patch.setattr(FastV, "raters", lambda self, _, text: last_but(text, len(said) - 1))
+            if "attention" in method.signals:
+                kind = type(method)
+                patch.setattr(kind, "raters", fewer(kind.raters, len(said) - 1))
             whole = model(**longer).logits[0, -len(said) :]
     contract.close(torch.cat(list(done.logits)).to(whole.dtype), whole, "decoding")
 
 
-def last_but(text, skipped):
-    chosen = torch.zeros(len(text), dtype=torch.bool)
-    chosen[-1 - skipped] = True
-    return chosen
+def fewer(raters, skipped):
+    """The same choice of raters, as if the last words were not there."""
+
+    def choose(self, visual, text):
+        chosen = torch.zeros(len(text), dtype=torch.bool)
+        chosen[: len(text) - skipped] = raters(self, visual, text[: len(text) - skipped])
+        return chosen
+
+    return choose
+
+
+VIDEO = [["video", 5], ["image", 3, "video", 4]]
+
+
+def test_the_rank_of_videos_on_video_llava():
+    model = tiny_families.tiny_family("video-llava")
+    batch = tiny_families.family_batch(model, "video-llava", VIDEO)
+    contract.check(model, SparseVLM.paper_video(), batch)
+    with sparsify(model, SparseVLM.paper_video()) as run, torch.no_grad():
+        model(**batch.inputs)
+    assert all(
+        len(step.keep) <= raters
+        for steps, raters in zip(run.trace.samples, run.stats.raters, strict=True)
+        for step in steps
+    )
+
+
+def test_the_rank_of_videos_on_qwen():
+    model = tiny_rotary.model("qwen25")
+    rows = [[("video", 3, 2, 3), 6], [2, ("image", 2, 3), 3, ("video", 2, 3, 2), 5], [20]]
+    batch = tiny_rotary.batch("qwen25", rows, model.dtype)
+    contract.check(model, replace(SparseVLM.paper_video(), positions="keep"), batch)
+    for method in (
+        SparseVLM.paper_video(),
+        PyramidDrop.paper(270),
+        VScan.paper(64),
+        TOPS.paper(64),
+    ):
+        with pytest.raises(UnsupportedError, match="positions='renumber' is not supported"):
+            sparsify(model, method)
+
+
+@pytest.mark.parametrize("method", ["pyramiddrop", "vscan", "tops"])
+def test_videos_keep_the_contract(method):
+    model = tiny_rotary.model("qwen25")
+    rows = [[("video", 3, 2, 3), 6], [2, ("image", 2, 3), 3, ("video", 2, 3, 2), 5], [20]]
+    contract.check(model, RECEIVED[method], tiny_rotary.batch("qwen25", rows, model.dtype))

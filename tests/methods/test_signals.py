@@ -9,7 +9,16 @@ from sparsight import Method, SparseVLM, SparseVLMPlus, sparsify
 from sparsight.cli.method import cli_name
 from sparsight.counts.layout import grids_layout
 from sparsight.errors import MethodError, SettingError
-from sparsight.methods import SCOPE, DivPrune, HiPrune, VisionZip, VisPruner, methods
+from sparsight.methods import (
+    SCOPE,
+    TOPS,
+    DivPrune,
+    HiPrune,
+    VisionZip,
+    VisPruner,
+    VScan,
+    methods,
+)
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals, TextSignal
 from sparsight.methods.method import SIGNALS
 from sparsight.methods.view import Distance, Selection, View
@@ -80,13 +89,17 @@ def view(signals, site, needs=()):
 @pytest.mark.parametrize("method", methods(), ids=cli_name)
 def test_no_method_reads_more_than_it_declares(method):
     own = method(retain=12)
-    answer = own.select(view(own.signals, 0 if own.sites == (0,) else 2, own.encoder_needs))
-    assert answer.keep.shape[0] == 2
+    sites = (0, 2) if own.chooses_at_input else own.sites if own.sites == (0,) else (2,)
+    for site in sites:
+        rated = site >= own.first_rated_site()
+        signals = own.signals if rated else own.signals - {"attention"}
+        answer = own.select(view(signals, site, own.encoder_needs))
+        assert answer.keep.shape[0] == 2
     assert own.signals <= SIGNALS
     assert not own.encoder_needs or "encoder" in own.signals
 
 
-@pytest.mark.parametrize("method", [HiPrune, VisPruner, VisionZip, SCOPE, DivPrune])
+@pytest.mark.parametrize("method", [HiPrune, VisPruner, VisionZip, SCOPE, DivPrune, VScan, TOPS])
 def test_each_need_of_the_encoder_is_read(method):
     own = method(retain=12, **({"space": "features"} if method is DivPrune else {}))
     for need in own.encoder_needs:
