@@ -160,7 +160,8 @@ def test_pyramiddrop(name):
     for row, length in enumerate(lengths):
         pads, before = longest - length, settings["text_before_after"][row][0]
         embeds[row, pads:] = tensors["inputs"][row, :length]
-        mask[row, pads:], marks[row, pads + before : pads + before + visual] = True, True
+        mask[row, pads:] = True
+        marks[row, pads + before : pads + before + visual] = True
     ratio = settings["plan"][0] / (visual if settings["plan_is"] == "counts" else 1)
     method = PyramidDrop(sites=tuple(settings["sites"]), ratio=ratio, positions="renumber")
     with sparsify(text, method, visual_mask=marks) as run, torch.no_grad():

@@ -51,26 +51,25 @@ class AttentionReader:
     """
 
     def __init__(self, owner: Owner, parts: Parts, method: Method, inputs: LayerInputs) -> None:
-        self.owner, self.layers, self.inputs = owner, parts.layers, inputs
+        self.owner, self.layers = owner, parts.layers
+        self.inputs = inputs
         self.ahead = method.attention_of == "site"
         sites = method.list_sites(len(parts.layers)) if "attention" in method.signals else ()
         self.sites = frozenset(site for site in sites if site >= method.first_rated_site())
 
-    def attach(self) -> list[Callable[[], None]]:
+    def attach(self, add_remover: Callable[[Callable[[], None]], None]) -> None:
         """Put taps on the layers whose attention is read.
 
         The tap replaces the config of an attention module. A compiled layer ignores new hooks but
         is compiled anew when its config changes, so one layer is tapped in any case.
 
-        Returns: functions that remove the taps.
+        Args: add_remover: takes a function that removes a tap, as soon as the tap is on.
         Raises: UnsupportedError: a layer does not choose its kernel as transformers' layers do.
         """
         tapped = sorted(self.sites) if self.ahead else [site - 1 for site in sorted(self.sites)]
-        removers = []
         for index in tapped or [0]:
             attention = self.layers[index].get_submodule("self_attn")
-            removers.append(attach_tap(attention, partial(self._on_attention, index)))
-        return removers
+            add_remover(attach_tap(attention, partial(self._on_attention, index)))
 
     def make_reader(
         self, state: Pass, site: int, hidden: torch.Tensor, kwargs: dict[str, Any]

@@ -105,7 +105,7 @@ class Engine:
         for part in (self.scaler, self.encoder):
             if part is not None:
                 self._removers.extend(part.attach())
-        self._removers.extend(self.attention.attach())
+        self.attention.attach(self.add_remover)
         self.attached = True
 
     def detach(self) -> None:

@@ -140,7 +140,8 @@ class VScan(Method):
         """Choose and merge at the input; keep what the last token attends to in the decoder."""
         if view.site:
             return select_by_attention(self, view)
-        layout, encoder, group = require_grids(self, view.layout), view.encoder, len(view.hidden)
+        layout, encoder = require_grids(self, view.layout), view.encoder
+        group = len(view.hidden)
         read = encoder.class_attention if self.score == "class" else encoder.received
         local, overall = read(self.local_block), read()  # (G, V) both
         patches = min(view.count, len(layout) - len(layout.others))
