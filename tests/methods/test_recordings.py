@@ -148,11 +148,9 @@ def test_pyramiddrop(name):
     )
     for site in settings["sites"]:
         layer = text.model.layers[site]
-        norm, query, key = (tensors.get(f"{part}.{site}") for part in ("norm", "q_proj", "k_proj"))
-        if norm is not None:
-            layer.input_layernorm.weight.data = norm.double()
-        layer.self_attn.q_proj.weight.data = query.double()
-        layer.self_attn.k_proj.weight.data = key.double()
+        layer.input_layernorm.weight.data = tensors[f"norm.{site}"].double()
+        layer.self_attn.q_proj.weight.data = tensors[f"q_proj.{site}"].double()
+        layer.self_attn.k_proj.weight.data = tensors[f"k_proj.{site}"].double()
     lengths, visual = tensors["lengths"].tolist(), settings["visual"]
     longest = max(lengths)
     embeds = torch.zeros(len(lengths), longest, 64, dtype=torch.float64)
