@@ -8,7 +8,7 @@ import torch
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.engine.passes import Pass
-from sparsight.methods import Pool, Random, Uniform
+from sparsight.methods import TOPS, Pool, PyramidDrop, Random, Uniform, VScan
 from tests.support import tiny, tiny_rotary
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -18,6 +18,9 @@ METHODS = {
     "renumber": SparseVLM(retain=0.5, positions="renumber"),
     "rank": SparseVLM(level="rank", retain=None),
     "plus": SparseVLMPlus(retain=0.5),
+    "ahead": PyramidDrop(retain=0.5),
+    "vscan": VScan(retain=0.5),
+    "tops": TOPS(retain=0.5),
     "random": Random(retain=0.5),
     "uniform": Uniform(retain=0.3),
     "pool": Pool(retain=0.4),
@@ -89,8 +92,7 @@ def waits(model, inputs):
     ]
 
 
-# the rank of attention is read on the host at every site, and counted nowhere
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "rank"])
+@pytest.mark.parametrize("name", METHODS)
 def test_every_wait_is_counted(name, monkeypatch):
     reads, plain = [], Pass.to_host
     monkeypatch.setattr(Pass, "to_host", lambda state, x: reads.append(1) or plain(state, x))

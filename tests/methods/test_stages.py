@@ -139,6 +139,17 @@ def test_tops_at_the_input_chooses_in_each_image():
         assert keep[row].tolist() == sorted(wanted)
 
 
+@pytest.mark.parametrize("method", [VScan(), TOPS()], ids=lambda method: method.name)
+def test_the_choice_at_the_input_reads_no_value(method):
+    """On tensors without values: a GPU would not be waited for."""
+    view, scores = two_images()
+    scores = scores.to("meta")
+    encoder = EncoderSignals(dict(zip(method.encoder_needs, scores, strict=False)))
+    away = {"hidden": view.hidden.to("meta"), "images": view.images.to("meta")}
+    answer = method.select(replace(view, encoder=encoder, **away))
+    assert answer.keep.shape[1] + (answer.recycled is not None) * 20 == 20
+
+
 def test_tops_inside_goes_by_raters_and_hidden_states():
     """The scores of the run are those of a view made by hand."""
     model, inputs = tiny_model("sdpa"), tiny.batch([["image", 9]]).inputs
