@@ -12,7 +12,7 @@ from sparsight.errors import SettingError, UnsupportedError
 from sparsight.methods import FastV, PyramidDrop, VScan
 from sparsight.methods.view import Selection
 from tests.support import contract, hidden, tiny, tiny_rotary
-from tests.support.caches import cached
+from tests.support.caches import NAME, cached
 from tests.support.cases import KERNELS, Identity, tiny_model
 from tests.support.tiny_families import family_batch, tiny_family
 
@@ -243,6 +243,23 @@ def test_attention_that_cannot_be_read_is_refused(monkeypatch):
         monkeypatch.undo()
         model(**inputs)
     assert run.stats.ahead
+
+
+def test_calls_that_would_change_the_cache_are_refused(monkeypatch):
+    model, inputs = tiny.tiny_llava(), tiny.batch([["image", 6]]).inputs
+    with sparsify(model, METHOD), torch.no_grad():
+        attention, asked = model.model.language_model.layers[2].self_attn, []
+        plain = attention.forward
+
+        def forward(hidden_states, **given):
+            asked.append(given[NAME].get_seq_length())
+            given[NAME].crop(0)
+            return plain(hidden_states, **given)
+
+        monkeypatch.setattr(attention, "forward", forward)
+        with pytest.raises(UnsupportedError, match=r"call crop\(\) of their cache"):
+            model(**inputs, **cached(DynamicCache()))
+    assert len(asked) == 1
 
 
 def test_an_error_on_the_way_is_the_callers():

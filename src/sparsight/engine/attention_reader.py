@@ -6,7 +6,7 @@ attention on the sequence before, the layer's own forward is called ahead, with 
 before anything is removed; it ends when it reaches its attention, and stores nothing in the cache.
 
 Private details of transformers touched here: `self_attn` of decoder layers; that a layer gets its
-hidden states as its only positional argument and asks its cache for nothing but `update`, whose
+hidden states as its only positional argument and changes its cache by nothing but `update`, whose
 arguments are keys, values and the index of the layer; `layers` of a cache, `keys` and `values` of
 these. Of torch: that a hook which is always called is not called for a BaseException.
 """
@@ -26,6 +26,7 @@ from sparsight.engine.ledger import Owner
 from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass, Pruning, find_pass
 from sparsight.engine.tap import attach_tap
+from sparsight.errors import TESTED_WITH, UnsupportedError
 from sparsight.methods.method import Method
 from sparsight.sequence.rater_rows import AttentionCall
 
@@ -135,6 +136,8 @@ class AttentionReader:
 class _Unwritten:
     """A cache as one layer sees it, which answers an update and stores nothing.
 
+    It answers questions, `get_...()`, too, and refuses calls that may change the cache.
+
     Args: cache: that is read.
     """
 
@@ -160,7 +163,12 @@ class _Unwritten:
         )
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._cache, name)
+        value = getattr(self._cache, name)
+        if callable(value) and not name.startswith("get_"):
+            raise UnsupportedError(
+                f"decoder layers call {name}() of their cache, which may change it; {TESTED_WITH}."
+            )
+        return value
 
 
 def _move(call: AttentionCall, device: torch.device) -> AttentionCall:

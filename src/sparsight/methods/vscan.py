@@ -28,7 +28,7 @@ from sparsight.methods.view import Recycled, Selection, View
 MIDDLE = (16,)  # of 32 layers
 SHARES = (1.5, 0.5)  # of the budget, at the input and behind the decoder layer
 WINDOWS = {"class": 6, "received": 4}
-PAPER_BUDGETS = {192: SHARES, 128: SHARES, 64: SHARES}
+PAPER_COUNTS = {192: (288, 96), 128: (192, 64), 64: (96, 32)}  # what SHARES makes of them
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class VScan(Method):
         "attention in windows and in the whole image, merging; then the prompt's last token"
     )
     source: ClassVar[str] = "VScan, TMLR 2026, arXiv 2505.22654"
-    published: ClassVar[tuple[int, ...]] = tuple(PAPER_BUDGETS)
+    published: ClassVar[tuple[int, ...]] = tuple(PAPER_COUNTS)
     signals: ClassVar[frozenset[str]] = frozenset({"attention", "encoder", "layout"})
     attention_of: ClassVar[Literal["before", "site"]] = "site"
     chooses_at_input: ClassVar[bool] = True
@@ -103,7 +103,7 @@ class VScan(Method):
 
         Raises: BudgetError: the budget was not published.
         """
-        take_published(cls.__name__, PAPER_BUDGETS, retain)
+        take_published(cls.__name__, PAPER_COUNTS, retain)
         return cls(retain=retain, positions="renumber")
 
     @property
