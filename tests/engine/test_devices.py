@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
-from sparsight.methods import DART, SIEVE, Random, Restore, Uniform
+from sparsight.methods import DART, SIEVE, PyramidDrop, Random, Restore, Uniform
 from tests.support import contract, tiny, tiny_rotary
 from tests.support.caches import cached
 from tests.support.two_devices import FIRST, SECOND, Places, put, send
@@ -18,6 +18,7 @@ METHODS = {
     "plus": SparseVLMPlus(retain=0.5),
     "dart": DART(retain=0.6),
     "sieve": SIEVE(retain=0.5),
+    "ahead": PyramidDrop(retain=0.5),  # its first site is the first layer on the second device
     "random": Random(retain=0.5),
     "uniform inside": Uniform(retain=0.5, sites=(0, 3, 5)),
     "restore": Restore(retain=0.5, base=Random(sites=(0, 3, 5))),
@@ -96,18 +97,19 @@ def test_tensors_of_two_devices_do_not_meet():
 @pytest.mark.filterwarnings(
     "ignore:You are calling .generate"
 )  # before 5.18 transformers asks offloaded weights
+@pytest.mark.parametrize("method", ["keep", "ahead"])
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.mode("accelerate's offload hooks")
-def test_offloaded_weights_answer_alike(inside):
+def test_offloaded_weights_answer_alike(inside, method):
     accelerate = pytest.importorskip("accelerate")
     model = tiny.tiny_llava(dtype=torch.float32)
     inputs = tiny.batch([["image", 6]], dtype=model.dtype).inputs
     plain = model.generate(**inputs, max_new_tokens=4)
-    with sparsify(model, METHODS["keep"]):
+    with sparsify(model, METHODS[method]):
         want = model.generate(**inputs, max_new_tokens=4)
     if not inside:
         accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
-    with sparsify(model, METHODS["keep"]):
+    with sparsify(model, METHODS[method]):
         if inside:
             accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
         assert torch.equal(model.generate(**inputs, max_new_tokens=4), want)

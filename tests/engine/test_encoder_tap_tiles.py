@@ -9,6 +9,7 @@ from sparsight.errors import UnsupportedError
 from sparsight.methods import (
     EADP,
     SCOPE,
+    TOPS,
     CDPruner,
     DivPrune,
     FasterVLM,
@@ -20,6 +21,7 @@ from sparsight.methods import (
     PruneSID,
     VisionZip,
     VisPruner,
+    VScan,
 )
 from sparsight.methods.encoder import EncoderNeed
 from tests.support import contract, tiny_clip
@@ -93,6 +95,9 @@ def test_signals_are_those_of_the_tiles(way):
         CDPruner(retain=0.4, relevance="clip", tower=tiny_clip.tower()),
         MMTok(retain=0.5),
         EADP(retain=0.4, centred=True),
+        VScan(retain=0.5),
+        VScan(retain=0.66, positions="renumber"),  # row ends stay among the means
+        TOPS(retain=0.5),
     ],
     ids=str,
 )

@@ -10,6 +10,7 @@ import torch
 
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.engine import passes
+from sparsight.engine.tap import attach_tap
 from sparsight.errors import AttachError, SettingError, SparsightError, UnsupportedError
 from sparsight.methods import Downscale, Uniform
 from tests.support import tiny
@@ -133,11 +134,14 @@ def test_a_refused_attach_leaves_no_trace(model, case):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("step", ["sparsight.engine.hooks.attach_tap", "guard_generate"])
+@pytest.mark.parametrize("step", ["sparsight.engine.attention_reader.attach_tap", "guard_generate"])
 def test_an_attach_that_breaks_half_way_leaves_no_trace(model, inputs, monkeypatch, step, error):
-    before = snapshot(model)
+    before, calls = snapshot(model), []
 
-    def fail(*_):
+    def fail(*given):
+        calls.append(given)
+        if "tap" in step and len(calls) == 1:  # the second one breaks
+            return attach_tap(*given)
         raise error("stop")
 
     with monkeypatch.context() as patched:

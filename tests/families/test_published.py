@@ -1,5 +1,6 @@
 """Published methods on models other than LLaVA with CLIP: what they owe prompts, and refusals."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from sparsight.methods import (
     EADP,
     SCOPE,
     SIEVE,
+    TOPS,
     AutoPrune,
     CDPruner,
     DivPrune,
@@ -26,12 +28,15 @@ from sparsight.methods import (
     PruMerge,
     PruMergePlus,
     PruneSID,
+    PyramidDrop,
     Restore,
+    SparseVLM,
     VisionZip,
     VisPruner,
+    VScan,
 )
 from sparsight.sequence.prompt import read_prompts
-from tests.support import contract, tiny, tiny_rotary, tiny_towers
+from tests.support import contract, tiny, tiny_families, tiny_rotary, tiny_towers
 
 MERGED = {"score": "received", "merge": "tokens", "block": 0}
 RECEIVED = {
@@ -39,6 +44,9 @@ RECEIVED = {
     "dart": DART(retain=0.6),
     "autoprune": AutoPrune(retain=0.5),
     "sieve": SIEVE(retain=0.5),
+    "pyramiddrop": PyramidDrop(retain=0.4),
+    "vscan": VScan(retain=0.4, score="received"),
+    "tops": TOPS(retain=0.4, score="received"),
     "hiprune": HiPrune(retain=0.4),
     "fastervlm": FasterVLM(retain=0.4, score="received"),
     "vispruner": VisPruner(retain=0.5, score="received"),
@@ -69,6 +77,8 @@ BY_CLASS = {
     "holov": HoloV(retain=0.4),
     "prunesid": PruneSID(retain=0.5),
     "scope": SCOPE(retain=0.5),
+    "vscan": VScan(retain=0.4),
+    "tops": TOPS(retain=0.4),
 }
 
 
@@ -148,3 +158,41 @@ def test_decoding_goes_on_where_the_prompt_ended(method):
             patch.setattr(reader, "read_prompts", lambda *given: drafted(*given[:3]))
             whole = model(**longer).logits[0, -len(said) :]
     contract.close(torch.cat(list(done.logits)).to(whole.dtype), whole, "decoding")
+
+
+VIDEO = [["video", 5], ["image", 3, "video", 4]]
+
+
+def test_the_rank_of_videos_on_video_llava():
+    model = tiny_families.tiny_family("video-llava")
+    batch = tiny_families.family_batch(model, "video-llava", VIDEO)
+    contract.check(model, SparseVLM.paper_video(), batch)
+    with sparsify(model, SparseVLM.paper_video()) as run, torch.no_grad():
+        model(**batch.inputs)
+    assert all(
+        len(step.keep) <= raters
+        for steps, raters in zip(run.trace.samples, run.stats.raters, strict=True)
+        for step in steps
+    )
+
+
+def test_the_rank_of_videos_on_qwen():
+    model = tiny_rotary.model("qwen25")
+    rows = [[("video", 3, 2, 3), 6], [2, ("image", 2, 3), 3, ("video", 2, 3, 2), 5], [20]]
+    batch = tiny_rotary.batch("qwen25", rows, model.dtype)
+    contract.check(model, replace(SparseVLM.paper_video(), positions="keep"), batch)
+    for method in (
+        SparseVLM.paper_video(),
+        PyramidDrop.paper(270),
+        VScan.paper(64),
+        TOPS.paper(64),
+    ):
+        with pytest.raises(UnsupportedError, match="positions='renumber' is not supported"):
+            sparsify(model, method)
+
+
+@pytest.mark.parametrize("method", ["pyramiddrop", "vscan", "tops"])
+def test_videos_keep_the_contract(method):
+    model = tiny_rotary.model("qwen25")
+    rows = [[("video", 3, 2, 3), 6], [2, ("image", 2, 3), 3, ("video", 2, 3, 2), 5], [20]]
+    contract.check(model, RECEIVED[method], tiny_rotary.batch("qwen25", rows, model.dtype))

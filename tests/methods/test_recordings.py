@@ -9,6 +9,7 @@ from sparsight.methods import (
     DART,
     SCOPE,
     SIEVE,
+    TOPS,
     AutoPrune,
     DivPrune,
     FasterVLM,
@@ -16,8 +17,11 @@ from sparsight.methods import (
     HiPrune,
     HoloV,
     PruneSID,
+    PyramidDrop,
+    SparseVLM,
     VisionZip,
     VisPruner,
+    VScan,
     dart,
 )
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals
@@ -236,3 +240,126 @@ def test_autoprune(name, entering):
     assert plan.mean() == entering
     own = AutoPrune(target, slope=slope).plan(settings["original_tokens"], settings["layers"])
     assert target - 1 / settings["layers"] < own.mean() <= target
+
+
+def place(step):
+    """What a site kept, counted among the tokens that were there."""
+    order = step.present.tolist()
+    return [order.index(token) for token in step.keep.tolist()]
+
+
+@pytest.mark.parametrize("name", ["pdrop-a", "pdrop-b", "vscan-decoder-a"])
+def test_pyramiddrop(name):
+    """Layers that change nothing, with recorded norms and projections at the sites."""
+    settings, tensors = read(name)
+    text = recorded.still(
+        recorded.text(64, 32, num_key_value_heads=4, rms_norm_eps=settings["norm_eps"])
+    )
+    for site in settings["sites"]:
+        layer = text.model.layers[site]
+        layer.input_layernorm.weight.data = tensors[f"norm.{site}"].double()
+        layer.self_attn.q_proj.weight.data = tensors[f"q_proj.{site}"].double()
+        layer.self_attn.k_proj.weight.data = tensors[f"k_proj.{site}"].double()
+    lengths, visual = tensors["lengths"].tolist(), settings["visual"]
+    longest = max(lengths)
+    embeds = torch.zeros(len(lengths), longest, 64, dtype=torch.float64)
+    marks, mask = (torch.zeros(len(lengths), longest, dtype=torch.bool) for _ in range(2))
+    for row, length in enumerate(lengths):
+        pads, before = longest - length, settings["text_before_after"][row][0]
+        embeds[row, pads:] = tensors["inputs"][row, :length]
+        mask[row, pads:] = True
+        marks[row, pads + before : pads + before + visual] = True
+    ratio = settings["plan"][0] / (visual if settings["plan_is"] == "counts" else 1)
+    method = PyramidDrop(sites=tuple(settings["sites"]), ratio=ratio, positions="renumber")
+    with sparsify(text, method, visual_mask=marks) as run, torch.no_grad():
+        places = contract.positions(mask)
+        text(inputs_embeds=embeds, attention_mask=mask.long(), position_ids=places)
+    for row, steps in enumerate(run.trace.samples):
+        for step in steps:
+            assert place(step) == tensors[f"kept.{step.site}.{row}"].tolist()
+
+
+@pytest.mark.parametrize("name", ["sparsevlm-rank-a", "sparsevlm-rank-b"])
+def test_sparsevlm_of_videos(name):
+    settings, tensors = read(name)
+    model, hidden = recorded.still(recorded.model(32, 16)), tensors["hidden"].double()
+    first, words = settings["text_before"], settings["text_after"]
+    visual = torch.arange(first, first + settings["visual"])
+    text = torch.tensor([i for i in range(len(hidden)) if i not in visual])
+    features = recorded.with_class_token(hidden[visual][None])
+    query, key = recorded.attending(torch.full((1, 1, 256), 1 / 257))
+    recorded.put_in(model, SOURCE, (query, key), 1.0, features)
+    decoder = model.model.language_model
+    inputs = tiny.batch([[first - 1, "image", words]], side=16 * tiny.PATCH).inputs
+    inputs["input_ids"][0, text] = torch.arange(len(text)) + 4  # every word is another one
+    decoder.embed_tokens.weight.data[4 : 4 + len(text)] = hidden[text]
+    layer = decoder.layers[settings["prune_layer"]]
+    query, key = recorded.rows_of(tensors["attention_text_rows"])
+    config = layer.self_attn.config
+    layer.self_attn = recorded.RecordedAttention(config, query, key, 1.0, causal=True)
+    method = SparseVLM.paper_video()
+    with sparsify(model, method) as run, contract.Probe(model) as probe, torch.no_grad():
+        model(**inputs, use_cache=False)
+    (step,) = run.trace.samples[0]
+    after = first + settings["visual"]
+    assert (run.trace.raters[0] - after).tolist() == tensors["raters"].tolist()
+    assert torch.equal(step.keep, tensors["kept"])
+    torch.testing.assert_close(step.score, tensors["score"].double(), rtol=1e-4, atol=1e-7)
+    assert run.stats.visual_tokens_per_layer[0][1:3] == (256, len(step.keep) + len(step.centres))
+    entered = probe.entering[2][0, first + len(step.keep) : -words]
+    wanted = tensors["recycled"].double()
+    assert entered.shape == wanted.shape
+    # clusters are numbered by peak score in both, but equal scores in any order
+    apart = (entered[:, None] - wanted).abs().amax(dim=-1)
+    assert (apart.amin(dim=0) < 1e-5).all()
+
+
+def test_vscan():
+    settings, tensors = read("vscan-a")
+    model = recorded.model(32, 24)
+    features = recorded.with_class_token(tensors["features"])
+    for block, which in ((1, "local"), (SOURCE, "global")):
+        attended = recorded.attending(tensors[f"cls_attention_{which}"])
+        recorded.put_in(model, block, attended, 1.0, features if block == SOURCE else None)
+    inputs = tiny.batch([["image", 6]], side=24 * tiny.PATCH).inputs
+    method = VScan.paper(settings["visual_token_num"] * 2 // 3)
+    with sparsify(model, method) as run, contract.Probe(model) as probe, torch.no_grad():
+        model(**inputs, use_cache=False)
+    step, count = run.trace.samples[0][0], settings["visual_token_num"]
+    assert torch.equal(step.centres, tensors["kept"][0])
+    assert step.keep.tolist() == []
+    entered = probe.entering[0][0, 1 : 1 + count]
+    torch.testing.assert_close(entered, tensors["merged"][0].double(), rtol=1e-4, atol=1e-5)
+    # behind the middle layer a third is left, kept as it is
+    assert run.stats.visual_tokens_per_layer[0] == (count, count, count // 3, count // 3)
+
+
+def test_vscan_of_qwen():
+    settings, tensors = read("vscan-qwen-a")
+    layout, method = grids_layout([tuple(settings["grid_after_merge"])]), VScan(score="received")
+    scores = {
+        EncoderNeed("received", method.local_block): tensors["local_score"][None],
+        EncoderNeed("received"): tensors["global_score"][None],
+    }
+    hidden, count = tensors["features"][None], int(len(layout) * settings["image_token_ratio"])
+    view = View(
+        0, count, 0, hidden, torch.zeros(1, 888, dtype=torch.int64), layout=layout,
+        encoder=EncoderSignals(scores),
+    )  # fmt: skip
+    answer = method.select(view).recycled
+    assert torch.equal(answer.centres[0], tensors["kept"])
+    torch.testing.assert_close(answer.values[0], tensors["merged"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tops-576-128", "tops-576-64-minmax"])
+def test_tops(name):
+    settings, tensors = read(name)
+    model, relevance = recorded.model(64, 24), tensors["relevance"][None]
+    relevance = relevance / relevance.sum(dim=-1, keepdim=True) * 0.9  # a factor changes nothing
+    features = recorded.with_class_token(tensors["features"][None])
+    recorded.put_in(model, SOURCE, recorded.attending(relevance[:, None]), 1.0, features)
+    count, scale = settings["retain"], settings["normalise"]
+    settings = {"alpha": settings["alpha"], "coverage_weight": settings["lam"], "scale": scale}
+    method = TOPS(retain=count, sites=(0, 1, 3), kept=(count, 9, 2), **settings)
+    kept, _ = keep(model, method)
+    assert torch.equal(kept[0], tensors["kept"])

@@ -12,6 +12,7 @@ from sparsight.errors import MethodError, SettingError
 from sparsight.methods import (
     EADP,
     SCOPE,
+    TOPS,
     CDPruner,
     DivPrune,
     FasterVLM,
@@ -23,6 +24,7 @@ from sparsight.methods import (
     PruneSID,
     VisionZip,
     VisPruner,
+    VScan,
     methods,
 )
 from sparsight.methods.decoder import DecoderKeys, TextStates
@@ -113,20 +115,21 @@ def view(signals, site, needs=(), layout=IMAGE):
 @pytest.mark.parametrize("method", methods(), ids=cli_name)
 def test_no_method_reads_more_than_it_declares(method):
     own = method(retain=12)
-    site = 0 if own.sites == (0,) else 2
-    answer = own.select(view(own.signals, site, own.encoder_needs, layout_for(method)))
-    assert answer.keep.shape[0] == 2
+    sites = (0, 2) if own.chooses_at_input else own.sites if own.sites == (0,) else (2,)
+    for site in sites:
+        rated = site >= own.first_rated_site()
+        signals = own.signals if rated else own.signals - {"attention"}
+        answer = own.select(view(signals, site, own.encoder_needs, layout_for(method)))
+        assert answer.keep.shape[0] == 2
     assert own.signals <= SIGNALS
     assert not own.encoder_needs or "encoder" in own.signals
 
 
 BY_ENCODER = [HiPrune, FasterVLM, VisPruner, VisionZip, PruMerge, PruMergePlus, HoloV, PruneSID]
-
-
 OPTIONAL = {method: {"space": "features"} for method in (DivPrune, CDPruner, EADP)}
 
 
-@pytest.mark.parametrize("method", [*BY_ENCODER, SCOPE, MMTok, *OPTIONAL])
+@pytest.mark.parametrize("method", [*BY_ENCODER, SCOPE, MMTok, VScan, TOPS, *OPTIONAL])
 def test_each_need_of_the_encoder_is_read(method):
     own = method(retain=12, **OPTIONAL.get(method, {}))
     assert own.encoder_needs

@@ -11,6 +11,7 @@ from sparsight.methods import (
     EADP,
     SCOPE,
     SIEVE,
+    TOPS,
     AutoPrune,
     CDPruner,
     DivPrune,
@@ -24,6 +25,7 @@ from sparsight.methods import (
     PruMerge,
     PruMergePlus,
     PruneSID,
+    PyramidDrop,
     Random,
     Restore,
     SparseVLM,
@@ -31,6 +33,7 @@ from sparsight.methods import (
     Uniform,
     VisionZip,
     VisPruner,
+    VScan,
 )
 from sparsight.methods.view import Selection
 from tests.support import tiny, tiny_clip
@@ -52,6 +55,12 @@ LAYOUTS = {
 # recordings and by masking
 PUBLISHED = {
     "fastv": FastV(retain=0.5),
+    "pyramiddrop": PyramidDrop(retain=0.4),
+    "pyramiddrop renumbered": PyramidDrop(ratio=0.5, positions="renumber"),
+    "vscan": VScan(retain=0.4),
+    "vscan renumbered": VScan(retain=0.5, window=3, positions="renumber"),
+    "tops": TOPS(retain=0.4),
+    "tops renumbered": TOPS(retain=0.3, scale="min-max", positions="renumber"),
     "dart": DART(retain=0.55),
     "dart renumbered": DART(retain=20, text_pivots=2, positions="renumber"),
     "autoprune": AutoPrune(retain=0.4),
@@ -99,6 +108,7 @@ METHODS = {
     "calibrated": SparseVLM(retain=0.4, theta=0.05, calibrate=True),
     "no recycling": SparseVLM(retain=0.45, recycle=False, positions="renumber"),
     "rank": SparseVLM(level="rank", retain=None),
+    "rank of videos": SparseVLM.paper_video(),
     "bounded rank": SparseVLM(level="rank", retain=0.4, prune_scale=0.8, positions="renumber"),
     "plus": SparseVLMPlus(retain=0.5),
     "plus renumbered": SparseVLMPlus(retain=20, positions="renumber", heads=1),

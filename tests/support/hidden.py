@@ -70,6 +70,41 @@ def run(
         each step the mean attention (V_i,) that raters pay to the tokens present, at the layer
         before the site.
     """
+    options = {"aggregate": aggregate, "then": then, "renumber": renumber}
+    state, result = _follow(model, inputs, steps, **options, calibrated=calibrated)
+    rated, slots = [step for step in steps if step.site > 0 and len(raters)], state.turns[0][0]
+    scores = [
+        state.maps[step.site - 1][raters][:, slots[step.present]].mean(dim=0) for step in rated
+    ]
+    return result[state.order], scores
+
+
+def ahead(model, inputs, steps, raters, *, before=None, start=0, renumber=False):
+    """For each step of a sample the mean attention (V_i,) in the site's own layer, unpruned.
+
+    Args:
+        model: loaded with eager attention.
+        inputs: the prompt, and all that was said before it.
+        steps: the sample's part of a trace.
+        raters: slots of its raters.
+        before: the part of a trace of an earlier turn with images; None if there is none.
+        start: slot of the turn's first token.
+        renumber: whether the method's positions count what is left.
+    """
+    scores = []
+    for number, step in enumerate(steps):
+        own, then = steps[:number], ()
+        if before is not None:
+            own, then = before, [(start, own)]
+        state, _ = _follow(model, inputs, own, then=then, renumber=renumber)
+        slots = state.turns[-1][0]
+        scores.append(state.maps[step.site][raters][:, slots[step.present]].mean(dim=0))
+    return scores
+
+
+@torch.no_grad()
+def _follow(model, inputs, steps, *, aggregate="mean", then=(), renumber=False, calibrated=None):
+    """Run one unpadded sample; return where it ended, and the logits of all slots."""
     ids = inputs["input_ids"][0]
     places = torch.isin(ids, torch.tensor(sorted(placeholders(model.config)))).nonzero().flatten()
     starts, traces = [0], [steps]
@@ -97,11 +132,7 @@ def run(
     finally:
         for handle in handles:
             handle.remove()
-    rated, slots = [step for step in steps if step.site > 0 and len(raters)], turns[0][0]
-    scores = [
-        state.maps[step.site - 1][raters][:, slots[step.present]].mean(dim=0) for step in rated
-    ]
-    return result[state.order], scores
+    return state, result
 
 
 def _note(index, state, _, __, out):

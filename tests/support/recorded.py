@@ -2,7 +2,12 @@
 
 import torch
 from torch import nn
-from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
 
@@ -152,3 +157,31 @@ def attending(attention):
 def with_class_token(features):
     """Features (I, N, D) behind a class token of zeros."""
     return torch.cat([torch.zeros_like(features[:, :1]), features], dim=1)
+
+
+def text(width, layers, **changes):
+    """A text model with a head."""
+    config = tiny.text_config(
+        hidden_size=width, num_hidden_layers=layers, max_position_embeddings=1024, **changes
+    )
+    torch.manual_seed(0)
+    return tiny.ready(LlamaForCausalLM(config), torch.float64)
+
+
+def still(made):
+    """A model whose decoder layers attend, and leave hidden states as they are."""
+    for layer in getattr(made.model, "language_model", made.model).layers:
+        layer.self_attn.o_proj.weight.data.zero_()
+        layer.mlp.down_proj.weight.data.zero_()
+    return made
+
+
+def rows_of(attention):
+    """q and k (1, H, n, R) of R last rows that, scaled by 1, attend (H, R, n) as recorded."""
+    attention = attention.double()[None]
+    heads, rows, count = attention.shape[1:]
+    own = (1 - attention.sum(dim=-1)).clamp_min(1e-9)  # the first token gets what was not recorded
+    attention = torch.cat([own[..., None], attention[..., 1:]], dim=-1)
+    query = torch.zeros(1, heads, count, rows, dtype=torch.float64)
+    query[:, :, -rows:] = torch.eye(rows, dtype=torch.float64)
+    return query, attention.clamp_min(1e-30).log().transpose(-1, -2)

@@ -18,12 +18,13 @@ BY_ENCODER = (
     *("HiPrune", "FasterVLM", "VisPruner", "VisionZip", "PruMerge", "PruMergePlus"),
     *("HoloV", "PruneSID", "DivPrune", "SCOPE"),
 )
+STAGED = ("PyramidDrop", "VScan", "TOPS")
 VIDEOS = ("EVS", "VidCom2")
 MERGING = ("Pool", "PruMerge", "PruMergePlus")  # all that stays is recycled
 BY_TEXT = ("CDPruner", "MMTok", "EADP")
 IN_DECODER = ("FastV", "DART", "SIEVE", "AutoPrune")
 OWN = ("SparseVLM", "SparseVLMPlus", "Restore")
-PRESETS = (*OWN, *IN_DECODER, *BY_ENCODER, *BY_TEXT, *VIDEOS, *BASELINES)
+PRESETS = (*OWN, *IN_DECODER, *STAGED, *BY_ENCODER, *BY_TEXT, *VIDEOS, *BASELINES)
 SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
 BITS = 48  # of the bisected ratio
 
@@ -57,26 +58,59 @@ def budget(retain, visual):
     return Fraction(retain).limit_denominator(10**6) * visual
 
 
-def scaled_sites(wanted, visual, layers):
-    """Return SparseVLM's sites for another depth; the first costs half the budget or less."""
+def scaled(published, layers):
+    """Sites of 32 layers for another depth."""
     sites = []
-    for site in (3, 7, 16):
+    for site in published:
         rounded = math.floor(Fraction(site * layers, 32) + Fraction(1, 2))
         sites.append(min(max(rounded, 1), layers - 1))
+    return sites
+
+
+def scaled_sites(wanted, visual, layers):
+    """Return SparseVLM's sites for another depth; the first costs half the budget or less."""
+    sites = scaled((3, 7, 16), layers)
     while sites[0] > 1 and sites[0] * visual > wanted * layers / 2:
         sites[0] -= 1
     return tuple(sorted(set(sites)))
 
 
-def solve(wanted, visual, sites, layers, authors):
-    """Counts V s^2, V s^3, V s^4, ...: the largest s whose cost is met, then token by token."""
+def sites_of(method, wanted, visual, layers):
+    """The sites of one sample."""
+    name = type(method).__name__
+    if method.sites or name not in STAGED:
+        return method.sites or scaled_sites(wanted, visual, layers)
+    if name != "PyramidDrop":
+        inside = (16,) if name == "VScan" else (12, 24)
+        return (0, *sorted(set(scaled(inside, layers))))
+    for published in ((8, 16, 24), (2, 8, 16)):
+        sites = scaled(published, layers)
+        if sites[0] * visual <= wanted * layers * Fraction(3, 4) + SLACK:
+            return tuple(sorted(set(sites)))
+    return tuple(sorted({1, *sites[1:]}))
+
+
+def curve(name, visual, ratio, count):
+    """Counts at each site before rounding, for a ratio in 0..1."""
+    if name == "PyramidDrop":
+        return [visual * ratio ** (1 + i) for i in range(count)]
+    if name in ("VScan", "TOPS"):
+        shares = ([3, 1] if name == "VScan" else [8, 4, 1])[:count]
+        return [visual * min(1, ratio * share / shares[-1]) for share in shares]
+    return [visual * ratio ** (2 + i) for i in range(count)]
+
+
+def solve(wanted, visual, sites, layers, authors, *, name=""):
+    """Counts V s^2, V s^3, V s^4, ...: the largest s whose cost is met, then token by token.
+
+    Args: name: of the method, as some have another curve.
+    """
     starts = [max(site - authors, 0) for site in sites]
     spans = [end - start for start, end in zip(starts, [*starts[1:], layers], strict=True)]
     room = wanted * layers - starts[0] * visual
 
     def shares(ratio):
-        scaled = Fraction(ratio, 2**BITS)
-        return [visual * scaled ** (2 + i) for i in range(len(sites))]
+        return curve(name, visual, Fraction(ratio, 2**BITS), len(sites))
 
     def cost(values):
         return sum(span * max(1, value) for span, value in zip(spans, values, strict=True))
@@ -117,6 +151,8 @@ def at_site(method, index, count, present):
         pool = present - kept if recycles else 0
         return kept, ref.pool_size(pool, method.tau, method.theta)[1] if pool else 0
     count = min(count, present)
+    if type(method).__name__ == "VScan" and not index and count < present:
+        return 0, count  # all that stay are means
     if hasattr(method, "contextual"):
         merged = min(round(count * method.contextual), count - 1) if count < present else 0
         return count - merged, merged
@@ -147,7 +183,7 @@ def _plan(method, kind, grids, layers):
     wanted = budget(method.retain, visual)
     if name == "AutoPrune":
         return Plan(*reference_curve.autoprune(method, wanted, visual, layers, split))
-    sites = method.sites or scaled_sites(wanted, visual, layers)
+    sites = sites_of(method, wanted, visual, layers)
     if wanted == visual and (isinstance(method.retain, int) or not getattr(method, "kept", None)):
         return Plan(sites, (visual,) * len(sites), (0,) * len(sites))
     if name == "Downscale":
@@ -155,8 +191,10 @@ def _plan(method, kind, grids, layers):
         return Plan(sites, (len(grids) * height * width,), (0,))
     authors = getattr(method, "accounting", "entering") == "authors"
     counts = [None] * len(sites)
-    if not getattr(method, "kept", None):
-        counts = solve(wanted, visual, sites, layers, authors)
+    if name == "PyramidDrop" and method.ratio:
+        counts = [max(1, int(visual * method.ratio ** (i + 1))) for i in range(len(sites))]
+    elif not getattr(method, "kept", None):
+        counts = solve(wanted, visual, sites, layers, authors, name=name)
     steps, present = [], visual
     for index, count in enumerate(counts):
         steps.append(at_site(method, index, count, present))

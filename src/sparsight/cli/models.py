@@ -28,11 +28,11 @@ PAGE = """# Model families
 Written by `sparsight models --markdown`; a test keeps this page up to date.
 
 A [site](glossary.md) is a decoder layer at whose input the sequence gets shorter. Any layer of any
-family may be a site; site 0, the input of the first layer, is for methods that read no attention.
-For every family it is known where in its image a visual token lies. A tile counts as an image of
-its own. LLaVA-NeXT and LLaVA-OneVision have two grids of an image: an overview, and a fine grid
-whose rows end with a token that is no patch. Such tokens, and class tokens, belong to no cell of
-`Uniform` and `Pool`.
+family may be a site; site 0, the input of the first layer, is for methods that do not read the
+attention of the layer before. For every family it is known where in its image a visual token lies.
+A tile counts as an image of its own. LLaVA-NeXT and LLaVA-OneVision have two grids of an image: an
+overview, and a fine grid whose rows end with a token that is no patch. Such tokens, and class
+tokens, belong to no cell of `Uniform` and `Pool`.
 
 {table}
 

@@ -5,7 +5,7 @@ Pure arithmetic: knows no model, no tensor and no method.
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from sparsight.counts.schedule import Accounting
@@ -67,6 +67,8 @@ def solve_counts(
     sites: Sequence[int],
     layers: int,
     accounting: Accounting = "entering",
+    *,
+    step: float = 0.5,
 ) -> tuple[int, ...]:
     """Return the visual tokens that leave each site, so that their layer mean meets a budget.
 
@@ -81,8 +83,55 @@ def solve_counts(
         visual_tokens: V.
         sites: S of them, ascending.
         layers: L.
+        accounting: how the layer mean is counted.
+        step: by how much the exponent of r rises from site to site; 1 makes it V r, V r^2, V r^3.
     Returns: (S,) counts, descending, each in 1..V.
     Raises: BudgetError: the layers before the first site alone exceed the budget.
+    """
+
+    def fall(ratio: float) -> list[float]:
+        return [visual_tokens * math.pow(ratio, 1 + i * step) for i in range(len(sites))]
+
+    return _solve(fall, budget, visual_tokens, sites, layers, accounting=accounting)
+
+
+def solve_shares(
+    budget: float, visual_tokens: int, sites: Sequence[int], layers: int, shares: Sequence[float]
+) -> tuple[int, ...]:
+    """Return the visual tokens that leave each site, in given shares, for a layer mean.
+
+    A share that would be more than V tokens is V tokens. Counts are rounded and spent as those of
+    `solve_counts`.
+
+    Args:
+        budget: layer mean of visual tokens wanted, in (0, V].
+        visual_tokens: V.
+        sites: S of them, ascending.
+        layers: L.
+        shares: (S,) what the counts are in proportion to, descending.
+    Returns: (S,) counts, descending, each in 1..V.
+    Raises: BudgetError: the layers before the first site alone exceed the budget.
+    """
+    least = min(shares)
+
+    def scale(size: float) -> list[float]:
+        return [visual_tokens * min(1.0, size * share / least) for share in shares]
+
+    return _solve(scale, budget, visual_tokens, sites, layers, accounting="entering")
+
+
+def _solve(
+    count: Callable[[float], list[float]],
+    budget: float,
+    visual_tokens: int,
+    sites: Sequence[int],
+    layers: int,
+    *,
+    accounting: Accounting,
+) -> tuple[int, ...]:
+    """Return whole counts whose layer mean meets a budget.
+
+    Args: count: returns (S,) counts for a number in [0, 1]; more for larger ones, V for 1.
     """
     shift = 0 if accounting == "entering" else 1
     starts = [max(site - shift, 0) for site in sites]  # the first layer booked at each count
@@ -90,9 +139,7 @@ def solve_counts(
     check_affordable(budget, visual_tokens, starts[0], layers)
     room = budget * layers - starts[0] * visual_tokens  # tokens times layers, behind the first site
 
-    ratio = _solve_ratio(room, visual_tokens, weights)
-    powers = [visual_tokens * math.pow(ratio, 1 + i / 2) for i in range(len(weights))]
-    counts = [max(1, int(power + EPSILON)) for power in powers]
+    counts = [max(1, int(part + EPSILON)) for part in count(_bisect(count, room, weights))]
     return _spend(counts, weights, room, visual_tokens)
 
 
@@ -114,13 +161,12 @@ def check_affordable(budget: float, visual_tokens: int, full: int, layers: int) 
     )
 
 
-def _solve_ratio(room: float, visual_tokens: int, weights: Sequence[int]) -> float:
-    """Return the largest r in [0, 1] for which counts V r, V r^1.5, V r^2, ... fit `room`."""
+def _bisect(count: Callable[[float], list[float]], room: float, weights: Sequence[int]) -> float:
+    """Return the largest number in [0, 1] whose counts fit `room`."""
 
-    def cost(ratio: float) -> float:
-        powers = (visual_tokens * math.pow(ratio, 1 + i / 2) for i in range(len(weights)))
+    def cost(size: float) -> float:
         # no count falls below one token
-        return sum(w * max(1.0, power) for w, power in zip(weights, powers, strict=True))
+        return sum(w * max(1.0, part) for w, part in zip(weights, count(size), strict=True))
 
     low, high = 0.0, 1.0
     for _ in range(60):

@@ -45,6 +45,14 @@ def decoder_macs(shape: DecoderShape, tokens_per_layer: Sequence[int]) -> int:
     return sum(n * linear + 2 * n * n * q for n in tokens_per_layer)
 
 
+def projection_macs(shape: DecoderShape, tokens: int) -> int:
+    """Return the multiply-accumulates of one layer's queries, keys and values.
+
+    Args: tokens: that they are computed of.
+    """
+    return tokens * shape.width * (shape.heads + 2 * shape.kv_heads) * shape.head_dim
+
+
 def selection_macs(
     shape: DecoderShape, text: int, raters: int, schedule: Schedule, pools: Sequence[int]
 ) -> int:

@@ -4,16 +4,19 @@ Pure arithmetic: knows no model, no tensor and no method.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from sparsight.errors import BudgetError, SettingError
 
+Settings = TypeVar("Settings")
 
-def take_published(name: str, table: Mapping[int, tuple[int, ...]], retain: int) -> tuple[int, ...]:
-    """Return the published counts of a budget.
+
+def take_published(name: str, table: Mapping[int, Settings], retain: int) -> Settings:
+    """Return the published counts, or other settings, of a budget.
 
     Args:
         name: of the method's class, for the message.
-        table: budget -> tokens kept at each site.
+        table: budget -> tokens kept at each site, or other settings.
     Raises: BudgetError: the budget was not published.
     """
     if retain not in table:

@@ -83,15 +83,17 @@ def expand_counts(
     return tuple(expanded)
 
 
-def scale_sites(layers: int) -> tuple[int, ...]:
-    """Return SparseVLM's sites 3, 7 and 16 of 32 layers, scaled to another depth.
+def scale_sites(layers: int, sites: Sequence[int] = PAPER_SITES) -> tuple[int, ...]:
+    """Return SparseVLM's sites 3, 7 and 16 of 32 layers, or others, scaled to another depth.
 
     Source: SparseVLM (ICML 2025, arXiv 2410.04417), authors' code, pruning after layers 2, 6 and
     15.
     Differs: the source fixes the layers. Here they scale and are rounded half up; sites that
     coincide merge.
 
-    Args: layers: L, decoder layers, at least 2.
+    Args:
+        layers: L, decoder layers, at least 2.
+        sites: of 32 layers.
     Raises: BudgetError: the decoder has fewer than two layers.
     """
     if layers < 2:
@@ -99,7 +101,7 @@ def scale_sites(layers: int) -> tuple[int, ...]:
             f"a decoder of {layers} layer has no site; pruning needs at least 2 layers."
         )
     # (2 s L + 32) // 64 is s L / 32, rounded half up without a float
-    scaled = ((2 * site * layers + PAPER_LAYERS) // (2 * PAPER_LAYERS) for site in PAPER_SITES)
+    scaled = ((2 * site * layers + PAPER_LAYERS) // (2 * PAPER_LAYERS) for site in sites)
     return tuple(sorted({min(max(site, 1), layers - 1) for site in scaled}))
 
 

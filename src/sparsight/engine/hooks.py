@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from sparsight.engine import checks
+from sparsight.engine.attention_reader import AttentionReader, CallReader
 from sparsight.engine.cache import check_written, has_ledger
 from sparsight.engine.caller import PerCaller
 from sparsight.engine.compat import (
@@ -40,13 +41,10 @@ from sparsight.engine.passes import (
     drop_passes,
     find_pass,
     open_pass,
-    take_no_call,
 )
 from sparsight.engine.reader import Reader
-from sparsight.engine.tap import attach_tap
 from sparsight.errors import AttachError, PromptError, UnsupportedError
-from sparsight.methods.method import OF_LAYER, Method
-from sparsight.sequence.rater_rows import AttentionCall
+from sparsight.methods.method import Method
 from sparsight.sequence.slots import Batch
 from sparsight.sequence.summary import Plan, summarise
 from sparsight.sequence.trace import Stats, Trace
@@ -69,8 +67,8 @@ class Engine:
         self.parts, self.method = parts, method
         self.base, self.decoder = parts.base, parts.decoder
         self.sites = method.list_sites(len(parts.layers))
-        self.scores = not method.signals.isdisjoint(OF_LAYER)
         self.inputs = LayerInputs(self, parts, method)
+        self.attention = AttentionReader(self, parts, method, self.inputs)
         self.scaler = ImageScaler(self, parts, method) if method.scales_images else None
         self.encoder = make_tap(self, parts, method)
         self.encoder_needs = () if self.encoder is None else self.encoder.needs
@@ -107,11 +105,7 @@ class Engine:
         for part in (self.scaler, self.encoder):
             if part is not None:
                 self._removers.extend(part.attach())
-        # The tap replaces the config of an attention module. A compiled layer ignores new hooks but
-        # is compiled anew when its config changes, so one layer is tapped in any case.
-        for tapped in [site - 1 for site in self.sites] if self.scores else [0]:
-            attention = self.parts.layers[tapped].get_submodule("self_attn")
-            self._removers.append(attach_tap(attention, partial(self._on_attention, tapped)))
+        self.attention.attach(self.add_remover)
         self.attached = True
 
     def detach(self) -> None:
@@ -233,12 +227,6 @@ class Engine:
         state = find_pass(self)
         return None if state is None or state.pruning is None else state.pruning.compactor.batch
 
-    def _on_attention(self, layer: int, call: AttentionCall) -> None:
-        """Keep a tapped attention call until the next site reads it."""
-        state = find_pass(self)
-        if state is not None and state.pruning is not None and self.scores:
-            state.pruning.calls[layer] = call
-
     def _on_layer(
         self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Changed:
@@ -251,16 +239,18 @@ class Engine:
         batch = None
         if state.pruning is not None:
             if index in self.sites:
-                hidden = self._compact(state.pruning, index, hidden)
+                read_call = self.attention.make_reader(state, index, hidden, kwargs)
+                hidden = self._compact(state.pruning, index, hidden, read_call)
             batch = state.pruning.compactor.batch
         changed = self.inputs.shorten(state, index, hidden, kwargs, batch)
         return None if changed is None else ((hidden, *args[1:]), {**kwargs, **changed})
 
-    def _compact(self, pruning: Pruning, site: int, hidden: torch.Tensor) -> torch.Tensor:
+    def _compact(
+        self, pruning: Pruning, site: int, hidden: torch.Tensor, read_call: CallReader
+    ) -> torch.Tensor:
         """Return the hidden states (B, n', D) that are left at one site."""
-        take_call = partial(pruning.take_call, site - 1) if self.scores else take_no_call
         pruning.sites += 1
-        shortened = pruning.compactor.compact(site, hidden, take_call)
+        shortened = pruning.compactor.compact(site, hidden, read_call)
         pruning.calls.pop(site - 1, None)  # not taken where no sample is pruned
         return shortened
 

@@ -93,6 +93,41 @@ class LayerInputs:
             batch: order of this pass's remaining tokens; None while all its tokens are there.
         Returns: None for a layer whose sequence and cache were never shortened.
         """
+        found = self._find_group(state, index, hidden, kwargs, batch)
+        if found is None:
+            return None
+        group, cache_layer = found
+        if cache_layer is not None and group.record is not None:
+            write_record(cache_layer, group.record, state.past + state.length, self.owner)
+        return group.arguments
+
+    def read(
+        self,
+        state: Pass,
+        index: int,
+        hidden: torch.Tensor,
+        kwargs: dict[str, Any],
+        batch: Batch | None,
+    ) -> dict[str, Any]:
+        """Return the arguments of a layer that change, and write nothing.
+
+        Args: as of `shorten`.
+        """
+        found = self._find_group(state, index, hidden, kwargs, batch)
+        return {} if found is None else found[0].arguments
+
+    def _find_group(
+        self,
+        state: Pass,
+        index: int,
+        hidden: torch.Tensor,
+        kwargs: dict[str, Any],
+        batch: Batch | None,
+    ) -> tuple[LayerGroup, DynamicLayer | None] | None:
+        """Return arguments and record of all layers like the one at `index`, and its cache layer.
+
+        Returns: None for a layer whose sequence and cache were never shortened.
+        """
         cache_layer = self._find_cache_layer(take_cache(kwargs), index, batch)
         if batch is None and cache_layer is None:
             return None
@@ -114,9 +149,7 @@ class LayerInputs:
                 refuse_unknown(kwargs, state.length)
             entries = Entries(state, cache_layer, batch, stored, hidden.shape[1])
             group = state.groups[key] = self._make_group(entries, index, hidden, kwargs)
-        if cache_layer is not None and group.record is not None:
-            write_record(cache_layer, group.record, state.past + state.length, self.owner)
-        return group.arguments
+        return group, cache_layer
 
     def read_frequencies(self) -> tuple[torch.Tensor | None, ...]:
         """Return the inverse rotary frequencies of each layer, (L,) tensors (d/2,).

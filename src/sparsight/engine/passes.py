@@ -31,12 +31,14 @@ class Pruning:
         compactor: shortens the hidden states at each site.
         windows: sliding window of each cache layer, 0 for none; () where no layer slides.
         calls: by layer, tapped attention calls that the next site will read.
+        ahead: layer that is called ahead of its turn, up to its attention; None while none is.
         sites: how many sites the pass has reached.
     """
 
     compactor: Compactor
     windows: tuple[int, ...]
     calls: dict[int, AttentionCall] = field(default_factory=dict)
+    ahead: int | None = None
     sites: int = 0
 
     def take_call(self, layer: int) -> AttentionCall:
@@ -189,10 +191,6 @@ class Pass:
         if self.announced is None or self.match_layouts(ids) is None:
             return 0
         return ids.shape[1] - self.announced.shape[1]
-
-
-def take_no_call() -> None:
-    """Return no attention call, for methods that read none."""
 
 
 def find_pass(owner: Owner) -> Pass | None:

@@ -19,15 +19,18 @@ from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.prumerge import PruMerge
 from sparsight.methods.prumerge_plus import PruMergePlus
 from sparsight.methods.prunesid import PruneSID
+from sparsight.methods.pyramiddrop import PyramidDrop
 from sparsight.methods.restore import Restore
 from sparsight.methods.scope import SCOPE
 from sparsight.methods.sieve import SIEVE
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
+from sparsight.methods.tops import TOPS
 from sparsight.methods.vidcom2 import VidCom2
 from sparsight.methods.view import Recycled, Selection, View
 from sparsight.methods.visionzip import VisionZip
 from sparsight.methods.vispruner import VisPruner
+from sparsight.methods.vscan import VScan
 
 __all__ = [
     "AutoPrune",
@@ -48,6 +51,7 @@ __all__ = [
     "PruMerge",
     "PruMergePlus",
     "PruneSID",
+    "PyramidDrop",
     "Random",
     "Recycled",
     "Restore",
@@ -56,7 +60,9 @@ __all__ = [
     "Selection",
     "SparseVLM",
     "SparseVLMPlus",
+    "TOPS",
     "Uniform",
+    "VScan",
     "VidCom2",
     "View",
     "VisPruner",
@@ -73,14 +79,25 @@ DEFAULT: type[Method] = SparseVLM  # the recommended method
 def methods() -> tuple[type[Method], ...]:
     """Return every method that ships, in the order of the documentation."""
     own = (SparseVLM, SparseVLMPlus)
-    in_decoder = (FastV, SIEVE, DART, AutoPrune)
+    in_decoder = (FastV, PyramidDrop, SIEVE, DART, AutoPrune)
     by_encoder = (HiPrune, FasterVLM, VisPruner, VisionZip, PruMerge, PruMergePlus)
     by_variety = (HoloV, PruneSID, DivPrune, SCOPE)
     by_text = (CDPruner, MMTok, EADP)
+    both = (VScan, TOPS)
     videos = (EVS, VidCom2)
     add_ons = (Restore,)
     baselines = (Random, Uniform, Pool, Downscale)
-    return (*own, *in_decoder, *by_encoder, *by_variety, *by_text, *videos, *add_ons, *baselines)
+    return (
+        *own,
+        *in_decoder,
+        *by_encoder,
+        *by_variety,
+        *by_text,
+        *both,
+        *videos,
+        *add_ons,
+        *baselines,
+    )
 
 
 def default_method(retain: float) -> Method:

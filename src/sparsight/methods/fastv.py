@@ -14,8 +14,8 @@ from sparsight.counts.layout import Layout, count_tokens
 from sparsight.counts.published import check_kept, choose_kept, take_published
 from sparsight.counts.schedule import Schedule
 from sparsight.errors import SettingError
+from sparsight.methods.last_token import choose_last, select_by_attention
 from sparsight.methods.method import Method, check_choice, read_whole_numbers
-from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.view import Selection, View
 
 AFTER = (2,)  # "after layer 2": the layer with index 2 is the first short one
@@ -81,14 +81,8 @@ class FastV(Method):
 
     def raters(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Choose the last token, or all."""
-        chosen = super().raters(visual, text)
-        if self.rater == "last":
-            chosen[:-1] = False
-        return chosen
+        return choose_last(text) if self.rater == "last" else super().raters(visual, text)
 
     def select(self, view: View) -> Selection:
         """Keep the tokens that the raters attend to most."""
-        if view.attention is None:
-            raise SettingError("FastV needs rater attention; a view without it cannot be rated.")
-        score = view.attention.mean()  # (G, V)
-        return Selection(top_k(score, view.keep_count, view.images), score=score)
+        return select_by_attention(self, view)

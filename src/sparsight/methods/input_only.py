@@ -9,6 +9,7 @@ from sparsight.errors import SettingError
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals, TextSignal
 from sparsight.methods.method import Method, require_grids
 from sparsight.methods.parts.by_grid import choose_by_grid
+from sparsight.methods.parts.tensors import take
 from sparsight.methods.view import Recycled, View
 
 INPUT = (0,)
@@ -70,6 +71,16 @@ def join_recycled(parts: Sequence[Recycled]) -> Recycled | None:
         torch.cat([part.pool for part in parts], dim=1),
         torch.cat(labels, dim=1),
     )
+
+
+def sort_recycled(recycled: Recycled | None) -> Recycled | None:
+    """Return recycled tokens in the order of their centres."""
+    if recycled is None:
+        return None
+    centres, order = recycled.centres.sort(dim=-1)
+    place = order.argsort(dim=-1)  # of each token in that order
+    values = take(recycled.values, order)
+    return Recycled(values, centres, recycled.pool, place.gather(-1, recycled.labels))
 
 
 def require_text(method: Method, view: View) -> TextSignal:

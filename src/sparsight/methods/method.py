@@ -45,6 +45,10 @@ class Method(ABC):
     * source: paper, venue and arXiv number; "" for what was published nowhere.
     * published: budgets that `paper()` takes.
     * signals: what `select` reads of a view, of SIGNALS; what is always there is not listed.
+    * attention_of: whose attention it reads: of the layer "before" a site, or of the "site" itself,
+      the layer on whose entry the sequence gets shorter, on the sequence before the site.
+    * chooses_at_input: whether a method that reads attention chooses at the input too, site 0, by
+      something else; attention is None there.
     * batched: whether `select` takes a group of samples, (G, V, D); if not, one sample, (V, D).
     * adaptive: whether `select` may answer with fewer tokens than planned, by what it sees.
     * scales_images: whether a plan may name a smaller grid that images are scaled down to.
@@ -57,8 +61,8 @@ class Method(ABC):
             adaptive methods.
         sites: decoder layers on whose entry the sequence gets shorter. None takes SparseVLM's,
             scaled to the model's depth, with an earlier first one where the budget is too small for
-            the layers before it. 0 is the input, before layer 0, and only for methods that read
-            nothing of the layer before a site.
+            the layers before it. 0 is the input, before layer 0, and not for methods that read what
+            belongs to the layer before.
         positions: "keep" leaves the remaining tokens at their rotary positions, "renumber" counts
             them from 0.
     """
@@ -68,6 +72,8 @@ class Method(ABC):
     source: ClassVar[str] = ""
     published: ClassVar[tuple[int, ...]] = ()
     signals: ClassVar[frozenset[str]] = frozenset()
+    attention_of: ClassVar[Literal["before", "site"]] = "before"
+    chooses_at_input: ClassVar[bool] = False
     batched: ClassVar[bool] = True
     adaptive: ClassVar[bool] = False
     scales_images: ClassVar[bool] = False
@@ -116,10 +122,19 @@ class Method(ABC):
         Raises: SettingError: sites outside the decoder.
         """
         if self.sites is not None:
-            return check_sites(self.sites, layers, first=1 if self.signals & OF_LAYER else 0)
+            return check_sites(self.sites, layers, first=self._first_site())
         # the first site of a sample depends on its budget and moves forward, to site 1 at most
         first, *later = scale_sites(layers)
         return (*range(1, first + 1), *later)
+
+    def first_rated_site(self) -> int:
+        """Return the first site whose tokens attention can rate: 0 if it is of the site itself."""
+        return 0 if self.attention_of == "site" and not self.chooses_at_input else 1
+
+    def _first_site(self) -> int:
+        """Return the first site that a sample may have."""
+        rated = bool(self.signals & OF_LAYER) and not self.chooses_at_input
+        return self.first_rated_site() if rated else 0
 
     def plan(self, layout: Layout | int, layers: int) -> Schedule:
         """Return how many visual tokens of a sample stay at each site, before anything runs.
@@ -204,6 +219,7 @@ def check_declarations(kind: type[Method]) -> None:
         raise SettingError(
             f"{kind.__name__} declares signals {unknown}; give some of {sorted(SIGNALS)}."
         )
+    check_choice("attention_of", kind.attention_of, ("before", "site"))
     inherited = {field.name for field in fields(kind)}
     for cls in kind.__mro__:
         if not issubclass(cls, Method) or "__dataclass_fields__" in vars(cls):

@@ -61,6 +61,14 @@ def _read_videos_only(base: Method) -> bool:
     return base.videos_only
 
 
+def _read_attention_of(base: Method) -> str:
+    return base.attention_of
+
+
+def _read_chooses_at_input(base: Method) -> bool:
+    return base.chooses_at_input
+
+
 @dataclass(frozen=True)
 class Restore(Method):
     """RESTORE, an addition to another method.
@@ -103,6 +111,8 @@ class Restore(Method):
     signals: ClassVar[frozenset[str]] = _of_base(_add_sizes, frozenset({"sizes"}))
     batched: ClassVar[bool] = _of_base(_read_batched, True)
     videos_only: ClassVar[bool] = _of_base(_read_videos_only, False)
+    attention_of: ClassVar[Literal["before", "site"]] = _of_base(_read_attention_of, "before")
+    chooses_at_input: ClassVar[bool] = _of_base(_read_chooses_at_input, False)
 
     retain: float | None = None
     base: Method = BASE

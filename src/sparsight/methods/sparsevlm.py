@@ -24,6 +24,7 @@ from sparsight.methods.parts.raters import choose_text_raters
 from sparsight.methods.rebuilding import rebuild_dropped
 from sparsight.methods.view import Selection, View
 
+VIDEO_SITES = (2,)
 PAPER_KEPT: dict[int, tuple[int, ...]] = {
     192: (300, 200, 110),
     128: (303, 110, 36),
@@ -145,6 +146,20 @@ class SparseVLM(Method):
             accounting="authors",
         )
 
+    @classmethod
+    def paper_video(cls, retain: float | None = None) -> Self:
+        """Return the settings of the authors' branch for videos, where the rank is the count.
+
+        Source: authors' code, branch video: one site after layer 1, which keeps as many tokens as
+            the rank of the raters' attention, mean over heads, and recycles as elsewhere.
+        Differs: `retain` bounds the count; None sets no bound, as in the code. The trace shows the
+            rank as the tokens kept, and beside it the raters, which bound it: of 2,048 tokens, 13
+            raters keep at most 13, and 62 recycled ones.
+        """
+        return cls(
+            retain=retain, sites=VIDEO_SITES, positions="renumber", level="rank", prune_scale=1.0
+        )
+
     def plan(self, layout: Layout | int, layers: int) -> Schedule:
         """Plan the counts at each site; with level="rank" they are upper bounds."""
         visual_tokens = count_tokens(layout)
@@ -176,7 +191,8 @@ class SparseVLM(Method):
         score = view.attention.mean()  # (G, V)
         keep_count, clusters = view.keep_count, view.count - view.keep_count
         if self.level == "rank":  # counts depend on the sample, so it is a group of one
-            keep_count, clusters = self._count_by_rank(view.attention.mean_over_heads()[0], view)
+            attention = view.to_host(view.attention.mean_over_heads()[0])  # (R, V)
+            keep_count, clusters = self._count_by_rank(attention, view)
         keep = top_k(score, keep_count, view.images)  # (G, K)
         if not clusters:
             return Selection(keep, score=score)

@@ -4,6 +4,7 @@ A group is G samples with the same number of visual tokens, the same counts and 
 Methods that are not `batched` see one sample at a time, without the dimension G.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -15,7 +16,10 @@ from sparsight.methods.encoder import EncoderSignals, TextSignal
 
 
 class RaterAttention(Protocol):
-    """Post-softmax attention that the raters pay to the visual tokens, at the layer before a site.
+    """Post-softmax attention that the raters pay to the visual tokens.
+
+    It is that of the layer before a site, or of the site's own layer on the sequence before the
+    site, as the method's class says.
 
     Never an L x L map: only rater rows are computed, in chunks. A sample with fewer raters than
     another of its group has filler rows behind its own. The means leave filler rows out.
@@ -73,7 +77,7 @@ class View:
             embeddings at site 0.
         images: (G, V) int64, which image (contiguous run of visual tokens) each one belongs to,
             ascending from 0.
-        attention: rater attention of layer site - 1, or None.
+        attention: rater attention, or None.
         distance: positions of raters and visual tokens, or None.
         layout: where the visual tokens lay before any was removed, or None.
         text: the text behind the images, or None.
@@ -85,6 +89,7 @@ class View:
         sizes: (G, V) float32, how many visual tokens of the prompt each one stands for, more than 1
             where an earlier site recycled tokens; or None.
         exact: whether exactly `count` tokens must leave the site; if not, fewer may.
+        to_host: reads a tensor on the host; each such wait for the device is counted.
     """
 
     site: int
@@ -102,6 +107,7 @@ class View:
     encoder: EncoderSignals = field(default_factory=EncoderSignals)
     sizes: torch.Tensor | None = None
     exact: bool = True
+    to_host: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.cpu
 
 
 @dataclass(frozen=True)

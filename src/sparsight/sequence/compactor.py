@@ -25,6 +25,7 @@ from sparsight.sequence.decoder_signals import DecoderSignals
 from sparsight.sequence.encoded import gather_encoder, stack_text
 from sparsight.sequence.rater_rows import AttentionCall
 from sparsight.sequence.rater_signals import RaterSignals, VisualTokens
+from sparsight.sequence.rebuilt import Rebuilt, gather_rebuilt
 from sparsight.sequence.sample import Group, Sample, group_samples
 from sparsight.sequence.sizes import Sizes
 from sparsight.sequence.slots import Batch, Slots, copy_to_device
@@ -64,7 +65,8 @@ class Compactor:
         Args:
             site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
             hidden: (B, n, D) output of layer site - 1, input embeddings at site 0.
-            call: returns the attention call of layer site - 1, None for methods that read none.
+            call: returns the attention call that is read at this site: of layer site - 1, or of
+                layer `site` on `hidden`; None where none is read.
         Returns: (B, n', D); `hidden` itself if no sample is pruned here.
         """
         groups = group_samples(self.samples, self.method, site, hidden.device)
@@ -84,21 +86,6 @@ class Compactor:
             return pruning.rearrange()
 
 
-@dataclass(frozen=True, eq=False)
-class Rebuilt:
-    """Tokens that a site adds: recycled from dropped ones.
-
-    Args:
-        keys: (G, C) int64, sort keys that say where the tokens go; see `SitePruning.rearrange`.
-        slots: (G, C) int64, slots of their centres.
-        values: (G, C, D) hidden states.
-    """
-
-    keys: torch.Tensor
-    slots: torch.Tensor
-    values: torch.Tensor
-
-
 class SitePruning:
     """Prunes one batch at one site: group by group it chooses, then it rearranges all rows.
 
@@ -106,7 +93,7 @@ class SitePruning:
         compactor: of the prefill.
         site: decoder layer on whose entry the sequence gets shorter, 0 for the input.
         hidden: (B, n, D).
-        call: attention call of layer site - 1, None for methods that read none.
+        call: attention call that is read at this site; None where none is.
     """
 
     def __init__(
@@ -133,7 +120,8 @@ class SitePruning:
         self.signals: RaterSignals | None = None
         if "attention" in compactor.method.signals and call is not None:
             valid = compactor.real if compactor.batch is None else compactor.batch.valid
-            frequencies = compactor.inverse_frequencies[max(site - 1, 0)]
+            layer = site if compactor.method.attention_of == "site" else site - 1
+            frequencies = compactor.inverse_frequencies[layer]
             self.signals = RaterSignals(
                 compactor.method, self.samples, compactor.slots, call, hidden, valid, frequencies
             )
@@ -193,6 +181,7 @@ class SitePruning:
             encoder=encoder,
             sizes=sizes,
             exact=first.exact,
+            to_host=self.compactor.to_host,
         )
         return self.decoder.add(view, group, tokens)
 
@@ -244,7 +233,7 @@ class SitePruning:
         largest = 2 * hidden.shape[1] + 2
         keys = (self.columns * 2).masked_fill(self.dropped, largest)  # (B, n)
         if self.rebuilt:
-            rebuilt = self._gather_rebuilt(largest)
+            rebuilt = gather_rebuilt(self.rebuilt, order, hidden, largest)
             keys = torch.cat([keys, rebuilt.keys], dim=1)  # (B, n + C)
             order = torch.cat([order, rebuilt.slots], dim=1)
             hidden = torch.cat([hidden, rebuilt.values], dim=1)
@@ -261,28 +250,6 @@ class SitePruning:
         order = order.gather(1, columns)
         self.compactor.batch = Batch(order, self._read_valid(order, padding))
         return hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
-
-    def _gather_rebuilt(self, largest: int) -> Rebuilt:
-        """Return the tokens that all groups rebuilt, as rows of the batch.
-
-        Args: largest: sort key where a sample has fewer of them than others, so that it has no use.
-        Returns: of (B, C) keys and slots and (B, C, D) values.
-        """
-        group, first = self.rebuilt[0]
-        if len(self.rebuilt) == 1 and group.indices is None:
-            return first
-        most = max(rebuilt.keys.shape[1] for _, rebuilt in self.rebuilt)
-        batch, width = len(self.hidden), self.hidden.shape[-1]
-        keys = self.order.new_full((batch, most), largest)
-        slots = self.order.new_zeros((batch, most))
-        values = self.hidden.new_zeros(batch, most, width)
-        for group, rebuilt in self.rebuilt:
-            rows = slice(None) if group.indices is None else group.indices
-            count = rebuilt.keys.shape[1]
-            keys[rows, :count] = rebuilt.keys
-            slots[rows, :count] = rebuilt.slots
-            values[rows, :count] = rebuilt.values
-        return Rebuilt(keys, slots, values)
 
     def _read_valid(self, order: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor | None:
         """Return which of the remaining tokens are valid, (B, n') bool; None if all are.

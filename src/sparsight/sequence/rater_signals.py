@@ -43,11 +43,11 @@ class RaterSignals:
         method: that reads it.
         samples: the batch.
         slots: what each slot of the batch is.
-        call: attention call of the layer before the site.
+        call: attention call that is read at the site, of the layer before it or of its own.
         hidden: (B, n, D) hidden states before the site.
         valid: (B, n) bool, False for padding; None if no token is padding.
-        frequencies: (d/2,) inverse rotary frequencies of the layer before the site; None where a
-            position is not one number.
+        frequencies: (d/2,) inverse rotary frequencies of that layer; None where a position is not
+            one number.
     """
 
     method: Method

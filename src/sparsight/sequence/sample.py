@@ -32,6 +32,7 @@ class Sample:
             site drops it; padding that a site adds in front of shorter rows is never counted.
         kept: tokens kept at each of the sample's sites so far.
         recycled: tokens recycled at each of the sample's sites so far.
+        ahead: tokens of each layer that was called ahead of its turn, up to its attention.
         sites: trace of the sites where the sample was pruned.
         trimmed: whether the prompt's padding in front has been dropped.
     """
@@ -44,6 +45,7 @@ class Sample:
     length: int = 0
     kept: list[int] = field(default_factory=list)
     recycled: list[int] = field(default_factory=list)
+    ahead: list[int] = field(default_factory=list)
     sites: list[SiteTrace] = field(default_factory=list)
     trimmed: bool = False
 
@@ -55,6 +57,11 @@ class Sample:
     def visual_count(self) -> int:
         """How many visual tokens are there now."""
         return self.kept[-1] + self.recycled[-1] if self.kept else len(self.prompt.visual)
+
+    @property
+    def token_count(self) -> int:
+        """How many tokens are there now, without padding."""
+        return self.prompt.real - len(self.prompt.visual) + self.visual_count
 
     @property
     def exact(self) -> bool:

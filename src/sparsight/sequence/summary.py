@@ -48,6 +48,7 @@ def summarise(
         value_bytes=plan.value_bytes,
         host_reads=host_reads,
         windows=plan.windows,
+        ahead=tuple(tuple(s.ahead) for s in samples),
     )
     trace = Trace(
         samples=tuple(tuple(s.sites) for s in samples),

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from sparsight.counts.cost import DecoderShape, decoder_macs, kv_bytes, selection_macs
+from sparsight.counts.cost import (
+    DecoderShape,
+    decoder_macs,
+    kv_bytes,
+    projection_macs,
+    selection_macs,
+)
 from sparsight.counts.layout import Layout
 from sparsight.counts.schedule import Accounting, Schedule
 
@@ -78,10 +84,12 @@ class Stats:
         pools: (B,) how many dropped tokens were clustered at each site that pruned the sample.
         value_bytes: bytes of one number in the cache.
         host_reads: how often the engine waited for the device; what a method itself reads on the
-            host is not counted: the rank of `level="rank"`, the outliers of `level="outliers"`, the
-            steps of PruneSID, and SIEVE's eigenvalues, which torch checks there.
+            host is not counted: the outliers of `level="outliers"`, the steps of PruneSID, and
+            SIEVE's eigenvalues, which torch checks there.
         windows: (L,) sliding window of each layer's cache, 0 for none; () where no cache layer
             slides.
+        ahead: (B,) tokens whose queries, keys and values were computed once more at each site, to
+            rate them by the attention of the site's own layer; () where none were.
     """
 
     shape: DecoderShape
@@ -94,6 +102,7 @@ class Stats:
     value_bytes: int
     host_reads: int
     windows: tuple[int, ...] = ()
+    ahead: tuple[tuple[int, ...], ...] = ()
 
     @property
     def visual_tokens_per_layer(self) -> tuple[tuple[int, ...], ...]:
@@ -131,6 +140,7 @@ class Stats:
         macs = sum(decoder_macs(self.shape, row) for row in self.tokens_per_layer)
         rows = zip(self.text_tokens, self.raters, self.schedules, self.pools, strict=True)
         choosing = sum(selection_macs(self.shape, *row) for row in rows if row[1])
+        choosing += sum(projection_macs(self.shape, sum(tokens)) for tokens in self.ahead)
         return 2 * (macs + choosing)
 
     @property
