@@ -8,6 +8,7 @@ import torch
 from sparsight.counts.cost import DecoderShape, decoder_macs
 from sparsight.counts.layout import Block, Layout, layout_of
 from sparsight.errors import UnsupportedError
+from sparsight.methods.decoder import DecoderKeys, TextStates
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals, TextSignal
 from sparsight.methods.method import Method
 from sparsight.methods.view import Distance, View
@@ -100,6 +101,10 @@ def make_view(method: Method, batch: int, size: Size) -> View:
         "distance": lambda: _make_distance(batch, size.tokens),
         "layout": lambda: layout,
         "text": lambda: TextSignal(torch.randn(batch, TEXT, SHAPE.width, generator=random)),
+        "text_states": lambda: TextStates(hidden[:, :TEXT]),
+        "decoder_keys": lambda: _make_keys(batch, size.tokens, random),
+        "norm": lambda: torch.nn.functional.normalize,  # costs what a norm costs
+        "sizes": lambda: torch.ones(batch, size.tokens),
         "encoder": lambda: _make_encoder(method.encoder_needs, batch, size.tokens, random),
     }
     return replace(view, **{name: made[name]() for name in signals if name in made})
@@ -119,6 +124,13 @@ def _make_distance(batch: int, tokens: int) -> Distance:
     visual = torch.arange(tokens).expand(batch, -1)
     raters = (tokens + torch.arange(RATERS)).expand(batch, -1)
     return Distance(visual, raters, tokens + RATERS, torch.logspace(0, -4, SHAPE.head_dim // 2))
+
+
+def _make_keys(batch: int, tokens: int, random: torch.Generator) -> DecoderKeys:
+    """Return keys of visual tokens and text, (G, H, V or T, d)."""
+    shape = (SHAPE.kv_heads, SHAPE.head_dim)
+    made = [torch.randn(batch, shape[0], n, shape[1], generator=random) for n in (tokens, TEXT)]
+    return DecoderKeys(*made)
 
 
 def _make_encoder(

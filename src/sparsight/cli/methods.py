@@ -11,7 +11,7 @@ from rich.table import Table
 
 from sparsight.cli.method import cli_name
 from sparsight.counts.layout import Block, Layout, grids_layout, layout_of
-from sparsight.errors import UnsupportedError
+from sparsight.errors import SettingError, UnsupportedError
 from sparsight.methods import methods
 from sparsight.methods.method import BY_TEXT, Method
 
@@ -82,7 +82,10 @@ def _find_place(method: type[Method]) -> str:
 def _describe_budget(method: type[Method], budget: int) -> str:
     """Return a published budget, and how many visual tokens enter a layer on average."""
     published: Any = method
-    made: Method = published.paper(budget)
+    try:
+        made: Method = published.paper(budget)
+    except SettingError:  # it needs something that only a caller has, such as a CLIP model
+        return str(budget)
     plan = None
     for layout in (STILL, CLIP):
         plan = plan or _plan(made, layout)
