@@ -23,7 +23,9 @@ from sparsight.methods import (
 from sparsight.methods.encoder import EncoderNeed
 from sparsight.methods.parts.merging import count_members
 from sparsight.methods.parts.window_choices import choose_holov
-from sparsight.methods.view import Selection
+from sparsight.methods.view import Selection, View
+from sparsight.sequence.sample import Group
+from sparsight.sequence.sizes import Sizes
 from tests.support import contract, recorded, tiny
 from tests.support.cases import tiny_model
 from tests.support.recordings import read, within
@@ -234,3 +236,17 @@ def test_tokens_join_anchors_of_their_own_image():
         members = image[step.labels == label]
         assert (members == members[0]).all()
         assert members[0] == int(centre >= tiny.VISUAL)
+
+
+@pytest.mark.parametrize("base", [DivPrune(centred=True), Random()])
+def test_no_device_is_waited_for(base):
+    """On tensors without values there is nothing to read."""
+    hidden = torch.empty(2, 30, 8, dtype=torch.bfloat16, device="meta")
+    images = torch.empty(2, 30, dtype=torch.int64, device="meta")
+    view = View(0, 12, 6, hidden, images, sizes=images.float())
+    chosen = Restore(retain=12, base=base).select(view)
+    assert (chosen.keep.shape, chosen.recycled.centres.shape) == ((2, 6), (2, 6))
+    assert (chosen.recycled.values.shape, chosen.recycled.values.dtype) == ((2, 6, 8), hidden.dtype)
+    group, sizes = Group((0, 1), None, 30, 12, 6), Sizes(torch.ones(2, 40, device="meta"))
+    sizes.add(group, images, chosen.recycled)
+    assert sizes.by_slot.shape == (2, 40)
