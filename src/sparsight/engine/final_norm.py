@@ -22,8 +22,8 @@ def find_norm(decoder: Any) -> nn.Module:
     norm = getattr(decoder, "norm", None)
     if not isinstance(norm, nn.Module):
         raise UnsupportedError(
-            f"{type(decoder).__name__} has no final norm called 'norm', and tokens are to be "
-            f"compared behind it; use SparseVLM, or {TESTED_WITH}."
+            f"{type(decoder).__name__} has no final norm called 'norm', behind which tokens are to "
+            f"be compared: use SparseVLM; {TESTED_WITH}."
         )
     return norm
 
