@@ -12,6 +12,7 @@ from sparsight.evaluate.settings import DENSE, Configuration, Settings
 Refusals = dict[str, dict[str, str]]  # by configuration and family, the first reason
 Records = Mapping[tuple[str, str], Record]  # by configuration and question
 TWO_TURN = "two-turn"
+UNIFORM = "uniform"  # configuration that others are compared with, beside the dense model
 SEVERAL_IMAGES = ("multi-image", "clip")
 
 
@@ -65,6 +66,7 @@ def _summarise(
         "refused": refused,
         "n": len(all_rows),
         "overall": _summarise_overall(answered, dense, settings.seed),
+        "over_uniform": _compare_uniform(configuration, answered, questions, records, settings),
         "families": families,
         "cost": _summarise_cost(all_rows, timed=not settings.share_encoding),
         "evidence": _summarise_evidence(all_rows, -1),
@@ -95,6 +97,31 @@ def _summarise_overall(
     pairs = [(mark, collect_marks(dense[family])) for family, mark in marks.items()]
     dense_score = statistics.fmean(mark.score for _, mark in pairs)
     return {"score": score} | _compare(score, dense_score, bootstrap_interval(pairs, seed))
+
+
+def _compare_uniform(
+    configuration: Configuration,
+    answered: Mapping[str, list[Record]],
+    questions: Mapping[str, list[str]],
+    records: Records,
+    settings: Settings,
+) -> dict[str, Any] | None:
+    """Return by how much a method's mean score beats that of an even grid of the same budget.
+
+    Returns: None for the dense model and for the even grid, and where that was not asked the same.
+    """
+    grid = f"{UNIFORM}@{configuration.budget:g}" if configuration.budget is not None else ""
+    other = {
+        family: [records[grid, question] for question in questions[family]]
+        for family in answered
+        if all((grid, question) in records for question in questions[family])
+    }
+    if not answered or set(other) != set(answered) or configuration.key == grid:
+        return None
+    pairs = [(collect_marks(answered[family]), collect_marks(other[family])) for family in answered]
+    difference = statistics.fmean(own.score - its.score for own, its in pairs)
+    bounds = bootstrap_interval(pairs, settings.seed)
+    return {"difference_points": 100 * difference, "interval_points": list(bounds)}
 
 
 def _summarise_family(rows: list[Record], dense: list[Record] | None, seed: int) -> dict[str, Any]:
