@@ -56,17 +56,19 @@ def projection_macs(shape: DecoderShape, tokens: int) -> int:
 def selection_macs(
     shape: DecoderShape, text: int, raters: int, schedule: Schedule, pools: Sequence[int]
 ) -> int:
-    """Return the multiply-accumulates that choosing the tokens costs.
+    """Return the multiply-accumulates of choosing tokens as SparseVLM does.
 
-    Raters are chosen once, scores are read at each site, and dropped tokens are clustered.
+    Raters are chosen once, scores are read at each site, and dropped tokens are clustered. Methods
+    without raters have the clustering alone; what else a method computes to choose is not counted
+    but timed, by benchmarks/selection.py.
 
     Args:
         text: text tokens that may rate.
-        raters: text tokens that do.
+        raters: text tokens that do; 0 for methods that read no attention.
         schedule: counts of the sample.
         pools: tokens of each clustering.
     """
-    total = text * schedule.visual_tokens * shape.width
+    total = text * schedule.visual_tokens * shape.width if raters else 0
     present = schedule.visual_tokens
     for count in schedule.counts:
         total += raters * present * shape.heads * shape.head_dim
