@@ -1,8 +1,8 @@
 """Finds what a method reads of an image encoder in a model, and why a model cannot give it.
 
 A config tells most of it, before any image is encoded. Private details of transformers touched
-here: lists of encoder blocks, and `config`, `_attn_implementation` and `is_causal` of attention
-modules.
+here: lists of encoder blocks, names of parts of a block, and `config`, `_attn_implementation` and
+`is_causal` of attention modules.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from sparsight.engine.parts import Parts
 from sparsight.errors import TESTED_WITH, UnsupportedError
 from sparsight.families import Family
 from sparsight.families.encoders import ImageEncoder
-from sparsight.methods.encoder import EncoderNeed
+from sparsight.methods.encoder import CHANGES, WHOLE, EncoderNeed
 from sparsight.methods.method import Method
 
 OTHERS = "use DivPrune, SparseVLM or Uniform, which read no image encoder"
@@ -53,6 +53,10 @@ def list_unmet_needs(family: Family, config: Any, method: Method) -> Iterator[tu
     except UnsupportedError as error:
         yield str(error), OTHERS
         return
+    changes = [need for need in needs if need.kind in CHANGES]
+    if changes and len(needs) > 1:
+        yield "what its image encoder computes is read or changed, not both", "declare one need"
+        return
     settings = {setting.name for setting in fields(method)}
     for need in needs:
         reason = _find_reason(need, encoder, family, settings)
@@ -70,6 +74,9 @@ def _find_reason(
     if need.kind == "projector" and (encoder.merge > 1 or family.projector is None):
         instead = "give merge='tokens'" if "merge" in settings else OTHERS
         return "its projector merges patches, and takes no features one by one", instead
+    if need.kind == "merged" and encoder.second is None:
+        why = "its image encoder makes one visual token of neighbouring patches, none of which may "
+        return f"{why}be merged before", OTHERS
     try:
         encoder.find_block(need.block)
     except UnsupportedError as error:
@@ -91,6 +98,10 @@ def check_encoder(parts: Parts, method: Method) -> None:
     check_kernel(tower)
     for index in group_by_block(needs, encoder):
         find_attention(blocks[index])
+    if EncoderNeed("merged") in needs:
+        for block in blocks[: encoder.source + 1]:
+            find_attention(block)
+            find_second(block, encoder)
 
 
 def group_by_block(
@@ -99,7 +110,7 @@ def group_by_block(
     """Return what is needed of the attention of each block that is needed."""
     groups: dict[int, tuple[EncoderNeed, ...]] = {}
     for need in needs:
-        if need.kind not in ("features", "projector"):
+        if need.kind not in WHOLE:
             index = encoder.find_block(need.block)
             groups[index] = (*groups.get(index, ()), need)
     return groups
@@ -139,3 +150,18 @@ def find_attention(block: nn.Module) -> nn.Module:
             f"{TESTED_WITH}."
         )
     return attentions[0]
+
+
+def find_second(block: nn.Module, encoder: ImageEncoder) -> tuple[nn.Module, nn.Module]:
+    """Return the norm behind a block's attention, and its MLP.
+
+    Raises: UnsupportedError: this release of transformers calls them otherwise.
+    """
+    names = encoder.second or ()
+    parts = dict(block.named_children())
+    if not names or any(name not in parts for name in names):
+        raise UnsupportedError(
+            f"{type(block).__name__} has no {' and '.join(names)} behind its attention; "
+            f"{TESTED_WITH}."
+        )
+    return parts[names[0]], parts[names[1]]

@@ -26,11 +26,12 @@ from sparsight.engine.encoder_needs import (
     read_encoder,
 )
 from sparsight.engine.ledger import Owner
+from sparsight.engine.outline import Outline
 from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass, find_pass
 from sparsight.engine.tap import attach_tap
 from sparsight.errors import UnsupportedError
-from sparsight.families.encoders import ImageEncoder
+from sparsight.families.encoders import Sizes, list_window_order
 from sparsight.families.reading import read_kinds
 from sparsight.methods.encoder import EncoderNeed
 from sparsight.methods.method import Method
@@ -42,9 +43,6 @@ from sparsight.sequence.rater_rows import AttentionCall
 KEPT = "_sparsight_encoded"  # attribute of an encoder's output
 SELECTION = ("vision_feature_layer", "vision_feature_select_strategy")
 
-# rows, columns and frames of patches of each image or video in a call
-Sizes = list[tuple[int, int, int]]
-
 
 @dataclass
 class Reading:
@@ -55,12 +53,14 @@ class Reading:
         sizes: of its images; None where nobody needs them.
         pieces: what was read of each need, (n, ...), in the order of the sequence.
         outer: the call around this one.
+        change: the state of what changes the call, if anything does.
     """
 
     tap: "EncoderTap"
     sizes: Sizes | None
     pieces: dict[EncoderNeed, list[torch.Tensor]] = field(default_factory=dict)
     outer: "Reading | None" = None
+    change: Any = None
 
 
 _CURRENT: ContextVar[Reading | None] = ContextVar("sparsight_encoder", default=None)
@@ -81,6 +81,15 @@ class EncoderTap:
         self.encoder = read_encoder(parts.family, parts.config)
         self.tower = parts.family.get_part(parts.base, self.encoder.path)
         self.blocks = list_blocks(self.tower, self.encoder)
+
+    @property
+    def reads_alone(self) -> bool:
+        """Whether it also reads images that are encoded outside of a pass."""
+        return self.encoder.places is None  # sizes of images are known in a pass alone
+
+    def plan(self, outline: Outline) -> Outline:
+        """Return an outline that says how its images are encoded; here as the model does it."""
+        return outline
 
     def attach(self) -> list[Callable[[], None]]:
         """Put hooks and taps on the encoder, and return what removes them."""
@@ -138,7 +147,7 @@ class EncoderTap:
         if not has_signals(output, self.needs):
             what = " and ".join(need.description for need in self.needs if need.kind != "projector")
             instead = "give pixel_values"
-            if self.encoder.places is None:  # sizes of images are known in a pass alone
+            if self.reads_alone:
                 instead += ", or encode them by get_image_features() while this method is attached"
             raise UnsupportedError(
                 f"{self.name} reads {what}, and mm_encoder_outputs bring features that were "
@@ -199,7 +208,8 @@ class EncoderTap:
             sizes = state.image_sizes
             places = self.encoder.places(sizes if sizes.is_cpu else state.to_host(sizes))
             values = {need: value[places.to(value.device)] for need, value in values.items()}
-        return Encoded(values, max(map(len, values.values()), default=0))
+        encoding = None if state is None else state.encoding
+        return Encoded(values, max(map(len, values.values()), default=0), encoding)
 
     def _on_source(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         del module, args
@@ -212,14 +222,21 @@ class EncoderTap:
         reading = self._current()
         if reading is None:
             return
+        self.check_mask(call)
+        with torch.autocast(call.query.device.type, enabled=False):
+            for need in needs:
+                reading.pieces.setdefault(need, []).append(self._read(need, call))
+
+    def check_mask(self, call: AttentionCall) -> None:
+        """Check that every patch sees every other one in an attention call.
+
+        Raises: UnsupportedError: the encoder masks some.
+        """
         if call.mask is not None or call.causal:
             raise UnsupportedError(
                 f"{self.name} reads the attention of the image encoder, and "
                 f"{type(self.tower).__name__} masks it here; give images without padding."
             )
-        with torch.autocast(call.query.device.type, enabled=False):
-            for need in needs:
-                reading.pieces.setdefault(need, []).append(self._read(need, call))
 
     def _current(self) -> Reading | None:
         reading = _CURRENT.get()
@@ -267,32 +284,3 @@ def has_signals(output: Any, needs: tuple[EncoderNeed, ...]) -> bool:
     return isinstance(encoded, Encoded) and all(
         need.kind == "projector" or need in encoded.values for need in needs
     )
-
-
-def make_tap(owner: Owner, parts: Parts, method: Method) -> EncoderTap | None:
-    """Return the tap of a model's image encoder; None if the method reads nothing of it."""
-    return EncoderTap(owner, parts, method) if list_needs(method) else None
-
-
-def list_window_order(sizes: Sizes, encoder: ImageEncoder) -> torch.Tensor:
-    """Return the raster index of each visual token of a sequence that stands in windows.
-
-    Windows follow each other in raster order, and so do the tokens of each; frames are apart.
-
-    Args: sizes: frames, rows and columns of patches of each image or video.
-    Returns: (V,) int64.
-    """
-    side = round(encoder.merge**0.5)
-    orders: list[torch.Tensor] = []
-    first = 0
-    for frames, height, width in sizes:
-        rows, columns = (
-            torch.arange(length // side) // encoder.window for length in (height, width)
-        )
-        across = int(columns[-1]) + 1
-        label = (rows[:, None] * across + columns).flatten()
-        order = label.sort(stable=True).indices
-        for _ in range(frames):
-            orders.append(order + first)
-            first += len(order)
-    return torch.cat(orders)

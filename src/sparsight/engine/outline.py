@@ -3,7 +3,7 @@
 It is read from token ids and image sizes on the host, before any image is encoded.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,23 @@ Scale = tuple[Grid, Grid]
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """What is done inside the image encoder that the model does not do.
+
+    Images have equal features where they are encoded alike.
+
+    Args:
+        kind: of the need that asks for it.
+        count: tokens that are left of each picture or tile; 0 where that depends on the picture.
+        method: that says what is left out; None where the count says all.
+    """
+
+    kind: str
+    count: int = 0
+    method: Hashable = None
+
+
+@dataclass(frozen=True)
 class Outline:
     """What is known of a batch before it runs.
 
@@ -34,6 +51,7 @@ class Outline:
         candidates: how many tokens at the end of each row are drafted candidates of assisted
             decoding, and so no part of the prompt.
         scale: how the images are scaled down; None if they stay as they are.
+        encoding: what is done to the images inside the encoder; None for nothing.
     """
 
     visual: torch.Tensor
@@ -42,6 +60,7 @@ class Outline:
     schedules: tuple[Schedule | None, ...]
     candidates: int = 0
     scale: Scale | None = None
+    encoding: Encoding | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from sparsight.engine import checks
 from sparsight.engine.cache import read_windows
 from sparsight.engine.caller import PerCaller
 from sparsight.engine.encoder_tap import EncoderTap
+from sparsight.engine.encoding import check_encoding
 from sparsight.engine.image_scaling import ImageScaler
 from sparsight.engine.layer_inputs import LayerInputs
 from sparsight.engine.outline import Outline, Planner
@@ -38,7 +39,8 @@ class Reader:
         method: what to keep.
         inputs: shortens the arguments of decoder layers.
         scaler: scales images down before they are encoded; None if the method scales none.
-        encoder: reads the image encoder; None if the method reads nothing of it.
+        encoder: reads the image encoder, or changes what it computes; None if the method does
+            neither.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class Reader:
         """
         outline = self.planner.outline(ids, arguments)
         self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
-        state.outline = outline if self.scaler is None else self.scaler.scale(outline)
+        state.outline = self._plan_encoding(outline)
         state.announced = ids
         state.image_sizes = arguments.get("image_sizes")
         if self.encoder is not None and state.needs:
@@ -135,14 +137,26 @@ class Reader:
         if layouts is None:
             self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
         state.ids, state.image_sizes = ids, arguments.get("image_sizes")
+        outline = self._plan_encoding(outline)
         if self.scaler is not None:
-            outline = self.scaler.scale(outline)
             self.scaler.check_features(outline.scale, arguments, before)
+        check_encoding(arguments, outline.encoding)
         state.outline = outline
         if self.encoder is not None and state.needs:
             self.encoder.check_call(arguments)
             self.encoder.collect(state, arguments)
         return outline
+
+    def _plan_encoding(self, outline: Outline) -> Outline:
+        """Return the outline of a batch with what is done to its images before and in the encoder.
+
+        Raises:
+            BudgetError: the encoder cannot leave as few tokens as planned.
+            UnsupportedError: the samples need images encoded in different ways.
+        """
+        if self.scaler is not None:
+            outline = self.scaler.scale(outline)
+        return outline if self.encoder is None else self.encoder.plan(outline)
 
     def _read_signals(
         self, state: Pass, prompts: Sequence[Prompt], outline: Outline, embeds: torch.Tensor

@@ -1,8 +1,9 @@
 """How image encoders are built, as far as methods read what they compute; from a config alone.
 
 Private details of transformers touched here: `vision_feature_layer`,
-`vision_feature_select_strategy` and `model_type` of configs, names of the lists of blocks, and the
-windows of Qwen2.5-VL's encoder.
+`vision_feature_select_strategy` and `model_type` of configs, names of the lists of blocks, names of
+a block's second norm and its MLP, which stand behind attention in this order, names of the modules
+that merge patches, and the windows of Qwen2.5-VL's encoder.
 """
 
 from collections.abc import Callable
@@ -13,11 +14,15 @@ import torch
 
 from sparsight.errors import UnsupportedError
 
-# encoders whose sequence is raster order: path to their blocks, and whether a class token is first
+# frames, rows and columns of patches of each image or video in a call
+Sizes = list[tuple[int, int, int]]
+
+# encoders whose sequence is raster order: path to their blocks, whether a class token is first, and
+# what follows attention in a block: a norm and an MLP
 TOWERS = {
-    "clip_vision_model": ("encoder.layers", True),
-    "siglip_vision_model": ("encoder.layers", False),
-    "dinov2": ("encoder.layer", True),
+    "clip_vision_model": ("encoder.layers", True, ("layer_norm2", "mlp")),
+    "siglip_vision_model": ("encoder.layers", False, ("layer_norm2", "mlp")),
+    "dinov2": ("encoder.layer", True, ("norm2", "mlp")),
 }
 
 
@@ -53,6 +58,8 @@ class ImageEncoder:
     packed: bool = False
     window: int = 0
     places: Callable[[torch.Tensor], torch.Tensor] | None = None
+    second: tuple[str, str] | None = None
+    mergers: tuple[str, ...] = ()
 
     def find_block(self, block: float) -> int:
         """Return the index of a block that a method names.
@@ -82,7 +89,7 @@ def read_tower(config: Any) -> ImageEncoder:
     kind = config.vision_config.model_type
     if kind not in TOWERS:
         raise UnsupportedError(f"an image encoder of type {kind!r} was never looked at")
-    blocks, class_token = TOWERS[kind]
+    blocks, class_token, second = TOWERS[kind]
     layer, depth = config.vision_feature_layer, int(config.vision_config.num_hidden_layers)
     if not isinstance(layer, int):
         raise UnsupportedError(f"its features come from several blocks, {list(layer)}")
@@ -94,7 +101,14 @@ def read_tower(config: Any) -> ImageEncoder:
     if class_token and not skip:
         raise UnsupportedError("the class token of its image encoder is a visual token itself")
     return ImageEncoder(
-        "vision_tower", blocks, depth, source, class_token, skip, whole=tuple(range(depth))
+        "vision_tower",
+        blocks,
+        depth,
+        source,
+        class_token,
+        skip,
+        whole=tuple(range(depth)),
+        second=second,
     )
 
 
@@ -107,6 +121,7 @@ def read_merging(config: Any) -> ImageEncoder:
     depth, merge = int(vision.depth), int(vision.spatial_merge_size)
     whole = getattr(vision, "fullatt_block_indexes", None)
     window = 0 if whole is None else int(vision.window_size) // merge // int(vision.patch_size)
+    deeper = range(len(getattr(vision, "deepstack_visual_indexes", None) or ()))
     return ImageEncoder(
         "visual",
         "blocks",
@@ -116,4 +131,29 @@ def read_merging(config: Any) -> ImageEncoder:
         whole=tuple(range(depth) if whole is None else sorted(whole)),
         packed=True,
         window=window,
+        mergers=("merger", *(f"deepstack_merger_list.{index}" for index in deeper)),
     )
+
+
+def list_window_order(sizes: Sizes, encoder: ImageEncoder) -> torch.Tensor:
+    """Return the raster index of each visual token of a sequence that stands in windows.
+
+    Windows follow each other in raster order, and so do the tokens of each; frames are apart.
+
+    Args: sizes: frames, rows and columns of patches of each image or video.
+    Returns: (V,) int64.
+    """
+    side = round(encoder.merge**0.5)
+    orders: list[torch.Tensor] = []
+    first = 0
+    for frames, height, width in sizes:
+        rows, columns = (
+            torch.arange(length // side) // encoder.window for length in (height, width)
+        )
+        across = int(columns[-1]) + 1
+        label = (rows[:, None] * across + columns).flatten()
+        order = label.sort(stable=True).indices
+        for _ in range(frames):
+            orders.append(order + first)
+            first += len(order)
+    return torch.cat(orders)

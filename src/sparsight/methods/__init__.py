@@ -11,6 +11,7 @@ from sparsight.methods.parts.choosers import top_k
 from sparsight.methods.scope import SCOPE
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
+from sparsight.methods.tome import ToMe
 from sparsight.methods.view import Recycled, Selection, View
 from sparsight.methods.visionzip import VisionZip
 from sparsight.methods.vispruner import VisPruner
@@ -29,6 +30,7 @@ __all__ = [
     "Selection",
     "SparseVLM",
     "SparseVLMPlus",
+    "ToMe",
     "Uniform",
     "View",
     "VisPruner",
@@ -44,7 +46,7 @@ DEFAULT: type[Method] = SparseVLM  # the recommended method
 
 def methods() -> tuple[type[Method], ...]:
     """Return every method that ships, in the order of the documentation."""
-    published = (FastV, HiPrune, VisPruner, VisionZip, DivPrune, SCOPE)
+    published = (FastV, HiPrune, VisPruner, VisionZip, DivPrune, SCOPE, ToMe)
     return (SparseVLM, SparseVLMPlus, *published, Random, Uniform, Pool, Downscale)
 
 

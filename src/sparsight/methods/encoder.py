@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Never
+from typing import Literal, Never, Protocol, runtime_checkable
 
 import torch
 
+from sparsight.counts.layout import Grid
 from sparsight.errors import MethodError
 
-EncoderKind = Literal["features", "class_attention", "received", "keys", "projector"]
+EncoderKind = Literal[
+    "features", "class_attention", "received", "keys", "projector", "merged", "encoded"
+]
 
 Block = int | float  # see EncoderNeed
 
@@ -21,8 +24,11 @@ PLAIN = {
     "received": "the attention that patches receive",
     "keys": "the keys of patches",
     "projector": "the projector, for features that are no patch's own",
+    "merged": "which token each patch was merged into inside the image encoder",
+    "encoded": "which patches the image encoder was given",
 }
-WHOLE = ("features", "projector")  # kinds that name no block
+WHOLE = ("features", "projector", "merged", "encoded")  # kinds that name no block
+CHANGES = ("merged", "encoded")  # kinds whose need changes how images are encoded
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,9 @@ class EncoderNeed:
             the class token, mean over heads, (V,); "received", the attention that each patch
             receives, mean over heads and over all rows of its image, the class token's included,
             (V,); "keys", mean over heads, (V, d); "projector", which turns features into visual
-            tokens.
+            tokens; "merged", after which each block merges tokens until a schedule's `merged` are
+            left, which of them each patch is part of, (V,); "encoded", after which the blocks get
+            those patches alone that the method marks, which ones these are, (V,).
         block: an int counts back from the block that made the features: 0 is that block, 1 the one
             before it. A float in 0..1 is a share of the encoder's depth, rounded to the nearest
             block that sees the whole image. Features and projector have no block.
@@ -108,6 +116,26 @@ class EncoderSignals:
         """
         return self._read(EncoderNeed("keys", block))
 
+    def merged(self) -> torch.Tensor:
+        """Return which token each patch was merged into, (G, V) int64.
+
+        Merged tokens are counted over all pictures of a call; each picture, or tile, has as many as
+        the schedule says, and those of a sample follow each other. All patches of a merged token
+        have its features.
+
+        Raises: MethodError: the method did not declare it.
+        """
+        return self._read(EncoderNeed("merged"))
+
+    def encoded(self) -> torch.Tensor:
+        """Return which tokens' patches the encoder was given, (G, V) bool.
+
+        The features of the others have no meaning.
+
+        Raises: MethodError: the method did not declare it.
+        """
+        return self._read(EncoderNeed("encoded")) > 0
+
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Return visual tokens (..., D) for features (..., D_enc).
 
@@ -133,6 +161,21 @@ def _refuse(need: EncoderNeed) -> Never:
         f"{need.description} is read without being declared; declare the signal 'encoder', and "
         f"have encoder_needs return {need}."
     )
+
+
+@runtime_checkable
+class MarksPatches(Protocol):
+    """A method that declares "encoded" and so says which patches the encoder is given."""
+
+    def mark_patches(self, pixels: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Return which visual tokens of images of one size the encoder is given.
+
+        Args:
+            pixels: (F, V, P) float in 0..1, the pixels of each token's patches in a row, in raster
+                order; F images or frames.
+            grid: rows and columns of visual tokens.
+        Returns: (F, V) bool, at least one of each image.
+        """
 
 
 @dataclass(frozen=True, eq=False)
