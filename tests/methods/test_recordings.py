@@ -5,7 +5,7 @@ import torch
 
 from sparsight import sparsify
 from sparsight.counts.layout import grids_layout
-from sparsight.methods import SCOPE, DivPrune, FastV, HiPrune, VisionZip, VisPruner
+from sparsight.methods import SCOPE, DivPrune, FastV, HiPrune, ToMe, VisionZip, VisPruner
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals
 from sparsight.methods.view import View
 from tests.support import contract, recorded, tiny
@@ -102,6 +102,24 @@ def test_scope(name):
     recorded.put_in(model, SOURCE, recorded.attending(attention[:, None]), 1.0, features)
     kept, _ = keep(model, SCOPE.paper(settings["retain"]), images)
     assert torch.equal(kept, tensors["kept"])
+
+
+def test_tome():
+    settings, tensors = read("tome-b")
+    model, merges = recorded.model(32, 24), settings["r"]
+    keys = [tensors[f"metric.{step}"] for step in range(len(merges))]
+    recorded.put_keys_in(model, tensors["inputs"], keys)
+    count = 24**2 - sum(merges)
+    inputs = tiny.batch([["image", 6]], side=24 * tiny.PATCH).inputs
+    with sparsify(model, ToMe(count)) as run, contract.Probe(model) as probe, torch.no_grad():
+        model(**inputs, use_cache=False)
+    (site,) = run.trace.samples[0]
+    owner = tensors["owner"][1:]  # the class token stands in front
+    named = owner[site.centres]
+    assert torch.equal(named[site.labels], owner)
+    assert len(named.unique()) == len(named) == count
+    want = tensors[f"output.{len(merges) - 1}"][named].double()
+    torch.testing.assert_close(probe.entering[0][0, 1 : 1 + count], want, rtol=1e-4, atol=1e-5)
 
 
 def test_fastv():

@@ -16,6 +16,7 @@ from sparsight.methods import (
     Random,
     SparseVLM,
     SparseVLMPlus,
+    ToMe,
     Uniform,
     VisionZip,
     VisPruner,
@@ -46,6 +47,8 @@ PUBLISHED = {
     "divprune": DivPrune(retain=0.3),
     "cen-prune": DivPrune(retain=0.4, centred=True, space="features", positions="renumber"),
     "scope": SCOPE(retain=0.5),
+    "tome": ToMe(retain=0.6),
+    "tome renumbered": ToMe(retain=0.5, positions="renumber"),
 }
 
 METHODS = {

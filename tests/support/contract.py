@@ -147,7 +147,7 @@ def promise(method, count, layers):
         own = method.plan(count, layers)
         return reference_counts.Plan(own.sites, own.kept, own.recycled)
     side, grids = tiny.SIDE // tiny.PATCH, ((1, count),)
-    if method.scales_images:
+    if method.scales_images or type(method).__name__ in reference_counts.IN_ENCODER:
         grids = ((side, side),) * (count // side**2)
     return reference_counts.plan(method, grids, layers)
 

@@ -14,7 +14,8 @@ from tests.support import reference_baselines as base
 
 BASELINES = ("Random", "Uniform", "Pool", "Downscale")
 BY_ENCODER = ("HiPrune", "VisPruner", "VisionZip", "DivPrune", "SCOPE")
-PRESETS = ("SparseVLM", "SparseVLMPlus", "FastV", *BY_ENCODER, *BASELINES)
+IN_ENCODER = ("ToMe",)
+PRESETS = ("SparseVLM", "SparseVLMPlus", "FastV", *BY_ENCODER, *IN_ENCODER, *BASELINES)
 SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
 BITS = 48  # of the bisected ratio
 
@@ -130,6 +131,8 @@ def _plan(method, kind, grids, layers):
     if name == "Downscale":
         height, width = base.small_grid(grids, method.retain)
         return Plan(sites, (len(grids) * height * width,), (0,))
+    if name == "ToMe":  # every image is left as many tokens
+        return Plan(sites, (0,), (math.floor(wanted / len(grids) + SLACK) * len(grids),))
     authors = getattr(method, "accounting", "entering") == "authors"
     counts = [None] * len(sites)
     if not getattr(method, "kept", None):

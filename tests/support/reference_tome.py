@@ -3,6 +3,7 @@
 Of the model it takes weights, what the patches look like before the first block, and activations.
 """
 
+import itertools
 import math
 
 import torch
@@ -11,18 +12,14 @@ from torch import nn
 
 def halved(present, count, blocks):
     """How many tokens each block merges: equal numbers, earlier ones more; half at most."""
-    plans = [()]
-    for left in reversed(range(blocks)):
-        longer = []
-        for plan in plans:
-            now = present - sum(plan)
-            share = math.ceil((now - count) / (left + 1))
-            # more where blocks of half are not enough behind this one
-            while (now - share) > count * 2**left:
-                share += 1
-            longer.append((*plan, share))
-        plans = longer
-    return plans[0]
+    plan = []
+    for behind in reversed(range(blocks)):
+        now = present - sum(plan)
+        share = math.ceil((now - count) / (behind + 1))
+        while now - share > count * 2**behind:  # the blocks behind this one could not halve so far
+            share += 1
+        plan.append(share)
+    return plan
 
 
 def parts_of(block):
@@ -71,7 +68,10 @@ def match(keys, fewer, class_token):
         best[a] = (max(cosines), odd[cosines.index(max(cosines))])
     chosen = sorted(best, key=lambda a: (-best[a][0], a))[:fewer]
     groups = [[a] for a in even if a not in chosen]
-    return groups + [[b, *(a for a in chosen if best[a][1] == b)] for b in odd]
+    for b in odd:
+        groups.append([b])
+        groups[-1] += [a for a in chosen if best[a][1] == b]
+    return groups
 
 
 @torch.no_grad()
@@ -100,7 +100,8 @@ def encode(tower, pixels, count, blocks, class_token):
             weight = sum(sizes[i] for i in group)
             rows.append(sum(sizes[i] * hidden[i] for i in group) / weight)
         hidden = torch.stack(rows)
-        members = [[token for i in group for token in members[i]] for group in groups]
+        joined = [itertools.chain.from_iterable(map(members.__getitem__, own)) for own in groups]
+        members = [list(tokens) for tokens in joined]
         hidden = hidden + part["scale2"](part["mlp"](part["norm2"](hidden)))
     owner = [0] * sum(map(len, members))
     for number, own in enumerate(members):

@@ -5,8 +5,8 @@ compares them with the real ones.
 """
 
 METHOD_NAMES = (
-    "sparsevlm, sparsevlm-plus, fastv, hiprune, vispruner, visionzip, divprune, scope, random, "
-    "uniform, pool, downscale"
+    "sparsevlm, sparsevlm-plus, fastv, hiprune, vispruner, visionzip, divprune, scope, tome, "
+    "random, uniform, pool, downscale"
 )
 DTYPES = "float32, bfloat16, float16"
 CONTROLS = "none, question-only, swapped"

@@ -15,6 +15,7 @@ return a tensor (images, tokens, width), and attention gets no mask.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from math import ceil
 from typing import Any
 
@@ -22,89 +23,30 @@ import torch
 from torch import nn
 
 from sparsight.engine.encoder_needs import find_attention, find_second
-from sparsight.engine.encoder_tap import EncoderTap
+from sparsight.engine.encoder_tap import EncoderTap, Reading
 from sparsight.engine.outline import Encoding, Outline
 from sparsight.engine.passes import Pass, find_pass
 from sparsight.engine.tap import attach_tap
 from sparsight.errors import BudgetError, UnsupportedError
 from sparsight.methods.encoder import EncoderNeed
-from sparsight.methods.parts.bipartite import (
-    match_bipartite,
-    merge_by_size,
-    merge_sizes,
-    plan_merges,
-)
-from sparsight.methods.parts.tensors import widen
+from sparsight.sequence.encoded import Encoded
+from sparsight.sequence.merging import Merging, average_heads
 from sparsight.sequence.rater_rows import AttentionCall
 
 MERGED = EncoderNeed("merged")
 
 
 @dataclass
-class Merging:
-    """What was merged so far in one call of an encoder.
+class Call:
+    """One call of an encoder whose tokens are merged.
 
     Args:
         state: the pass that the call belongs to.
-        class_token: how many class tokens stand in front, 0 or 1.
-        merges: how many tokens each block merges; () before the first block.
-        sizes: (I, n) float, how many patches each token of the running block stands for.
-        place: (I, N) int64, which of them each token of the first block is part of; None while
-            nothing has been merged.
-        owner: (I, n) int64, which token each one becomes part of in the running block; None where
-            it merges none.
+        merging: what was merged so far; None before the first block.
     """
 
     state: Pass
-    class_token: int
-    merges: tuple[int, ...] = ()
-    sizes: torch.Tensor | None = None
-    place: torch.Tensor | None = None
-    owner: torch.Tensor | None = None
-
-    def match(self, index: int, key: torch.Tensor) -> None:
-        """Choose what the running block merges.
-
-        Args:
-            index: of the block.
-            key: (I, H, n, d) of its attention.
-        """
-        metric = widen(key).mean(dim=1)  # (I, n, d)
-        if self.sizes is None:
-            self.sizes = metric.new_ones(metric.shape[:2])
-        if self.merges[index]:
-            self.owner = match_bipartite(metric, self.merges[index], bool(self.class_token))
-
-    def make_mask(self, dtype: torch.dtype) -> torch.Tensor | None:
-        """Return what is added to attention logits, (I, 1, 1, n); None while all sizes are 1."""
-        if self.sizes is None or self.place is None:
-            return None
-        return self.sizes.log().to(dtype)[:, None, None]
-
-    def merge(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
-        """Return hidden states (I, n, D) merged as the running block does it, (I, n', D)."""
-        if self.owner is None or self.sizes is None:
-            return hidden
-        count = hidden.shape[1] - self.merges[index]
-        return merge_by_size(hidden, self.sizes, self.owner, count)
-
-    def end_block(self, index: int) -> None:
-        """Note what the running block has merged."""
-        if self.owner is not None and self.sizes is not None:
-            count = self.sizes.shape[1] - self.merges[index]
-            self.sizes = merge_sizes(self.sizes, self.owner, count)
-            self.place = self.owner if self.place is None else self.owner.gather(1, self.place)
-        self.owner = None
-
-
-def spread(hidden: torch.Tensor, owner: torch.Tensor | None) -> torch.Tensor:
-    """Return rows (I, n', D) for the tokens that were merged into them, (I, n, D).
-
-    Args: owner: (I, n) int64; None where nothing was merged.
-    """
-    if owner is None:
-        return hidden
-    return hidden.gather(1, owner[..., None].expand(-1, -1, hidden.shape[-1]))
+    merging: Merging | None = None
 
 
 class MergingTap(EncoderTap):
@@ -121,36 +63,29 @@ class MergingTap(EncoderTap):
     def plan(self, outline: Outline) -> Outline:
         """Return an outline that says to how many tokens each picture of a batch is merged.
 
-        Raises:
-            BudgetError: the blocks cannot merge as many, as each merges half of them at most.
-            UnsupportedError: samples would need different counts.
+        Raises: BudgetError: the blocks cannot merge as many, as each merges half of them at most.
         """
-        counts: set[tuple[int, int]] = set()
+        samples: list[tuple[int, ...]] = []
+        merges = False
         for layout, schedule in zip(outline.layouts, outline.schedules, strict=True):
-            if layout is not None and layout.grids and schedule is not None:
-                patches = layout.sizes[0][0] * layout.sizes[0][1]
-                merged = schedule.merged if schedule.prunes else None
-                counts.add((patches, patches if merged is None else merged))
-        if all(patches == count for patches, count in counts):
-            return outline
-        if len(counts) > 1:
-            raise UnsupportedError(
-                "samples with different numbers of images get different numbers of tokens for each "
-                "image from one count, and they cannot share a batch; give retain as a fraction."
-            )
-        ((patches, count),) = counts
-        self._check_reachable(patches, count)
-        return replace(outline, encoding=Encoding(MERGED.kind, count))
+            if layout is None or not layout.grids or schedule is None:
+                samples.append(())
+                continue
+            patches = layout.sizes[0][0] * layout.sizes[0][1]
+            count = schedule.merged if schedule.prunes and schedule.merged else patches
+            self._check_reachable(patches, count)
+            samples.append((count,) * sum(grid.tiles for grid in layout.grids))
+            merges = merges or count < patches
+        return replace(outline, encoding=Encoding(MERGED.kind, tuple(samples)) if merges else None)
 
     def _check_reachable(self, patches: int, count: int) -> None:
-        blocks = self.encoder.source + 1
-        least = ceil(patches / 2**blocks)
+        least = ceil(patches / 2 ** (self.encoder.source + 1))
         if count < least:
             raise BudgetError(
-                f"{self.name} would leave {count} of the {patches} tokens of each picture or tile, "
-                f"and {blocks} blocks of the image encoder, each of which may halve them, leave "
-                f"{least} at least; give retain={least} for each of them, or a fraction of at "
-                f"least {ceil(least / patches * 1000) / 1000:g}."
+                f"{self.name} would leave {count} of the {patches} tokens of each picture or tile; "
+                f"the image encoder, whose blocks halve them at most, leaves {least} at least. "
+                f"Give retain={least} for each of them, or a fraction of "
+                f"{ceil(least / patches * 1000) / 1000:g} or more."
             )
 
     def attach(self) -> list[Callable[[], None]]:
@@ -162,7 +97,7 @@ class MergingTap(EncoderTap):
             # before hooks of others, which collect what a block returns
             handles = [
                 norm.register_forward_pre_hook(partial(self._on_norm, index)),
-                mlp.register_forward_hook(self._on_mlp, prepend=True),
+                mlp.register_forward_hook(partial(self._on_mlp, index), prepend=True),
                 block.register_forward_hook(partial(self._on_block, index), prepend=True),
             ]
             removers.extend(handle.remove for handle in handles)
@@ -177,31 +112,57 @@ class MergingTap(EncoderTap):
         super()._on_start(module, args, kwargs)
         reading = self._current()
         if reading is not None:
-            reading.change = Merging(state, int(self.encoder.class_token))
+            reading.change = Call(state)
+
+    def _find_call(self) -> Call | None:
+        """Return the running call; None if it merges nothing."""
+        reading = self._current()
+        call = None if reading is None else reading.change
+        # an interrupted call may have left its own open
+        if isinstance(call, Call) and call.state is find_pass(self.owner):
+            return call
+        return None
 
     def _find_merging(self) -> Merging | None:
         """Return what was merged so far in the running call; None if it merges nothing."""
-        reading = self._current()
-        merging = None if reading is None else reading.change
-        # an interrupted call may have left its own open
-        if isinstance(merging, Merging) and merging.state is find_pass(self.owner):
-            return merging
-        return None
+        call = self._find_call()
+        return None if call is None else call.merging
 
-    def _on_call(self, index: int, call: AttentionCall) -> torch.Tensor | None:
+    def _on_call(self, index: int, attention: AttentionCall) -> torch.Tensor | None:
         """Choose what a block merges, and return the mask that weighs tokens by their sizes."""
-        merging = self._find_merging()
-        if merging is None:
+        call = self._find_call()
+        if call is None:
             return None
-        self.check_mask(call)
-        if index == 0:
-            patches = call.key.shape[2] - merging.class_token
-            encoding = merging.state.encoding
-            wanted = patches if encoding is None else encoding.count
-            merging.merges = plan_merges(patches, wanted, self.encoder.source + 1)
-        with torch.autocast(call.query.device.type, enabled=False):
-            merging.match(index, call.key)
-        return merging.make_mask(call.query.dtype)
+        self.check_mask(attention)
+        with torch.autocast(attention.query.device.type, enabled=False):
+            metric = average_heads(attention.key)
+            if index == 0:
+                call.merging = self._start_merging(call.state, metric)
+            if call.merging is None:
+                return None
+            call.merging.match(index, metric)
+            return call.merging.make_mask(attention.query.dtype)
+
+    def _start_merging(self, state: Pass, metric: torch.Tensor) -> Merging:
+        """Return the state before the first block.
+
+        Args: metric: (I, N, d) keys of the first block.
+        Raises: UnsupportedError: the call encodes other pictures than the prompt has.
+        """
+        images, tokens = metric.shape[:2]
+        class_token = self.encoder.class_token
+        counts = [tokens - class_token] * images
+        if state.encoding is not None:
+            samples = state.encoding.counts
+            copies = max(1, sum(map(len, samples)) // images)  # samples may share their pictures
+            counts = list(chain.from_iterable(samples[::copies]))
+        if len(counts) != images or max(counts) > tokens - class_token:
+            raise UnsupportedError(
+                f"{images} pictures of {tokens - class_token} patches are encoded, and "
+                f"{self.name} planned for {len(counts)}; give pixel_values with the prompt they "
+                "belong to."
+            )
+        return Merging(metric, counts, class_token, self.encoder.source + 1)
 
     def _on_norm(
         self, index: int, module: nn.Module, args: tuple[Any, ...]
@@ -212,12 +173,12 @@ class MergingTap(EncoderTap):
         return None if merging is None else (merging.merge(index, args[0]), *args[1:])
 
     def _on_mlp(
-        self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor
+        self, index: int, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor
     ) -> torch.Tensor | None:
         """Spread what the MLP returns over the tokens that the block has not merged."""
         del module, args
         merging = self._find_merging()
-        return None if merging is None else spread(output, merging.owner)
+        return None if merging is None else merging.split(index, output)
 
     def _on_block(
         self, index: int, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor
@@ -231,25 +192,28 @@ class MergingTap(EncoderTap):
         merging.end_block(index)
         if index < self.encoder.source:
             return hidden
-        return self._finish_merging(merging, hidden)
+        self._note_places(merging)
+        return merging.spread(hidden)
 
-    def _finish_merging(self, merging: Merging, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the last output (I, n, D) spread over the patches, and note what was merged.
+    def _note_places(self, merging: Merging) -> None:
+        """Note which token of which picture each patch is part of."""
+        first = int(self.encoder.class_token)
+        places = merging.list_places()[:, first:] - first  # (I, N) of patches
+        images, patches = places.shape
+        places = places + torch.arange(images, device=places.device)[:, None] * patches
+        reading = self._current()
+        if reading is not None:
+            reading.pieces[MERGED] = [places.flatten()]
 
-        Raises: UnsupportedError: a block attended past its tap.
+    def _finish(self, reading: Reading, state: Pass | None) -> Encoded | None:
+        """Return what was read, by visual tokens.
+
+        Raises: UnsupportedError: attention was computed past its tap.
         """
-        images, count = hidden.shape[:2]
-        if not merging.merges or merging.sizes is None or merging.sizes.shape[1] != count:
+        call = reading.change
+        if call.merging is None or not call.merging.complete:
             raise UnsupportedError(
                 f"{type(self.tower).__name__} attends past transformers' attention interface, so "
                 f"{self.name} cannot merge its tokens."
             )
-        place = merging.place
-        if place is None:
-            place = torch.arange(count, device=hidden.device).expand(images, -1)
-        first = torch.arange(images, device=hidden.device)[:, None] * (count - merging.class_token)
-        names = place[:, merging.class_token :] - merging.class_token + first
-        reading = self._current()
-        if reading is not None:
-            reading.pieces[MERGED] = [names.flatten()]
-        return spread(hidden, merging.place)
+        return super()._finish(reading, state)

@@ -38,7 +38,8 @@ def check_encoding(arguments: Mapping[str, Any], encoding: Encoding | None) -> N
     outputs = arguments.get("mm_encoder_outputs") or {}
     for output in outputs.values():
         encoded = getattr(output, KEPT, None)
-        if encoded is not None and encoded.encoding not in (None, encoding):
+        before = None if encoded is None else encoded.encoding
+        if before is not None and (encoding is None or not before.fits(encoding)):
             raise UnsupportedError(
                 "mm_encoder_outputs bring images whose tokens were merged or left out inside the "
                 "encoder, for another method or budget; give pixel_values."

@@ -4,7 +4,7 @@ It is read from token ids and image sizes on the host, before any image is encod
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,13 +29,23 @@ class Encoding:
 
     Args:
         kind: of the need that asks for it.
-        count: tokens that are left of each picture or tile; 0 where that depends on the picture.
-        method: that says what is left out; None where the count says all.
+        counts: (B,) of each sample, to how many tokens each of its pictures or tiles is merged; ()
+            where that depends on the pictures.
+        method: that says which patches are left out; None where none are.
     """
 
     kind: str
-    count: int = 0
+    counts: tuple[tuple[int, ...], ...] = ()
     method: Hashable = None
+
+    def fits(self, batch: "Encoding") -> bool:
+        """Return whether pictures that were encoded so are encoded as a batch needs them.
+
+        The batch may hold several copies of each sample, as beam search makes them.
+        """
+        copies = len(batch.counts) // max(1, len(self.counts))
+        repeated = tuple(counts for counts in self.counts for _ in range(copies))
+        return replace(self, counts=repeated) == batch
 
 
 @dataclass(frozen=True)

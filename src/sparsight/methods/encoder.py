@@ -119,9 +119,9 @@ class EncoderSignals:
     def merged(self) -> torch.Tensor:
         """Return which token each patch was merged into, (G, V) int64.
 
-        Merged tokens are counted over all pictures of a call; each picture, or tile, has as many as
-        the schedule says, and those of a sample follow each other. All patches of a merged token
-        have its features.
+        Of each picture, or tile, tokens are counted from its number times the number of its
+        patches. The pictures of a call are numbered in order, so those of a sample follow each
+        other. All patches of a merged token have its features.
 
         Raises: MethodError: the method did not declare it.
         """

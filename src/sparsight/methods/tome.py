@@ -113,9 +113,11 @@ class ToMe(Method):
         """
         device = view.hidden.device
         each = view.count // sum(grid.tiles for grid in layout.grids)
+        tile = layout.sizes[0][0] * layout.sizes[0][1]
         pool = patches.to(device, non_blocking=True).expand(len(view.hidden), -1)  # (G, P)
         owner = view.encoder.merged().gather(1, pool)
-        owner = owner - owner[:, :1] // each * each  # counted from the sample's first picture
+        number = owner // tile - owner[:, :1] // tile  # of the picture in its sample
+        owner = number * each + owner % tile
         rows, columns = (
             place[patches].to(device, non_blocking=True) for place in (layout.row, layout.column)
         )
