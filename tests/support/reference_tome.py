@@ -9,6 +9,8 @@ import math
 import torch
 from torch import nn
 
+from tests.support.reference_merging import bipartite, weighted_means
+
 
 def halved(present, count, blocks):
     """How many tokens each block merges: equal numbers, earlier ones more; half at most."""
@@ -56,24 +58,6 @@ def attend(part, hidden, sizes, heads):
     return part["scale1"](part["out"](torch.cat(answers, dim=-1))), key.mean(dim=1)
 
 
-def match(keys, fewer, class_token):
-    """Groups of old tokens, one for each new token: unmerged even ones, then odd ones."""
-    units = keys / keys.norm(dim=-1, keepdim=True)
-    even, odd = list(range(0, len(keys), 2)), list(range(1, len(keys), 2))
-    best = {}
-    for a in even:
-        if class_token and a == 0:
-            continue
-        cosines = [float(units[a] @ units[b]) for b in odd]
-        best[a] = (max(cosines), odd[cosines.index(max(cosines))])
-    chosen = sorted(best, key=lambda a: (-best[a][0], a))[:fewer]
-    groups = [[a] for a in even if a not in chosen]
-    for b in odd:
-        groups.append([b])
-        groups[-1] += [a for a in chosen if best[a][1] == b]
-    return groups
-
-
 @torch.no_grad()
 def encode(tower, pixels, count, blocks, class_token):
     """What the encoder of one image (3, H, W) should give: features of each patch, its token.
@@ -94,12 +78,10 @@ def encode(tower, pixels, count, blocks, class_token):
         sizes = [len(own) for own in members]
         attended, keys = attend(part, hidden, sizes, tower.config.num_attention_heads)
         hidden = hidden + attended
-        groups = match(keys, fewer, class_token) if fewer else [[i] for i in range(len(hidden))]
-        rows = []
-        for group in groups:
-            weight = sum(sizes[i] for i in group)
-            rows.append(sum(sizes[i] * hidden[i] for i in group) / weight)
-        hidden = torch.stack(rows)
+        groups = [[i] for i in range(len(hidden))]
+        if fewer:
+            groups = bipartite(keys, fewer, bool(class_token))
+        hidden, _ = weighted_means(hidden, sizes, groups)
         joined = [itertools.chain.from_iterable(map(members.__getitem__, own)) for own in groups]
         members = [list(tokens) for tokens in joined]
         hidden = hidden + part["scale2"](part["mlp"](part["norm2"](hidden)))

@@ -19,6 +19,7 @@ from sparsight.methods.parts.bipartite import (
     merge_sizes,
     plan_merges,
 )
+from sparsight.methods.parts.calibration import bias_of_sizes
 from sparsight.methods.parts.tensors import widen
 
 
@@ -97,7 +98,7 @@ class Merging:
         """Return what is added to attention logits, (I, 1, 1, n); None while nothing was merged."""
         if all(group.place is None for group in self.groups):
             return None
-        logs = [group.sizes.log().to(dtype) for group in self.groups]
+        logs = [bias_of_sizes(group.sizes).to(dtype) for group in self.groups]
         return self._join(logs, torch.finfo(dtype).min)[:, None, None]
 
     def merge(self, block: int, hidden: torch.Tensor) -> torch.Tensor:
