@@ -6,7 +6,7 @@ compares them with the real ones.
 
 METHOD_NAMES = (
     "sparsevlm, sparsevlm-plus, fastv, hiprune, vispruner, visionzip, divprune, scope, tome, "
-    "random, uniform, pool, downscale"
+    "pixelprune, random, uniform, pool, downscale"
 )
 DTYPES = "float32, bfloat16, float16"
 CONTROLS = "none, question-only, swapped"

@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import nn
 
 from sparsight.engine.checks import check_kernel
+from sparsight.engine.compat import check_argument
 from sparsight.engine.parts import Parts
 from sparsight.errors import TESTED_WITH, UnsupportedError
 from sparsight.families import Family
@@ -74,13 +75,26 @@ def _find_reason(
     if need.kind == "projector" and (encoder.merge > 1 or family.projector is None):
         instead = "give merge='tokens'" if "merge" in settings else OTHERS
         return "its projector merges patches, and takes no features one by one", instead
-    if need.kind == "merged" and encoder.second is None:
-        why = "its image encoder makes one visual token of neighbouring patches, none of which may "
-        return f"{why}be merged before", OTHERS
+    if need.kind in CHANGES:
+        return _find_reason_against_change(need, encoder)
     try:
         encoder.find_block(need.block)
     except UnsupportedError as error:
         return str(error), "name another block"
+    return None
+
+
+def _find_reason_against_change(need: EncoderNeed, encoder: ImageEncoder) -> tuple[str, str] | None:
+    """Return why an encoder cannot be changed as needed, and what to do; None if it can."""
+    if need.kind == "encoded":
+        if encoder.packed:
+            return None
+        return "its image encoder takes whole images, not lists of patches", "use ToMe or DivPrune"
+    if encoder.second is None:
+        why = "its image encoder makes one visual token of neighbouring patches, none of which may "
+        return f"{why}be merged before", OTHERS
+    if encoder.skip != int(encoder.class_token):
+        return "its config drops a patch instead of a class token", OTHERS
     return None
 
 
@@ -98,6 +112,21 @@ def check_encoder(parts: Parts, method: Method) -> None:
     check_kernel(tower)
     for index in group_by_block(needs, encoder):
         find_attention(blocks[index])
+    _check_changes(parts, encoder, blocks, needs)
+
+
+def _check_changes(
+    parts: Parts, encoder: ImageEncoder, blocks: list[nn.Module], needs: tuple[EncoderNeed, ...]
+) -> None:
+    """Check that an encoder has the parts that are hooked to change what it computes.
+
+    Raises: UnsupportedError: not in this release of transformers.
+    """
+    if EncoderNeed("encoded") in needs:
+        for name in ("hidden_states", "cu_seqlens", "position_embeddings"):
+            check_argument(blocks[0], name)
+        for path in encoder.mergers:
+            parts.family.get_part(parts.base, f"{encoder.path}.{path}")
     if EncoderNeed("merged") in needs:
         for block in blocks[: encoder.source + 1]:
             find_attention(block)

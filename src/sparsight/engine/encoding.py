@@ -9,13 +9,15 @@ from typing import Any
 from sparsight.engine.encoder_merging import MergingTap
 from sparsight.engine.encoder_needs import list_needs
 from sparsight.engine.encoder_tap import KEPT, EncoderTap
+from sparsight.engine.encoder_thinning import ThinningTap
 from sparsight.engine.ledger import Owner
 from sparsight.engine.outline import Encoding
 from sparsight.engine.parts import Parts
 from sparsight.errors import UnsupportedError
 from sparsight.methods.method import Method
 
-TAPS = {"merged": MergingTap}  # by the kind of need that changes how images are encoded
+# by the kind of need that changes how images are encoded
+TAPS: dict[str, type[EncoderTap]] = {"merged": MergingTap, "encoded": ThinningTap}
 
 
 def make_tap(owner: Owner, parts: Parts, method: Method) -> EncoderTap | None:

@@ -26,6 +26,12 @@ TOWERS = {
 }
 
 
+Colours = tuple[tuple[float, ...], tuple[float, ...]]  # means and standard deviations
+OPENAI: Colours = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALF: Colours = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+COLOURS = {"qwen2_vl": OPENAI, "qwen2_5_vl": OPENAI, "qwen3_vl": HALF, "qwen3_vl_moe": HALF}
+
+
 @dataclass(frozen=True)
 class ImageEncoder:
     """How an image encoder is built.
@@ -45,6 +51,12 @@ class ImageEncoder:
         places: takes the sizes of a call's images, (I, 2) int64 in px on the host, and returns
             which patch of the call each visual token stands for, (T,) int64; None if patches follow
             each other as visual tokens do.
+        second: names of a block's norm behind attention and of its MLP; None where this was never
+            looked into.
+        colours: mean and standard deviation of each colour, by which processors normalise pixels in
+            0..1; None where this was never looked into.
+        mergers: paths from the encoder to the modules that turn patches into visual tokens, or into
+            features of DeepStack.
     """
 
     path: str
@@ -59,6 +71,7 @@ class ImageEncoder:
     window: int = 0
     places: Callable[[torch.Tensor], torch.Tensor] | None = None
     second: tuple[str, str] | None = None
+    colours: Colours | None = None
     mergers: tuple[str, ...] = ()
 
     def find_block(self, block: float) -> int:
@@ -131,6 +144,7 @@ def read_merging(config: Any) -> ImageEncoder:
         whole=tuple(range(depth) if whole is None else sorted(whole)),
         packed=True,
         window=window,
+        colours=COLOURS.get(config.model_type),
         mergers=("merger", *(f"deepstack_merger_list.{index}" for index in deeper)),
     )
 

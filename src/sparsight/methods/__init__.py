@@ -8,6 +8,7 @@ from sparsight.methods.hiprune import HiPrune
 from sparsight.methods.merged import merge_rest
 from sparsight.methods.method import Method
 from sparsight.methods.parts.choosers import top_k
+from sparsight.methods.pixelprune import PixelPrune
 from sparsight.methods.scope import SCOPE
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
@@ -24,6 +25,7 @@ __all__ = [
     "FastV",
     "HiPrune",
     "Method",
+    "PixelPrune",
     "Pool",
     "Random",
     "Recycled",
@@ -46,7 +48,7 @@ DEFAULT: type[Method] = SparseVLM  # the recommended method
 
 def methods() -> tuple[type[Method], ...]:
     """Return every method that ships, in the order of the documentation."""
-    published = (FastV, HiPrune, VisPruner, VisionZip, DivPrune, SCOPE, ToMe)
+    published = (FastV, HiPrune, VisPruner, VisionZip, DivPrune, SCOPE, ToMe, PixelPrune)
     return (SparseVLM, SparseVLMPlus, *published, Random, Uniform, Pool, Downscale)
 
 

@@ -1,0 +1,42 @@
+"""Images for Qwen's tiny models in which many tokens repeat a neighbour, as on a page."""
+
+import torch
+
+from tests.support.tiny_rotary import MERGE
+
+CELLS = MERGE**2  # patches of a token
+
+
+def repeat_neighbours(pixels, grids, share=0.6, seed=0):
+    """Have a share of tokens repeat the pixels of their left or upper neighbour.
+
+    Args:
+        pixels: (n, P), patches in the order in which the model gets them.
+        grids: (I, 3) frames, rows and columns of patches.
+    """
+    random = torch.Generator().manual_seed(seed)
+    tokens = pixels.clone().unflatten(0, (-1, CELLS))
+    first = 0
+    for frames, height, width in grids.tolist():
+        rows, columns = height // MERGE, width // MERGE
+        for _ in range(frames):
+            for index in range(1, rows * columns):
+                row, column = divmod(index, columns)
+                if float(torch.rand((), generator=random)) >= share:
+                    continue
+                upper = row and (not column or float(torch.rand((), generator=random)) < 0.5)
+                tokens[first + index] = tokens[first + index - (columns if upper else 1)]
+            first += rows * columns
+    return tokens.flatten(0, 1)
+
+
+def page(inputs, share=0.6, seed=0):
+    """The inputs of a batch with such images and videos."""
+    changed = dict(inputs)
+    for name, sizes in (
+        ("pixel_values", "image_grid_thw"),
+        ("pixel_values_videos", "video_grid_thw"),
+    ):
+        if name in inputs:
+            changed[name] = repeat_neighbours(inputs[name], inputs[sizes], share, seed)
+    return changed
