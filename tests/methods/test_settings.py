@@ -14,6 +14,7 @@ from sparsight.methods import (
     Downscale,
     FastV,
     HiPrune,
+    PixelPrune,
     Pool,
     Random,
     SparseVLM,
@@ -24,8 +25,9 @@ from sparsight.methods import (
     VisPruner,
     methods,
 )
-from tests.support import tiny
+from tests.support import tiny, tiny_rotary
 from tests.support.cases import tiny_model
+from tests.support.pages import pages
 
 KEPT = {"sites": (2, 5), "kept": (14, 9)}
 EVERYWHERE = {
@@ -80,6 +82,13 @@ CHANGES = {
         "sites": ({"retain": 0.6}, (2, 6)),
         "positions": ({"retain": 0.6}, "renumber"),
     },
+    PixelPrune: {
+        "retain": ({"retain": 0.9}, 1.0),
+        "sites": ({"retain": 0.9}, (2, 6)),
+        "positions": ({"retain": 0.9}, "renumber"),
+        "tau": ({"retain": 0.9}, 1.0),
+        "metric": ({"retain": 0.9, "tau": 0.8}, "mean"),
+    },
     Random: {**EVERYWHERE, "seed": ({}, 1)},
     Uniform: EVERYWHERE,
     Pool: EVERYWHERE,
@@ -90,13 +99,15 @@ CASES = [(method, field) for method in methods() for field in CHANGES[method]]
 
 def outcome(method, **settings):
     """What a prefill does under these settings: logits, tokens kept and rebuilt; or the refusal."""
-    model = tiny_model("sdpa")
+    model, inputs = tiny_model("sdpa"), tiny.batch([["image", 9]]).inputs
+    if method is PixelPrune:
+        model, inputs = tiny_rotary.model("qwen2"), pages("qwen2", [[("image", 5, 6), 9]]).inputs
     try:
         run = sparsify(model, method(**settings))
     except SparsightError as error:
         return type(error).__name__
     with torch.no_grad(), run:
-        logits = model(**tiny.batch([["image", 9]]).inputs).logits[0, -1].tolist()
+        logits = model(**inputs).logits[0, -1].tolist()
     steps = run.trace.samples[0]
     return logits, [(step.site, step.keep.tolist(), step.centres.tolist()) for step in steps]
 

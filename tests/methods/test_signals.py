@@ -9,7 +9,16 @@ from sparsight import Method, SparseVLM, SparseVLMPlus, sparsify
 from sparsight.cli.method import cli_name
 from sparsight.counts.layout import Block, grids_layout, layout_of
 from sparsight.errors import MethodError, SettingError
-from sparsight.methods import SCOPE, DivPrune, HiPrune, ToMe, VisionZip, VisPruner, methods
+from sparsight.methods import (
+    SCOPE,
+    DivPrune,
+    HiPrune,
+    PixelPrune,
+    ToMe,
+    VisionZip,
+    VisPruner,
+    methods,
+)
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals, TextSignal
 from sparsight.methods.method import SIGNALS
 from sparsight.methods.view import Distance, Selection, View
@@ -60,6 +69,8 @@ class Encoder(EncoderSignals):
         }
         if EncoderNeed("merged") in needs:
             values[EncoderNeed("merged")] = (torch.arange(36) % 12).expand(2, -1)
+        if EncoderNeed("encoded") in needs:
+            values[EncoderNeed("encoded")] = (torch.arange(36) % 3 == 0).float().expand(1, -1)
         projects = any(need.kind == "projector" for need in needs)
         super().__init__(values, torch.nn.Identity() if projects else None)
 
@@ -87,12 +98,14 @@ def test_no_method_reads_more_than_it_declares(method):
     own = method(retain=12)
     seen = view(own.signals, 0 if own.sites == (0,) else 2, own.encoder_needs)
     answer = own.select(replace(seen, keep_count=0 if method is ToMe else 12))
-    assert answer.keep.shape[0] == 2
+    assert answer.keep.shape[0] == (1 if method is PixelPrune else 2)  # always a group of one
     assert own.signals <= SIGNALS
     assert not own.encoder_needs or "encoder" in own.signals
 
 
-@pytest.mark.parametrize("method", [HiPrune, VisPruner, VisionZip, SCOPE, DivPrune, ToMe])
+@pytest.mark.parametrize(
+    "method", [HiPrune, VisPruner, VisionZip, SCOPE, DivPrune, ToMe, PixelPrune]
+)
 def test_each_need_of_the_encoder_is_read(method):
     own = method(retain=12, **({"space": "features"} if method is DivPrune else {}))
     for need in own.encoder_needs:

@@ -137,8 +137,8 @@ def prefill(model, method, inputs):
 
 
 def is_adaptive(method):
-    """Whether planned counts are upper bounds, as they depend on what the raters see."""
-    return getattr(method, "level", None) == "rank"
+    """Whether planned counts are upper bounds, as they depend on the image or its raters."""
+    return getattr(method, "level", None) == "rank" or hasattr(method, "mark_patches")
 
 
 def promise(method, count, layers):
@@ -147,7 +147,7 @@ def promise(method, count, layers):
         own = method.plan(count, layers)
         return reference_counts.Plan(own.sites, own.kept, own.recycled)
     side, grids = tiny.SIDE // tiny.PATCH, ((1, count),)
-    if method.scales_images or type(method).__name__ in reference_counts.IN_ENCODER:
+    if method.scales_images or type(method).__name__ == "ToMe":
         grids = ((side, side),) * (count // side**2)
     return reference_counts.plan(method, grids, layers)
 

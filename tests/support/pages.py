@@ -2,7 +2,8 @@
 
 import torch
 
-from tests.support.tiny_rotary import MERGE
+from tests.support.tiny import Batch
+from tests.support.tiny_rotary import MERGE, batch
 
 CELLS = MERGE**2  # patches of a token
 
@@ -33,10 +34,24 @@ def repeat_neighbours(pixels, grids, share=0.6, seed=0):
 def page(inputs, share=0.6, seed=0):
     """The inputs of a batch with such images and videos."""
     changed = dict(inputs)
-    for name, sizes in (
-        ("pixel_values", "image_grid_thw"),
-        ("pixel_values_videos", "video_grid_thw"),
-    ):
+    for kind, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if name in inputs:
-            changed[name] = repeat_neighbours(inputs[name], inputs[sizes], share, seed)
+            grids = inputs[f"{kind}_grid_thw"]
+            changed[name] = repeat_neighbours(inputs[name], grids, share, seed)
     return changed
+
+
+def pages(kind, rows, dtype=torch.float64, share=0.6):
+    """A batch of a tiny model with such images, and each sample alone."""
+    made = batch(kind, rows, dtype)
+    together, alone = page(made.inputs, share), []
+    starts = {"image": 0, "video": 0}
+    for own in made.alone:
+        changed = dict(own)
+        for part, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+            if name in own:
+                count = len(own[name])
+                changed[name] = together[name][starts[part] : starts[part] + count]
+                starts[part] += count
+        alone.append(changed)
+    return Batch(together, alone)

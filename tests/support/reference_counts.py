@@ -14,7 +14,7 @@ from tests.support import reference_baselines as base
 
 BASELINES = ("Random", "Uniform", "Pool", "Downscale")
 BY_ENCODER = ("HiPrune", "VisPruner", "VisionZip", "DivPrune", "SCOPE")
-IN_ENCODER = ("ToMe",)
+IN_ENCODER = ("ToMe", "PixelPrune")
 PRESETS = ("SparseVLM", "SparseVLMPlus", "FastV", *BY_ENCODER, *IN_ENCODER, *BASELINES)
 SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
 BITS = 48  # of the bisected ratio
@@ -133,6 +133,8 @@ def _plan(method, kind, grids, layers):
         return Plan(sites, (len(grids) * height * width,), (0,))
     if name == "ToMe":  # every image is left as many tokens
         return Plan(sites, (0,), (math.floor(wanted / len(grids) + SLACK) * len(grids),))
+    if name == "PixelPrune":  # a bound
+        return Plan(sites, (max(1, math.floor(wanted + SLACK)),), (0,))
     authors = getattr(method, "accounting", "entering") == "authors"
     counts = [None] * len(sites)
     if not getattr(method, "kept", None):

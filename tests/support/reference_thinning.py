@@ -52,16 +52,19 @@ def rotate(values, row, column):
     return torch.cat([first * cos - second * sin, second * cos + first * sin])
 
 
+def turn(vectors, places):
+    """One head's vectors (K, d), each at its place."""
+    pairs = zip(vectors, places, strict=True)
+    return torch.stack([rotate(vector, *place[2:]) for vector, place in pairs])
+
+
 def attend(block, hidden, places, pieces):
     """Attention of patches (K, D), each to those of its own piece."""
     heads = block.attn.num_heads
     parts = block.attn.qkv(block.norm1(hidden)).unflatten(-1, (3, heads, -1))
     answers = torch.zeros(len(hidden), heads, parts.shape[-1], dtype=hidden.dtype)
     for head in range(heads):
-        query, key = [
-            torch.stack([rotate(v, *place[2:]) for v, place in zip(part, places, strict=True)])
-            for part in (parts[:, 0, head], parts[:, 1, head])
-        ]
+        query, key = (turn(parts[:, part, head], places) for part in (0, 1))
         for piece in set(pieces):
             own = [i for i, other in enumerate(pieces) if other == piece]
             logits = query[own] @ key[own].T / math.sqrt(query.shape[-1])
