@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsight import Chat, SparseVLM, sparsify
-from sparsight.engine.encoder_tap import KEPT
+from sparsight.engine.encoder_needs import KEPT
 from sparsight.methods import HiPrune
 from sparsight.methods.encoder import EncoderNeed
 from sparsight.sequence.encoded import Encoded

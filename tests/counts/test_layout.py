@@ -8,6 +8,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
 )
@@ -345,3 +346,19 @@ def test_uniform_on_an_overview_and_tiles(retain):
     else:
         assert shares == patches
         assert torch.isin(layout.others, keep).sum() == len(keep) - sum(patches)
+
+
+def test_tiles_are_those_that_the_model_encodes():
+    model = tiny_family("llava-next")
+    inputs = family_batch(model, "llava-next", [["image", 5], [3, "image", 2, "image", 6]]).inputs
+    with torch.no_grad(), sparsify(model, Uniform(retain=0.5)) as run:
+        model(**inputs)
+    sizes = iter(inputs["image_sizes"])
+    points, side = model.config.image_grid_pinpoints, model.config.vision_config.image_size
+    for layout in run.trace.layouts:
+        by_image = {}
+        for grid in layout.grids:
+            by_image.setdefault(grid.image, []).append(grid.tiles)
+        for tiles in by_image.values():
+            assert sum(tiles) == image_size_to_num_patches(next(sizes), points, side)
+            assert tiles[0] == 1  # the overview

@@ -7,7 +7,7 @@ from transformers import DynamicCache
 from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.engine.compat import output_cache
 from sparsight.errors import AttachError, PromptError
-from sparsight.methods import Uniform, methods
+from sparsight.methods import PixelPrune, Uniform, methods
 from tests.support import contract, dense, tiny
 from tests.support.caches import cached
 from tests.support.cases import (
@@ -30,7 +30,11 @@ def test_methods_keep_the_contract(method, kernel, layout):
 
 
 @pytest.mark.parametrize(
-    ("method", "kernel", "layout"), crossed(methods(), (SparseVLMPlus, Uniform, SparseVLM))
+    ("method", "kernel", "layout"),
+    crossed(
+        [method for method in methods() if method is not PixelPrune],  # it takes Qwen's models
+        (SparseVLMPlus, Uniform, SparseVLM),
+    ),
 )
 def test_full_retention_is_bit_identical(method, kernel, layout):
     model = tiny_model(kernel)

@@ -19,6 +19,7 @@ from sparsight.methods import (
     PruneSID,
     PyramidDrop,
     SparseVLM,
+    ToMe,
     VisionZip,
     VisPruner,
     VScan,
@@ -162,6 +163,24 @@ def test_prunesid():
             attention[row].double(), points, groups[row].tolist(), count, count
         )
         assert kept[row].tolist() == wanted
+
+
+def test_tome():
+    settings, tensors = read("tome-b")
+    model, merges = recorded.model(32, 24), settings["r"]
+    keys = [tensors[f"metric.{step}"] for step in range(len(merges))]
+    recorded.put_keys_in(model, tensors["inputs"], keys)
+    count = 24**2 - sum(merges)
+    inputs = tiny.batch([["image", 6]], side=24 * tiny.PATCH).inputs
+    with sparsify(model, ToMe(count)) as run, contract.Probe(model) as probe, torch.no_grad():
+        model(**inputs, use_cache=False)
+    (site,) = run.trace.samples[0]
+    owner = tensors["owner"][1:]  # the class token stands in front
+    named = owner[site.centres]
+    assert torch.equal(named[site.labels], owner)
+    assert len(named.unique()) == len(named) == count
+    want = tensors[f"output.{len(merges) - 1}"][named].double()
+    torch.testing.assert_close(probe.entering[0][0, 1 : 1 + count], want, rtol=1e-4, atol=1e-5)
 
 
 def test_fastv():

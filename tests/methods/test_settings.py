@@ -24,6 +24,7 @@ from sparsight.methods import (
     HiPrune,
     HoloV,
     MMTok,
+    PixelPrune,
     Pool,
     PruMerge,
     PruMergePlus,
@@ -33,6 +34,7 @@ from sparsight.methods import (
     Restore,
     SparseVLM,
     SparseVLMPlus,
+    ToMe,
     Uniform,
     VidCom2,
     VisionZip,
@@ -40,8 +42,9 @@ from sparsight.methods import (
     VScan,
     methods,
 )
-from tests.support import tiny, tiny_clip
+from tests.support import tiny, tiny_clip, tiny_rotary
 from tests.support.cases import tiny_model
+from tests.support.pages import pages
 from tests.support.tiny_families import family_batch, tiny_family
 
 CLIP = {"relevance": "clip", "tower": tiny_clip.tower()}
@@ -182,6 +185,18 @@ CHANGES = {
         "scale": ({}, "min-max"),
         "score": ({}, "received"),
     },
+    ToMe: {  # the tiny model's one block leaves half of the tokens
+        "retain": ({"retain": 0.7}, 0.6),
+        "sites": ({"retain": 0.6}, (2, 6)),
+        "positions": ({"retain": 0.6}, "renumber"),
+    },
+    PixelPrune: {
+        "retain": ({"retain": 0.9}, 1.0),
+        "sites": ({"retain": 0.9}, (2, 6)),
+        "positions": ({"retain": 0.9}, "renumber"),
+        "tau": ({"retain": 0.9}, 1.0),
+        "metric": ({"retain": 0.9, "tau": 0.8}, "mean"),
+    },
     Random: {**EVERYWHERE, "seed": ({}, 1)},
     Uniform: EVERYWHERE,
     Pool: EVERYWHERE,
@@ -196,6 +211,8 @@ def outcome(method, **settings):
     if method.videos_only:
         model = tiny_family("llava-next-video")
         inputs = family_batch(model, "llava-next-video", [["video", 9]]).inputs
+    if method is PixelPrune:
+        model, inputs = tiny_rotary.model("qwen2"), pages("qwen2", [[("image", 5, 6), 9]]).inputs
     try:
         run = sparsify(model, method(**settings))
     except SparsightError as error:

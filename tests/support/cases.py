@@ -30,6 +30,7 @@ from sparsight.methods import (
     Restore,
     SparseVLM,
     SparseVLMPlus,
+    ToMe,
     Uniform,
     VisionZip,
     VisPruner,
@@ -99,6 +100,8 @@ PUBLISHED = {
     "restore inside": Restore(retain=0.5, base=SparseVLM(recycle=False), anchors="paper"),
     "restore fastv": Restore(retain=0.6, base=FastV(), gamma=0.3, positions="renumber"),
     "merging alone": Restore(retain=0.5, base=HiPrune(), gamma=0.0, calibrate=False),
+    "tome": ToMe(retain=0.6),
+    "tome renumbered": ToMe(retain=0.5, positions="renumber"),
 }
 
 METHODS = {

@@ -138,7 +138,8 @@ def prefill(model, method, inputs):
 
 def is_adaptive(method):
     """Whether planned counts are upper bounds, as they depend on what the method sees."""
-    return getattr(method, "level", None) in ("rank", "outliers")
+    by_level = getattr(method, "level", None) in ("rank", "outliers")
+    return by_level or hasattr(method, "mark_patches")
 
 
 def promise(method, count, layers):
@@ -147,7 +148,7 @@ def promise(method, count, layers):
         own = method.plan(count, layers)
         return reference_counts.Plan(own.sites, own.kept, own.recycled)
     side, grids = tiny.SIDE // tiny.PATCH, ((1, count),)
-    if method.scales_images:
+    if method.scales_images or type(method).__name__ == "ToMe":
         grids = ((side, side),) * (count // side**2)
     return reference_counts.plan(method, grids, layers)
 

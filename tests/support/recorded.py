@@ -93,6 +93,31 @@ def model(width, side, layers=4, depth=5, projected=None, **text):
     return tiny.ready(made, torch.float64)
 
 
+class Constant(nn.Module):
+    """Returns what is given."""
+
+    def __init__(self, given):
+        super().__init__()
+        self.given = given
+
+    def forward(self, _):
+        return self.given
+
+
+def put_keys_in(made, inputs, keys):
+    """Have an image encoder's blocks attend with recorded keys (N, d), and add nothing.
+
+    Args: inputs: (N, D) of the first block.
+    """
+    tower = made.model.vision_tower
+    tower.pre_layrnorm = Constant(inputs.double()[None])
+    for block, recorded in zip(tower.encoder.layers, keys, strict=False):
+        key = recorded.double()[None, None]
+        block.self_attn = RecordedAttention(tower.config, torch.zeros_like(key), key, 1.0)
+        for part in (block.mlp.fc2.weight, block.mlp.fc2.bias):
+            part.data.zero_()
+
+
 def put_in(made, block, attended, scaling, output=None):
     """Put a recorded block into the image encoder; features have a class token."""
     tower = made.model.vision_tower

@@ -19,12 +19,14 @@ BY_ENCODER = (
     *("HoloV", "PruneSID", "DivPrune", "SCOPE"),
 )
 STAGED = ("PyramidDrop", "VScan", "TOPS")
+IN_ENCODER = ("ToMe", "PixelPrune")
 VIDEOS = ("EVS", "VidCom2")
 MERGING = ("Pool", "PruMerge", "PruMergePlus")  # all that stays is recycled
 BY_TEXT = ("CDPruner", "MMTok", "EADP")
 IN_DECODER = ("FastV", "DART", "SIEVE", "AutoPrune")
 OWN = ("SparseVLM", "SparseVLMPlus", "Restore")
-PRESETS = (*OWN, *IN_DECODER, *STAGED, *BY_ENCODER, *BY_TEXT, *VIDEOS, *BASELINES)
+INPUT = (*BY_ENCODER, *IN_ENCODER, *BY_TEXT, *VIDEOS)
+PRESETS = (*OWN, *IN_DECODER, *STAGED, *INPUT, *BASELINES)
 SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
 BITS = 48  # of the bisected ratio
 
@@ -169,6 +171,17 @@ def share_with_base(method, whole, visual):
     return Plan(whole.sites, tuple(kept), rest)
 
 
+def encoded(method, grids, wanted):
+    """Tokens kept and recycled of a method that changes what the image encoder is given."""
+    name, images = type(method).__name__, len(grids)
+    if name == "Downscale":
+        height, width = base.small_grid(grids, method.retain)
+        return (images * height * width,), (0,)
+    if name == "ToMe":  # every image is left as many tokens
+        return (0,), (math.floor(wanted / images + SLACK) * images,)
+    return (max(1, math.floor(wanted + SLACK)),), (0,)  # PixelPrune, a bound
+
+
 def plan(method, grids, layers):
     """The counts of one sample, from a method's settings and the grids of its images."""
     return _plan(method, type(method.retain), grids, layers)
@@ -186,9 +199,8 @@ def _plan(method, kind, grids, layers):
     sites = sites_of(method, wanted, visual, layers)
     if wanted == visual and (isinstance(method.retain, int) or not getattr(method, "kept", None)):
         return Plan(sites, (visual,) * len(sites), (0,) * len(sites))
-    if name == "Downscale":
-        height, width = base.small_grid(grids, method.retain)
-        return Plan(sites, (len(grids) * height * width,), (0,))
+    if name in ("Downscale", *IN_ENCODER):
+        return Plan(sites, *encoded(method, grids, wanted))
     authors = getattr(method, "accounting", "entering") == "authors"
     counts = [None] * len(sites)
     if name == "PyramidDrop" and method.ratio:

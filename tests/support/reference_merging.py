@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import torch
 
@@ -32,6 +33,20 @@ def weighted_means(values, sizes, groups):
         rows.append(sum(float(sizes[i]) * values[i].double() for i in group) / total)
         totals.append(total)
     return torch.stack(rows), totals
+
+
+def middles(owner, width, count):
+    """Which patch of each group lies nearest to their mean place; the number of all if none."""
+    found = []
+    for group in range(count):
+        places = [divmod(i, width) for i, own in enumerate(owner) if own == group]
+        apart = {}
+        for row, column in places:
+            down = Fraction(sum(place[0] for place in places), len(places)) - row
+            across = Fraction(sum(place[1] for place in places), len(places)) - column
+            apart[row * width + column] = down**2 + across**2
+        found.append(min(apart, key=apart.get) if apart else len(owner))
+    return found
 
 
 def anchors(points, count, form):

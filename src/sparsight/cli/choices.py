@@ -5,9 +5,10 @@ compares them with the real ones.
 """
 
 METHOD_NAMES = (
-    "sparsevlm, sparsevlm-plus, fastv, pyramiddrop, sieve, dart, autoprune, hiprune, fastervlm, "
-    "vispruner, visionzip, prumerge, prumerge-plus, holov, prunesid, divprune, scope, cdpruner, "
-    "mmtok, eadp, vscan, tops, evs, vidcom2, restore, random, uniform, pool, downscale"
+    "sparsevlm, sparsevlm-plus, fastv, pyramiddrop, sieve, dart, autoprune, tome, pixelprune, "
+    "hiprune, fastervlm, vispruner, visionzip, prumerge, prumerge-plus, holov, prunesid, "
+    "divprune, scope, cdpruner, mmtok, eadp, vscan, tops, evs, vidcom2, restore, random, "
+    "uniform, pool, downscale"
 )
 DTYPES = "float32, bfloat16, float16"
 CONTROLS = "none, question-only, swapped"

@@ -13,6 +13,7 @@ from sparsight.cli.method import cli_name
 from sparsight.counts.layout import Block, Layout, grids_layout, layout_of
 from sparsight.errors import SettingError, UnsupportedError
 from sparsight.methods import methods
+from sparsight.methods.encoder import CHANGES
 from sparsight.methods.method import BY_TEXT, Method
 
 HEADS = ("name", "paper", "works", "by text", "reads", "published budget: tokens entering a layer")
@@ -24,8 +25,9 @@ PAGE = """# Methods
 Written by `sparsight methods --markdown`; a test keeps this page up to date.
 
 `name` is that of the command line, the class is in `sparsight.methods`. "works" says where visual
-tokens are removed: before the first decoder layer (input), inside the decoder, or both. "reads" are
-the [signals](own-method.md#what-select-sees) that a model must give.
+tokens are removed: before the first decoder layer (input), inside the decoder, both, or in the
+image encoder and so before the decoder (encoder). "reads" are the
+[signals](own-method.md#what-select-sees) that a model must give.
 
 A budget is the mean number of visual tokens that *enter* a decoder layer. Papers count otherwise;
 the last column shows what `paper(budget)` costs with LLaVA-1.5-7B (576 visual tokens, 32 layers),
@@ -73,6 +75,8 @@ def _find_place(method: type[Method]) -> str:
     """Return where a method removes visual tokens."""
     if method.scales_images:
         return "image"
+    if any(need.kind in CHANGES for need in method().encoder_needs):
+        return "encoder"
     sites = method().list_sites(LAYERS)
     if sites == (0,):
         return "input"

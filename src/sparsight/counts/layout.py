@@ -27,6 +27,7 @@ class Block(NamedTuple):
         image: number of the image or video in its sample.
         part: number of the grid among those that show the whole image.
         frame: number of the frame in its video, 0 for stills.
+        tiles: how many pictures, each encoded on its own, the grid was put together from.
     """
 
     rows: int
@@ -37,6 +38,7 @@ class Block(NamedTuple):
     image: int = 0
     part: int = 0
     frame: int = 0
+    tiles: int = 1
 
     @property
     def length(self) -> int:
@@ -54,6 +56,7 @@ class PatchGrid:
         frame: number of the frame, 0 for stills.
         size: rows and columns.
         tokens: (rows * columns,) int64, its visual tokens in raster order.
+        tiles: how many pictures, each encoded on its own, the grid was put together from.
     """
 
     image: int
@@ -61,6 +64,7 @@ class PatchGrid:
     frame: int
     size: Grid
     tokens: torch.Tensor
+    tiles: int = 1
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity
@@ -80,6 +84,8 @@ class Layout:
             learned query.
         column: (V,) int64; -1 where a token is no patch.
         frame: (V,) int64, numbered from 0 within each video, in the order of time; 0 for stills.
+        tiles: (V,) int64, how many pictures, each encoded on its own, a token's grid was put
+            together from; None where each grid is one.
     """
 
     image: torch.Tensor
@@ -87,6 +93,7 @@ class Layout:
     row: torch.Tensor
     column: torch.Tensor
     frame: torch.Tensor
+    tiles: torch.Tensor | None = None
 
     def __len__(self) -> int:
         """Return V."""
@@ -116,7 +123,8 @@ class Layout:
                 f"{len(tokens)} visual tokens do not fill a grid of {rows} x {columns}"
             )
         raster = (self.row[tokens] * columns + self.column[tokens]).argsort()
-        return PatchGrid(*key, (rows, columns), tokens[raster])
+        tiles = 1 if self.tiles is None else int(self.tiles[tokens[0]])
+        return PatchGrid(*key, (rows, columns), tokens[raster], tiles)
 
     @cached_property
     def sizes(self) -> tuple[Grid, ...]:
@@ -152,7 +160,7 @@ def grids_layout(sizes: Iterable[Grid]) -> Layout:
 
 
 def _expand(block: Block) -> tuple[torch.Tensor, ...]:
-    """Return image, part, row, column and frame of each token of a block, five of (length,)."""
+    """Return what a layout holds of each token of a block, in its order, six of (length,)."""
     sides = torch.arange(block.rows), torch.arange(block.columns)
     rows, columns = torch.meshgrid(*sides, indexing="ij")  # two of (rows, columns)
 
@@ -171,4 +179,5 @@ def _expand(block: Block) -> tuple[torch.Tensor, ...]:
         surround(rows),
         surround(columns),
         repeat(block.frame),
+        repeat(block.tiles),
     )

@@ -34,6 +34,8 @@ class Schedule:
         image_grid: rows and columns of visual tokens that each image is scaled down to before it is
             encoded; None where images keep their size.
         exact: whether each site leaves exactly its count; if not, counts are upper bounds.
+        merged: how many tokens the image encoder is to merge each picture that it is given to, a
+            tile being one; None where it merges none.
     """
 
     visual_tokens: int
@@ -43,6 +45,7 @@ class Schedule:
     recycled: tuple[int, ...]
     image_grid: tuple[int, int] | None = None
     exact: bool = True
+    merged: int | None = None
 
     @property
     def counts(self) -> tuple[int, ...]:

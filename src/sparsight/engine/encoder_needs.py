@@ -1,8 +1,8 @@
 """Finds what a method reads of an image encoder in a model, and why a model cannot give it.
 
 A config tells most of it, before any image is encoded. Private details of transformers touched
-here: lists of encoder blocks, and `config`, `_attn_implementation` and `is_causal` of attention
-modules.
+here: lists of encoder blocks, names of parts of a block, and `config`, `_attn_implementation` and
+`is_causal` of attention modules.
 """
 
 from collections.abc import Iterator
@@ -12,13 +12,16 @@ from typing import Any, cast
 from torch import nn
 
 from sparsight.engine.checks import check_kernel
+from sparsight.engine.compat import check_argument
 from sparsight.engine.parts import Parts
 from sparsight.errors import TESTED_WITH, UnsupportedError
 from sparsight.families import Family
 from sparsight.families.encoders import ImageEncoder
-from sparsight.methods.encoder import BY_CLASS, EncoderNeed
+from sparsight.methods.encoder import BY_CLASS, CHANGES, WHOLE, EncoderNeed
 from sparsight.methods.method import Method
+from sparsight.sequence.encoded import Encoded
 
+KEPT = "_sparsight_encoded"  # attribute of an encoder's output
 OTHERS = "use DivPrune, SparseVLM or Uniform, which read no image encoder"
 
 
@@ -53,6 +56,10 @@ def list_unmet_needs(family: Family, config: Any, method: Method) -> Iterator[tu
     except UnsupportedError as error:
         yield str(error), OTHERS
         return
+    changes = [need for need in needs if need.kind in CHANGES]
+    if changes and len(needs) > 1:
+        yield "what its image encoder computes is read or changed, not both", "declare one need"
+        return
     settings = {setting.name for setting in fields(method)}
     if method.features_of not in (None, (encoder.kind, encoder.width)):
         kind, width = method.features_of
@@ -77,11 +84,27 @@ def _find_reason(
     if need.kind == "projector" and (encoder.merge > 1 or family.projector is None):
         instead = "give merge='tokens'" if "merge" in settings else OTHERS
         return "its projector merges patches, and takes no features one by one", instead
+    if need.kind in CHANGES:
+        return _find_reason_against_change(need, encoder)
     try:
         encoder.find_block(need.block)
     except UnsupportedError as error:
         last = "block" in settings and need.block < 0
         return str(error), "give block=0" if last else "name another block"
+    return None
+
+
+def _find_reason_against_change(need: EncoderNeed, encoder: ImageEncoder) -> tuple[str, str] | None:
+    """Return why an encoder cannot be changed as needed, and what to do; None if it can."""
+    if need.kind == "encoded":
+        if encoder.packed:
+            return None
+        return "its image encoder takes whole images, not lists of patches", "use ToMe or DivPrune"
+    if encoder.second is None:
+        why = "its image encoder makes one visual token of neighbouring patches, none of which may "
+        return f"{why}be merged before", OTHERS
+    if encoder.skip != int(encoder.class_token):
+        return "its config drops a patch instead of a class token", OTHERS
     return None
 
 
@@ -99,6 +122,25 @@ def check_encoder(parts: Parts, method: Method) -> None:
     check_kernel(tower)
     for index in group_by_block(needs, encoder):
         find_attention(blocks[index])
+    _check_changes(parts, encoder, blocks, needs)
+
+
+def _check_changes(
+    parts: Parts, encoder: ImageEncoder, blocks: list[nn.Module], needs: tuple[EncoderNeed, ...]
+) -> None:
+    """Check that an encoder has the parts that are hooked to change what it computes.
+
+    Raises: UnsupportedError: not in this release of transformers.
+    """
+    if EncoderNeed("encoded") in needs:
+        for name in ("hidden_states", "cu_seqlens", "position_embeddings"):
+            check_argument(blocks[0], name)
+        for path in encoder.mergers:
+            parts.family.get_part(parts.base, f"{encoder.path}.{path}")
+    if EncoderNeed("merged") in needs:
+        for block in blocks[: encoder.source + 1]:
+            find_attention(block)
+            find_second(block, encoder)
 
 
 def group_by_block(
@@ -107,7 +149,7 @@ def group_by_block(
     """Return what is needed of the attention of each block that is needed."""
     groups: dict[int, tuple[EncoderNeed, ...]] = {}
     for need in needs:
-        if need.kind not in ("features", "projector"):
+        if need.kind not in WHOLE:
             index = encoder.find_block(need.block)
             groups[index] = (*groups.get(index, ()), need)
     return groups
@@ -147,3 +189,28 @@ def find_attention(block: nn.Module) -> nn.Module:
             f"{TESTED_WITH}."
         )
     return attentions[0]
+
+
+def find_second(block: nn.Module, encoder: ImageEncoder) -> tuple[nn.Module, nn.Module]:
+    """Return the norm behind a block's attention, and its MLP.
+
+    Raises: UnsupportedError: this release of transformers calls them otherwise.
+    """
+    names = encoder.second or ()
+    parts = dict(block.named_children())
+    if not names or any(name not in parts for name in names):
+        raise UnsupportedError(
+            f"{type(block).__name__} has no {' and '.join(names)} behind its attention; "
+            f"{TESTED_WITH}."
+        )
+    return parts[names[0]], parts[names[1]]
+
+
+def has_signals(output: Any, needs: tuple[EncoderNeed, ...]) -> bool:
+    """Return whether an encoder's output brings what is needed besides its features."""
+    if not needs:
+        return True
+    encoded = getattr(output, KEPT, None)
+    return isinstance(encoded, Encoded) and all(
+        need.kind == "projector" or need in encoded.values for need in needs
+    )

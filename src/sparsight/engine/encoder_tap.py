@@ -20,13 +20,16 @@ from torch import nn
 
 from sparsight.engine.compat import name_arguments
 from sparsight.engine.encoder_needs import (
+    KEPT,
     find_attention,
     group_by_block,
+    has_signals,
     list_blocks,
     list_needs,
     read_encoder,
 )
 from sparsight.engine.ledger import Owner
+from sparsight.engine.outline import Outline
 from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass, find_pass
 from sparsight.engine.tap import attach_tap
@@ -41,7 +44,6 @@ from sparsight.sequence.encoded import Encoded, SampleSignals, split_encoded
 from sparsight.sequence.rater_rows import AttentionCall
 
 WIDE = ("wide_class_attention", "wide_keys")
-KEPT = "_sparsight_encoded"  # attribute of an encoder's output
 SELECTION = ("vision_feature_layer", "vision_feature_select_strategy")
 
 
@@ -54,12 +56,14 @@ class Reading:
         sizes: of its images; None where nobody needs them.
         pieces: what was read of each need, (n, ...), in the order of the sequence.
         outer: the call around this one.
+        change: the state of what changes the call, if anything does.
     """
 
     tap: "EncoderTap"
     sizes: Sizes | None
     pieces: dict[EncoderNeed, list[torch.Tensor]] = field(default_factory=dict)
     outer: "Reading | None" = None
+    change: Any = None
 
 
 _CURRENT: ContextVar[Reading | None] = ContextVar("sparsight_encoder", default=None)
@@ -80,6 +84,15 @@ class EncoderTap:
         self.encoder = read_encoder(parts.family, parts.config)
         self.tower = parts.family.get_part(parts.base, self.encoder.path)
         self.blocks = list_blocks(self.tower, self.encoder)
+
+    @property
+    def reads_alone(self) -> bool:
+        """Whether it also reads images that are encoded outside of a pass."""
+        return self.encoder.places is None  # sizes of images are known in a pass alone
+
+    def plan(self, outline: Outline) -> Outline:
+        """Return an outline that says how its images are encoded; here as the model does it."""
+        return outline
 
     def attach(self) -> list[Callable[[], None]]:
         """Put hooks and taps on the encoder, and return what removes them."""
@@ -137,7 +150,7 @@ class EncoderTap:
         if not has_signals(output, self.needs):
             what = " and ".join(need.description for need in self.needs if need.kind != "projector")
             instead = "give pixel_values"
-            if self.encoder.places is None:  # sizes of images are known in a pass alone
+            if self.reads_alone:
                 instead += ", or encode them by get_image_features() while this method is attached"
             raise UnsupportedError(
                 f"{self.name} reads {what}, and mm_encoder_outputs bring features that were "
@@ -199,7 +212,8 @@ class EncoderTap:
             sizes = state.image_sizes
             places = self.encoder.places(sizes if sizes.is_cpu else state.to_host(sizes))
             values = {need: value[places.to(value.device)] for need, value in values.items()}
-        return Encoded(values, max(map(len, values.values()), default=0))
+        encoding = None if state is None else state.encoding
+        return Encoded(values, max(map(len, values.values()), default=0), encoding)
 
     def _check_blocks(self, reading: Reading) -> None:
         """Check that every block that is read has run, those behind the features too.
@@ -224,14 +238,21 @@ class EncoderTap:
         reading = self._current()
         if reading is None:
             return
+        self.check_mask(call)
+        with torch.autocast(call.query.device.type, enabled=False):
+            for need in needs:
+                reading.pieces.setdefault(need, []).append(self._read(need, call))
+
+    def check_mask(self, call: AttentionCall) -> None:
+        """Check that every patch sees every other one in an attention call.
+
+        Raises: UnsupportedError: the encoder masks some.
+        """
         if call.mask is not None or call.causal:
             raise UnsupportedError(
                 f"{self.name} reads the attention of the image encoder, and "
                 f"{type(self.tower).__name__} masks it here; give images without padding."
             )
-        with torch.autocast(call.query.device.type, enabled=False):
-            for need in needs:
-                reading.pieces.setdefault(need, []).append(self._read(need, call))
 
     def _current(self) -> Reading | None:
         reading = _CURRENT.get()
@@ -273,18 +294,3 @@ class EncoderTap:
             count = torch.cat([torch.full((tokens,), size) for tokens, size in patches])
             rows = rows / count.to(rows.device)
         return rows
-
-
-def has_signals(output: Any, needs: tuple[EncoderNeed, ...]) -> bool:
-    """Return whether an encoder's output brings what is needed besides its features."""
-    if not needs:
-        return True
-    encoded = getattr(output, KEPT, None)
-    return isinstance(encoded, Encoded) and all(
-        need.kind == "projector" or need in encoded.values for need in needs
-    )
-
-
-def make_tap(owner: Owner, parts: Parts, method: Method) -> EncoderTap | None:
-    """Return the tap of a model's image encoder; None if the method reads nothing of it."""
-    return EncoderTap(owner, parts, method) if list_needs(method) else None

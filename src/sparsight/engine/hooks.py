@@ -29,7 +29,7 @@ from sparsight.engine.compat import (
     rename_cache,
 )
 from sparsight.engine.deepstack import attach_deepstack
-from sparsight.engine.encoder_tap import make_tap
+from sparsight.engine.encoding import make_tap
 from sparsight.engine.image_scaling import ImageScaler
 from sparsight.engine.layer_inputs import LayerInputs
 from sparsight.engine.parts import Parts

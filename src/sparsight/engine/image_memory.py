@@ -7,6 +7,7 @@ and `get_video_features` of the part that merges images into the text, and take 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import wraps
 from threading import Lock
 from typing import Any
@@ -15,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from sparsight.engine.encoder_tap import KEPT, has_signals
+from sparsight.engine.encoder_needs import KEPT, has_signals
 from sparsight.engine.passes import find_pass_on
 from sparsight.errors import UnsupportedError
 from sparsight.sequence.encoded import Encoded
@@ -48,9 +49,10 @@ class _Blocks:
 def remembered_images(base: nn.Module, memory: Memory) -> Iterator[None]:
     """Have a model reuse the features of the images that it encoded last, inside the block.
 
-    Images at another scale are encoded anew, and so are all images when weights have changed. Only
-    the caller that opens the block reuses its features: the model's methods are wrapped while any
-    thread has a block open, and each call looks up the memory of its own caller.
+    Images at another scale are encoded anew, and so are images whose tokens are merged or left out
+    otherwise, and all images when weights have changed. Only the caller that opens the block reuses
+    its features: the model's methods are wrapped while any thread has a block open, and each call
+    looks up the memory of its own caller.
 
     Args:
         base: the part that merges image features into the text.
@@ -113,7 +115,8 @@ def _wrap_encoder(name: str, encode: Callable[..., Any], base: nn.Module) -> Cal
             return encode(*args, **kwargs)
         state = find_pass_on(base)
         scale, needs = (None, ()) if state is None else (state.scale, state.needs)
-        call = (args, kwargs, scale, _read_versions(base))
+        encoding = None if state is None else state.encoding
+        call = (args, kwargs, scale, encoding, _read_versions(base))
         known = name in memory and _are_equal(memory[name][0], call)
         if not known:
             memory[name] = call, encode(*args, **kwargs)
@@ -135,7 +138,7 @@ def _add_signals(output: Any, before: Any) -> None:
     """Add what was read when the same images were encoded before, so that methods can alternate."""
     earlier, now = getattr(before, KEPT, None), getattr(output, KEPT, None)
     if isinstance(earlier, Encoded) and isinstance(now, Encoded):
-        setattr(output, KEPT, Encoded({**earlier.values, **now.values}, now.tokens))
+        setattr(output, KEPT, replace(now, values={**earlier.values, **now.values}))
 
 
 def _read_versions(base: nn.Module) -> tuple[tuple[int, int], ...]:

@@ -3,8 +3,8 @@
 It is read from token ids and image sizes on the host, before any image is encoded.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,33 @@ Scale = tuple[Grid, Grid]
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """What is done inside the image encoder that the model does not do.
+
+    Images have equal features where they are encoded alike.
+
+    Args:
+        kind: of the need that asks for it.
+        counts: (B,) of each sample, to how many tokens each of its pictures or tiles is merged; ()
+            where that depends on the pictures.
+        method: that says which patches are left out; None where none are.
+    """
+
+    kind: str
+    counts: tuple[tuple[int, ...], ...] = ()
+    method: Hashable = None
+
+    def fits(self, batch: "Encoding") -> bool:
+        """Return whether pictures that were encoded so are encoded as a batch needs them.
+
+        The batch may hold several copies of each sample, as beam search makes them.
+        """
+        copies = len(batch.counts) // max(1, len(self.counts))
+        repeated = tuple(counts for counts in self.counts for _ in range(copies))
+        return replace(self, counts=repeated) == batch
+
+
+@dataclass(frozen=True)
 class Outline:
     """What is known of a batch before it runs.
 
@@ -34,6 +61,7 @@ class Outline:
         candidates: how many tokens at the end of each row are drafted candidates of assisted
             decoding, and so no part of the prompt.
         scale: how the images are scaled down; None if they stay as they are.
+        encoding: what is done to the images inside the encoder; None for nothing.
     """
 
     visual: torch.Tensor
@@ -42,6 +70,7 @@ class Outline:
     schedules: tuple[Schedule | None, ...]
     candidates: int = 0
     scale: Scale | None = None
+    encoding: Encoding | None = None
 
 
 @dataclass(frozen=True)

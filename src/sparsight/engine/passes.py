@@ -13,7 +13,7 @@ from torch import nn
 
 from sparsight.counts.layout import Layout
 from sparsight.engine.ledger import Owner
-from sparsight.engine.outline import Outline, Scale
+from sparsight.engine.outline import Encoding, Outline, Scale
 from sparsight.errors import UnsupportedError
 from sparsight.methods.encoder import EncoderNeed
 from sparsight.sequence.compactor import Compactor
@@ -129,6 +129,11 @@ class Pass:
     def scale(self) -> Scale | None:
         """How the pass's images are scaled down; None if they stay as they are."""
         return None if self.outline is None else self.outline.scale
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """What is done to the pass's images inside the encoder; None for nothing."""
+        return None if self.outline is None else self.outline.encoding
 
     @property
     def real(self) -> torch.Tensor | None:

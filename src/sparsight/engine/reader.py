@@ -17,6 +17,7 @@ from sparsight.engine.cache import read_windows
 from sparsight.engine.caller import PerCaller
 from sparsight.engine.compat import CACHE
 from sparsight.engine.encoder_tap import EncoderTap
+from sparsight.engine.encoding import check_encoding
 from sparsight.engine.final_norm import make_norm
 from sparsight.engine.image_scaling import ImageScaler
 from sparsight.engine.layer_inputs import LayerInputs
@@ -41,7 +42,8 @@ class Reader:
         method: what to keep.
         inputs: shortens the arguments of decoder layers.
         scaler: scales images down before they are encoded; None if the method scales none.
-        encoder: reads the image encoder; None if the method reads nothing of it.
+        encoder: reads the image encoder, or changes what it computes; None if the method does
+            neither.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class Reader:
         outline = self.planner.outline(ids, arguments)
         self.inputs.calibrator.check_past(outline, arguments.get(CACHE), whole=True)
         self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
-        state.outline = outline if self.scaler is None else self.scaler.scale(outline)
+        state.outline = self._plan_encoding(outline)
         state.announced = ids
         state.image_sizes = arguments.get("image_sizes")
         if self.encoder is not None and state.needs:
@@ -141,14 +143,26 @@ class Reader:
         if layouts is None:
             self.planner.check_questions(ids, outline, self.rating.get(), state.read_base_mask)
         state.ids, state.image_sizes = ids, arguments.get("image_sizes")
+        outline = self._plan_encoding(outline)
         if self.scaler is not None:
-            outline = self.scaler.scale(outline)
             self.scaler.check_features(outline.scale, arguments, before)
+        check_encoding(arguments, outline.encoding)
         state.outline = outline
         if self.encoder is not None and state.needs:
             self.encoder.check_call(arguments)
             self.encoder.collect(state, arguments)
         return outline
+
+    def _plan_encoding(self, outline: Outline) -> Outline:
+        """Return the outline of a batch with what is done to its images before and in the encoder.
+
+        Raises:
+            BudgetError: the encoder cannot leave as few tokens as planned.
+            UnsupportedError: the samples need images encoded in different ways.
+        """
+        if self.scaler is not None:
+            outline = self.scaler.scale(outline)
+        return outline if self.encoder is None else self.encoder.plan(outline)
 
     def _read_signals(
         self, state: Pass, prompts: Sequence[Prompt], outline: Outline, embeds: torch.Tensor

@@ -1,9 +1,10 @@
 """The tap: reads q, k, mask, scaling and softcap of one layer's attention calls.
 
 A tap hands each call of an attention module to a function of ours, and then to the kernel that the
-user chose, unchanged. Private details of transformers touched here: the attention registry
-(`ALL_ATTENTION_FUNCTIONS`), `_attn_implementation` of the config that an attention module holds,
-`is_causal` of that module, and the name `eager_attention_forward` in its file.
+user chose, unchanged but for the mask where that function returns another one. Private details of
+transformers touched here: the attention registry (`ALL_ATTENTION_FUNCTIONS`),
+`_attn_implementation` of the config that an attention module holds, `is_causal` of that module, and
+the name `eager_attention_forward` in its file.
 """
 
 import sys
@@ -19,7 +20,8 @@ from sparsight.sequence.rater_rows import AttentionCall
 
 TAP_NAME = "sparsight_tap"
 
-Sink = Callable[[AttentionCall], None]  # what a tap hands each call to
+# what a tap hands each call to; it returns an additive mask to use instead of the call's, or None
+Sink = Callable[[AttentionCall], torch.Tensor | None]
 
 
 class _TapConfig:
@@ -84,7 +86,9 @@ def _call_tapped(
     scaling = kwargs.get("scaling")
     scaling = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
     causal = bool(getattr(module, "is_causal", True))
-    tap.tap_sink(AttentionCall(query, key, attention_mask, scaling, kwargs.get("softcap"), causal))
+    call = AttentionCall(query, key, attention_mask, scaling, kwargs.get("softcap"), causal)
+    mask = tap.tap_sink(call)
+    attention_mask = attention_mask if mask is None else mask
     # each modeling file of transformers has its own eager kernel, which is in no registry
     modeling_file = cast("Any", sys.modules[type(module).__module__])
     kernel = ALL_ATTENTION_FUNCTIONS.get_interface(

@@ -2,8 +2,9 @@
 
 Private details of transformers touched here: `vision_feature_layer`,
 `vision_feature_select_strategy` and `model_type` of configs, `hidden_size` of encoders' configs,
-and `embed_dim`, its name in Qwen2-VL's; names of the lists of blocks, and the windows of
-Qwen2.5-VL's encoder.
+and `embed_dim`, its name in Qwen2-VL's; names of the lists of blocks, of a block's second norm and
+its MLP, which stand behind attention in this order, and of the modules that merge patches; and the
+windows of Qwen2.5-VL's encoder.
 """
 
 from collections.abc import Callable
@@ -14,15 +15,22 @@ import torch
 
 from sparsight.errors import UnsupportedError
 
-# encoders whose sequence is raster order: path to their blocks, and whether a class token is first
-TOWERS = {
-    "clip_vision_model": ("encoder.layers", True),
-    "siglip_vision_model": ("encoder.layers", False),
-    "dinov2": ("encoder.layer", True),
-}
-
 # frames, rows and columns of patches of each image or video in a call
 Sizes = list[tuple[int, int, int]]
+
+# encoders whose sequence is raster order: path to their blocks, whether a class token is first, and
+# what follows attention in a block: a norm and an MLP
+TOWERS = {
+    "clip_vision_model": ("encoder.layers", True, ("layer_norm2", "mlp")),
+    "siglip_vision_model": ("encoder.layers", False, ("layer_norm2", "mlp")),
+    "dinov2": ("encoder.layer", True, ("norm2", "mlp")),
+}
+
+
+Colours = tuple[tuple[float, ...], tuple[float, ...]]  # means and standard deviations
+OPENAI: Colours = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALF: Colours = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+COLOURS = {"qwen2_vl": OPENAI, "qwen2_5_vl": OPENAI, "qwen3_vl": HALF, "qwen3_vl_moe": HALF}
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,12 @@ class ImageEncoder:
         places: takes the sizes of a call's images, (I, 2) int64 in px on the host, and returns
             which patch of the call each visual token stands for, (T,) int64; None if patches follow
             each other as visual tokens do.
+        second: names of a block's norm behind attention and of its MLP; None where this was never
+            looked into.
+        colours: mean and standard deviation of each colour, by which processors normalise pixels in
+            0..1; None where this was never looked into.
+        mergers: paths from the encoder to the modules that turn patches into visual tokens, or into
+            features of DeepStack.
     """
 
     path: str
@@ -61,6 +75,9 @@ class ImageEncoder:
     width: int = 0
     window: int = 0
     places: Callable[[torch.Tensor], torch.Tensor] | None = None
+    second: tuple[str, str] | None = None
+    colours: Colours | None = None
+    mergers: tuple[str, ...] = ()
 
     def find_block(self, block: float) -> int:
         """Return the index of a block that a method names.
@@ -91,7 +108,7 @@ def read_tower(config: Any) -> ImageEncoder:
     kind = config.vision_config.model_type
     if kind not in TOWERS:
         raise UnsupportedError(f"an image encoder of type {kind!r} was never looked at")
-    blocks, class_token = TOWERS[kind]
+    blocks, class_token, second = TOWERS[kind]
     layer, depth = config.vision_feature_layer, int(config.vision_config.num_hidden_layers)
     if not isinstance(layer, int):
         raise UnsupportedError(f"its features come from several blocks, {list(layer)}")
@@ -112,6 +129,7 @@ def read_tower(config: Any) -> ImageEncoder:
         whole=tuple(range(depth)),
         kind=kind,
         width=int(config.vision_config.hidden_size),
+        second=second,
     )
 
 
@@ -124,6 +142,7 @@ def read_merging(config: Any) -> ImageEncoder:
     depth, merge = int(vision.depth), int(vision.spatial_merge_size)
     whole = getattr(vision, "fullatt_block_indexes", None)
     window = 0 if whole is None else int(vision.window_size) // merge // int(vision.patch_size)
+    deeper = range(len(getattr(vision, "deepstack_visual_indexes", None) or ()))
     return ImageEncoder(
         "visual",
         "blocks",
@@ -135,6 +154,8 @@ def read_merging(config: Any) -> ImageEncoder:
         kind=str(vision.model_type),
         width=int(getattr(vision, "embed_dim", vision.hidden_size)),
         window=window,
+        colours=COLOURS.get(config.model_type),
+        mergers=("merger", *(f"deepstack_merger_list.{index}" for index in deeper)),
     )
 
 

@@ -46,8 +46,11 @@ def tile_images(
     if base is None or sizes is None:
         return
     for height, width in sizes.tolist():
-        fine = cut_padding(count_tiled(config, base, (height, width)), (height, width))
-        yield Block(*base), Block(*(fine if shrink is None else shrink(fine)), row_end=1, part=1)
+        tiled = count_tiled(config, base, (height, width))
+        tiles = tiled[0] // base[0] * (tiled[1] // base[1])
+        fine = cut_padding(tiled, (height, width))
+        size = fine if shrink is None else shrink(fine)
+        yield Block(*base), Block(*size, row_end=1, part=1, tiles=tiles)
 
 
 def count_tiled(config: Any, base: Grid, size: Grid) -> Grid:

@@ -16,6 +16,7 @@ from sparsight.methods.merged import merge_rest
 from sparsight.methods.method import Method
 from sparsight.methods.mmtok import MMTok
 from sparsight.methods.parts.choosers import top_k
+from sparsight.methods.pixelprune import PixelPrune
 from sparsight.methods.prumerge import PruMerge
 from sparsight.methods.prumerge_plus import PruMergePlus
 from sparsight.methods.prunesid import PruneSID
@@ -25,6 +26,7 @@ from sparsight.methods.scope import SCOPE
 from sparsight.methods.sieve import SIEVE
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
+from sparsight.methods.tome import ToMe
 from sparsight.methods.tops import TOPS
 from sparsight.methods.vidcom2 import VidCom2
 from sparsight.methods.view import Recycled, Selection, View
@@ -47,6 +49,7 @@ __all__ = [
     "HoloV",
     "MMTok",
     "Method",
+    "PixelPrune",
     "Pool",
     "PruMerge",
     "PruMergePlus",
@@ -61,6 +64,7 @@ __all__ = [
     "SparseVLM",
     "SparseVLMPlus",
     "TOPS",
+    "ToMe",
     "Uniform",
     "VScan",
     "VidCom2",
@@ -80,6 +84,7 @@ def methods() -> tuple[type[Method], ...]:
     """Return every method that ships, in the order of the documentation."""
     own = (SparseVLM, SparseVLMPlus)
     in_decoder = (FastV, PyramidDrop, SIEVE, DART, AutoPrune)
+    in_encoder = (ToMe, PixelPrune)
     by_encoder = (HiPrune, FasterVLM, VisPruner, VisionZip, PruMerge, PruMergePlus)
     by_variety = (HoloV, PruneSID, DivPrune, SCOPE)
     by_text = (CDPruner, MMTok, EADP)
@@ -90,6 +95,7 @@ def methods() -> tuple[type[Method], ...]:
     return (
         *own,
         *in_decoder,
+        *in_encoder,
         *by_encoder,
         *by_variety,
         *by_text,

@@ -12,6 +12,7 @@ import torch
 
 from sparsight.counts.schedule import Schedule
 from sparsight.errors import MethodError
+from sparsight.methods.encoder import EncoderNeed
 from sparsight.methods.method import Method
 from sparsight.methods.view import Recycled, Selection, View, add_group, drop_group
 
@@ -67,8 +68,8 @@ def check_plan(plan: object, method: Method, visual_tokens: int, layers: int) ->
         visual_tokens: V of the sample.
         layers: L of the decoder.
     Raises: MethodError: it is no schedule, or one for another sample or decoder; it has sites that
-        the method does not list; or it holds upper bounds or a smaller grid for images, which the
-        class does not declare.
+        the method does not list; or it holds upper bounds, a smaller grid for images or tokens to
+        merge in the encoder, which the class does not declare.
     """
     if not isinstance(plan, Schedule):
         _refuse(method, f"planned {_describe(plan)}; return a Schedule")
@@ -85,6 +86,8 @@ def check_plan(plan: object, method: Method, visual_tokens: int, layers: int) ->
         _refuse(method, "planned upper bounds; set adaptive = True, or plan exact counts")
     if plan.image_grid is not None and not method.scales_images:
         _refuse(method, "planned smaller images; set scales_images = True, or leave image_grid out")
+    if plan.merged is not None and EncoderNeed("merged") not in method.encoder_needs:
+        _refuse(method, "planned merged tokens; declare the need 'merged', or leave merged out")
     return plan
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Never
+from typing import Literal, Never, Protocol, runtime_checkable
 
 import torch
 
+from sparsight.counts.layout import Grid
 from sparsight.errors import MethodError
 from sparsight.methods.parts.tensors import widen
 
@@ -17,6 +18,8 @@ EncoderKind = Literal[
     "wide_class_attention",
     "wide_keys",
     "projector",
+    "merged",
+    "encoded",
 ]
 
 Block = int | float  # see EncoderNeed
@@ -32,9 +35,12 @@ PLAIN = {
     "wide_class_attention": "the attention that the class token pays to patches by one wide head",
     "wide_keys": "the keys of patches by one wide head",
     "projector": "the projector, for features that are no patch's own",
+    "merged": "which token each patch was merged into inside the image encoder",
+    "encoded": "which patches the image encoder was given",
 }
-WHOLE = ("features", "projector")  # kinds that name no block
+WHOLE = ("features", "projector", "merged", "encoded")  # kinds that name no block
 BY_CLASS = ("class_attention", "wide_class_attention")  # kinds that need a class token
+CHANGES = ("merged", "encoded")  # kinds whose need changes how images are encoded
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,10 @@ class EncoderNeed:
             receives, mean over heads and over all rows of its image, the class token's included,
             (V,); "keys", mean over heads, (V, d); "wide_class_attention" and "wide_keys", the same
             of one head as wide as all heads together, (V,) and (V, H d); "projector", which turns
-            features into visual tokens.
+            features into visual tokens; "merged", after which each block merges tokens until a
+            schedule's `merged` are left, which of them each patch is part of, (V,); "encoded",
+            after which the blocks get those patches alone that the method marks, which ones these
+            are, (V,).
         block: an int counts back from the block that made the features: 0 is that block, 1 the one
             before it, -1 the one behind it. A float in 0..1 is a share of the encoder's depth,
             rounded to the nearest block that sees the whole image. Features and projector have no
@@ -139,6 +148,26 @@ class EncoderSignals:
         """
         return self._read(EncoderNeed("wide_keys", block))
 
+    def merged(self) -> torch.Tensor:
+        """Return which token each patch was merged into, (G, V) int64.
+
+        Of each picture, or tile, tokens are counted from its number times the number of its
+        patches. The pictures of a call are numbered in order, so those of a sample follow each
+        other. All patches of a merged token have its features.
+
+        Raises: MethodError: the method did not declare it.
+        """
+        return self._read(EncoderNeed("merged"))
+
+    def encoded(self) -> torch.Tensor:
+        """Return which tokens' patches the encoder was given, (G, V) bool.
+
+        The features of the others have no meaning.
+
+        Raises: MethodError: the method did not declare it.
+        """
+        return self._read(EncoderNeed("encoded")) > 0
+
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Return visual tokens (..., D) for features (..., D_enc).
 
@@ -164,6 +193,21 @@ def _refuse(need: EncoderNeed) -> Never:
         f"{need.description} is read without being declared; declare the signal 'encoder', and "
         f"have encoder_needs return {need}."
     )
+
+
+@runtime_checkable
+class MarksPatches(Protocol):
+    """A method that declares "encoded" and so says which patches the encoder is given."""
+
+    def mark_patches(self, pixels: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Return which visual tokens of images of one size the encoder is given.
+
+        Args:
+            pixels: (F, V, P) float in 0..1, the pixels of each token's patches in a row, in raster
+                order; F images or frames.
+            grid: rows and columns of visual tokens.
+        Returns: (F, V) bool, at least one of each image.
+        """
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """What an image encoder computed: from all images of a call to the samples of a batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,10 +17,12 @@ class Encoded:
     Args:
         values: (T, ...) of each need.
         tokens: T.
+        encoding: what was done to the images that the model does not do; None for nothing.
     """
 
     values: Mapping[EncoderNeed, torch.Tensor]
     tokens: int
+    encoding: Hashable = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import torch
 from sparsight.errors import MethodError
 from sparsight.methods.parts.anchors import choose_anchors, find_lower_median, group_by_anchors
 from sparsight.methods.parts.bipartite import (
+    find_middles,
     match_bipartite,
     merge_by_size,
     merge_sizes,
@@ -195,3 +196,13 @@ def test_lower_median():
     labels = torch.tensor([[0, 1, 0, 1, 0, 0, 2], [2, 2, 2, 1, 0, 0, 0]])
     values = torch.tensor([[9, 5, 1, 6, 3, 4, 8], [7, 1, 2, 3, 9, 4, 5]])
     assert find_lower_median(labels, values, 3).tolist() == [[3, 5, 8], [5, 3, 2]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_middle_patch_is_the_one_nearest_to_the_mean_place(seed):
+    generator = torch.Generator().manual_seed(seed)
+    owner = torch.randint(0, 7, (3, 20), generator=generator)
+    rows, columns = torch.arange(20) // 5, torch.arange(20) % 5
+    middles = find_middles(owner, rows, columns, 8)
+    for row, own in zip(owner, middles.tolist(), strict=True):
+        assert own == reference.middles(row.tolist(), 5, 8)

@@ -21,7 +21,7 @@ from sparsight.methods import (
 )
 from sparsight.methods.encoder import EncoderSignals
 from sparsight.methods.parts.anchors import find_lower_median, group_by_anchors
-from sparsight.methods.parts.bipartite import match_bipartite, merge_by_size
+from sparsight.methods.parts.bipartite import find_middles, match_bipartite, merge_by_size
 from sparsight.methods.parts.calibration import bias_of_distance, bias_of_sizes, bias_of_tables
 from sparsight.methods.parts.choosers import (
     choose_determinantal,
@@ -183,6 +183,7 @@ def test_whole_methods(method):
 
 def test_what_is_neither():
     positions = empty(2, 30, dtype=torch.int64)
+    assert find_middles(positions, positions[0], positions[0], 6).shape == (2, 6)
     assert bias_of_distance(positions, empty(4), 99).shape == (2, 30, 30)
     assert bias_of_tables(points, points).shape == (2, 30, 30)
     assert group_by_components(points, 4).shape == (2, 30)

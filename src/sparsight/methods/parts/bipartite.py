@@ -115,3 +115,36 @@ def plan_merges(present: int, count: int, blocks: int) -> tuple[int, ...]:
         now = present - sum(parts)
         parts.append(max(-(-(now - count) // left), now - count * 2 ** (left - 1)))
     return tuple(parts)
+
+
+def find_middles(
+    owner: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, count: int
+) -> torch.Tensor:
+    """Return the patch of each new token that lies nearest to the mean place of its patches.
+
+    Of patches equally near it is the first. Distances are whole numbers, so nothing is rounded.
+
+    Args:
+        owner: (..., P) int64 in 0..count-1, the new token of each patch.
+        rows: (P,) int64, of each patch.
+        columns: (P,) int64.
+        count: N'.
+    Returns: (..., N') int64 in 0..P-1, or P for a new token without patches.
+    """
+    patches = owner.shape[-1]
+
+    def total(values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over each patch's group."""
+        sums = values.new_zeros(*owner.shape[:-1], count).scatter_add(-1, owner, values)
+        return sums.gather(-1, owner)
+
+    size = total(torch.ones_like(owner))
+    apart = torch.zeros_like(owner)
+    for places in (rows, columns):
+        own = places.expand_as(owner)
+        apart = apart + (size * own - total(own)).square()
+    index = torch.arange(patches, device=owner.device)
+    none = torch.iinfo(torch.int64).max
+    nearest = apart.new_full((*owner.shape[:-1], count), none)
+    nearest = nearest.scatter_reduce(-1, owner, apart * patches + index, "amin")
+    return torch.where(nearest == none, patches, nearest % patches)
