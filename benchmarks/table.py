@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from budgets_table import MIDDLE, collect, sort_names, write_budgets
 from random_proof import proof_table
-from scenes_table import label, write_table
+from scenes_table import write_table
+from selection_table import write_selection
 
 from sparsight.evaluate.scenes import SUITES, load_suite
 from sparsight.evaluate.scoring import Marks, bootstrap_interval
@@ -25,6 +27,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 SCENES = "scenes-embedded-cpu.json"
 SMALL = "scenes-2-embedded-cpu.json"
 GPU = ("prefill-llava-1.5-7b-h200-b1.json", "prefill-llava-1.5-7b-h200-b8.json")
+BEST, ALWAYS = 5, ("uniform", "random", "sparsevlm")  # rows of the README
 START, END = "<!-- table: {} -->", "<!-- end of table -->"
 SHOWN_LAYERS = (0, 1, 2, 4, 6, 8, 10, 12, 14, 17, 20, 23, 26, 29)
 
@@ -108,35 +111,33 @@ def write_gpu() -> str:
 
 
 def write_compared() -> str:
-    """Return the overall score of every method at one budget, on scenes with small evidence."""
+    """Return the best methods and the baselines at every budget, on scenes with small evidence."""
     results = read(SMALL)
-    rows = results["configurations"]
-    budget = next(row["budget"] for row in rows if row["budget"] is not None)
-    lines = [
-        f"| at {budget:g} of 576 visual tokens | score | of dense | difference, 95 % |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        overall = row["overall"]
-        difference = "-"
-        if row["budget"] is not None:
-            low, high = overall["interval_points"]
-            difference = f"{overall['difference_points']:+.1f} ({low:+.1f} to {high:+.1f})"
-        score = f"{100 * overall['score']:.1f}"
-        lines.append(
-            f"| {label(row)} | {score} | {100 * overall['retention']:.0f} % | {difference} |"
-        )
-    lines += [
-        "",
-        f"Mean score of nine families of questions in %; {results['suite']['questions']} questions "
-        f"of `scenes-2`, {results['facts']['dtype']}; difference to dense in points, paired.",
-    ]
-    return "\n".join(lines)
+    return write_budgets(results, [*sort_names(collect(results))[:BEST], *ALWAYS])
 
 
-def write_small() -> str:
-    """Return scores, costs and evidence of every configuration on scenes with small evidence."""
-    return write_table(read(SMALL))
+def write_comparison() -> str:
+    """Return the mean score of every method at every budget, on scenes with small evidence."""
+    return write_budgets(read(SMALL))
+
+
+def write_families() -> str:
+    """Return scores, costs and evidence of every method at one budget, best first."""
+    results = dict(read(SMALL))
+    rows = [row for row in results["configurations"] if row["budget"] in (None, MIDDLE)]
+    results["configurations"] = sorted(rows, key=_sort_key)
+    return write_table(results)
+
+
+def _sort_key(row: Mapping[str, Any]) -> tuple[bool, float]:
+    """Return what puts the dense model first, and then the best method."""
+    overall = row["overall"]
+    return row["budget"] is not None, -overall["score"] if overall else 1.0
+
+
+def write_choosing() -> str:
+    """Return the time that every method takes to choose."""
+    return write_selection(read("selection-cpu.json"))
 
 
 def write_controls() -> str:
@@ -253,7 +254,12 @@ def write_proof() -> str:
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"first": write_first, "gpu": write_gpu, "compared": write_compared},
-    "docs/scenes.md": {"proof": write_proof, "small": write_small},
+    "docs/scenes.md": {"proof": write_proof},
+    "docs/comparison.md": {
+        "budgets": write_comparison,
+        "families": write_families,
+        "selection": write_choosing,
+    },
     "docs/scenes-1.md": {
         "dense": write_splits,
         "controls": write_controls,
