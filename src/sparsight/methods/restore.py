@@ -65,9 +65,9 @@ class Restore(Method):
     Source: the base keeps a share of the count. Of the others, those that are like many and unlike
         each other are anchors, every other one joins the anchor that it is most like, and a group
         becomes the mean of its tokens, at their lower median position. Every layer from the site on
-        adds log(size) of each key to the attention logits, layer 0, where it is a site, log(N / K) of
-        each visual one instead; in the prefill, pairs of tokens add log(c - D) too, D being the mean cosine of the
-        rotary angles between them.
+        adds log(size) of each key to the attention logits; layer 0, where it is a site, adds
+        log(N / K) of each visual key instead. In the prefill, pairs of tokens add log(c - D) too, D
+        being the mean cosine of the rotary angles between them.
     Differs:
         With several images, a token joins an anchor of its own image where there is one.
         At a later site, tokens that were merged before may be kept, be anchors or be merged again,
