@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from sparsight import sparsify
 from sparsight.methods import DivPrune, Restore, SparseVLM
 from tests.support import contract, hidden, tiny_rotary
-from tests.support.tiny_rotary import IMAGE, PAIRS, VIDEO
+from tests.support.caches import cached
+from tests.support.tiny_rotary import FIRST, IMAGE, PAIRS, VIDEO, VOCAB
 
 METHODS = {
     "restore": Restore(retain=0.4, base=DivPrune()),
@@ -65,3 +67,51 @@ def test_calibrated_equals_dense(kind, kernel, method):
         close(logits[b, -left:], wanted[:left], f"prefill of sample {b}")
         answer = torch.stack([step[b] for step in done.logits]).to(model.dtype)
         close(answer, wanted[left - 1 :], f"answer of sample {b}")
+
+
+LATER = [("qwen25", "sdpa"), ("qwen25", "eager"), ("qwen3", "sdpa"), ("qwen2_sliding", "sdpa")]
+
+
+@pytest.mark.parametrize(("kind", "kernel"), [*LATER, ("gemma3", "eager")])
+@pytest.mark.parametrize("method", ["restore", "restore inside"])
+def test_a_loop_and_a_later_turn_equal_dense(kind, kernel, method):
+    """An answer token by token, then a turn of several tokens, to which sizes alone add."""
+    model, method = tiny_rotary.model(kind, kernel), METHODS[method]
+    row = [2, tiny_rotary.image(kind, 3, 5), 7]
+    own = tiny_rotary.batch(kind, [row], model.dtype).alone[0]
+    said = torch.randint(FIRST, VOCAB, (9,), generator=torch.Generator().manual_seed(1))
+    prompt = {name: part for name, part in own.items() if name != "attention_mask"}
+    cache = DynamicCache(config=model.config)
+    with sparsify(model, method) as run, torch.no_grad():
+        parts = [model(**prompt, **cached(cache)).logits]
+        for part in (said[:1], said[1:2], said[2:8], said[8:]):
+            parts.append(model(input_ids=part[None], **cached(cache)).logits)
+    wanted = want(kind, method, own, run, said=said.tolist())
+    close(torch.cat(parts, dim=1)[0], wanted, "a loop")
+
+
+@pytest.mark.parametrize(("kind", "kernel"), LATER)
+def test_beams_score_as_dense(kind, kernel):
+    model, method = tiny_rotary.model(kind, kernel), METHODS["restore inside"]
+    rows = [
+        [tiny_rotary.image(kind, 4, 4), 9],
+        [3, tiny_rotary.image(kind, 3, 4), 4],
+    ]
+    batch = tiny_rotary.batch(kind, rows, model.dtype)
+    with sparsify(model, method) as run:
+        done = model.generate(
+            **batch.inputs,
+            max_new_tokens=4,
+            suppress_tokens=[IMAGE, VIDEO],
+            num_beams=2,
+            length_penalty=0.0,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+    start = batch.inputs["input_ids"].shape[1]
+    for b, own in enumerate(batch.alone):
+        said = done.sequences[b, start:].tolist()
+        wanted = want(kind, method, own, run, said=said[:-1], sample=2 * b, length=start)
+        wanted = wanted[-len(said) :].log_softmax(dim=-1)
+        score = float(wanted.gather(1, torch.tensor(said)[:, None]).sum())
+        assert abs(score - float(done.sequences_scores[b])) < 1e-3

@@ -148,7 +148,7 @@ REFUSED = {
         "Restore needs a bound",
     ),
     "gamma": ({"gamma": 1.1}, r"gamma=1.1 is out of range; give a number in \[0, 1\]"),
-    "c": ({"c": 1.0}, "c=1.0 is out of range; give a number above 1"),
+    "c": ({"c": 1.0}, "c=1.0 is out of range; give a finite number above 1"),
     "anchors": ({"anchors": "best"}, "anchors='best' is not known"),
     "nothing": ({"gamma": 1.0, "calibrate": False}, "use the base alone"),
 }

@@ -167,8 +167,8 @@ def _check_text_decoder(described: Described, method: Method) -> Iterator[Refusa
         yield _refuse_renumbering(name, f"rope type {rope_type!r} depends on the length seen")
     calibration = method.calibration
     if calibration is not None and calibration.distance is not None and find_unturned(config):
-        instead = "give calibrate=False"
-        yield Refusal("calibration by distance", name, find_unturned(config), instead)
+        what = f"{type(method).__name__} with its calibration"
+        yield Refusal(what, name, find_unturned(config), "give calibrate=False")
     if "llama_4_scaling_beta" in rope:
         why = "it scales queries by position, past the rotary table"
         yield Refusal("pruning", name, why, another)

@@ -4,6 +4,7 @@ Source: "RESTORE", ICML 2026, arXiv 2606.01711. Written from the description of 
 its code, which is under the GPL.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -76,9 +77,9 @@ class Restore(Method):
     Source: the base keeps a share of the count. Of the others, those that are like many and unlike
         each other are anchors, every other one joins the anchor that it is most like, and a group
         becomes the mean of its tokens, at their lower median position. Every layer from the site on
-        adds log(size) of each key to the attention logits, layer 0 log(N / K) of each visual one
-        instead; in the prefill, pairs of tokens add log(c - D) too, D being the mean cosine of the
-        rotary angles between them.
+        adds log(size) of each key to the attention logits; layer 0, where it is a site, adds
+        log(N / K) of each visual key instead. In the prefill, pairs of tokens add log(c - D) too, D
+        being the mean cosine of the rotary angles between them.
     Differs:
         With several images, a token joins an anchor of its own image where there is one.
         At a later site, tokens that were merged before may be kept, be anchors or be merged again,
@@ -90,8 +91,8 @@ class Restore(Method):
         Where a model lets tokens see those behind them, D counts in both directions.
 
     Args:
-        retain: where given, it replaces that of the base.
-        sites: where given, they replace those of the base.
+        retain: it replaces that of the base; None takes the base's.
+        sites: they replace those of the base; None takes the base's.
         positions: they replace those of the base. The source keeps positions; its figures fall by 6
             points where they are kept without `calibrate`.
         base: the method that chooses. It must plan exact counts, and neither merge tokens nor scale
@@ -139,8 +140,8 @@ class Restore(Method):
         check_choice("anchors", self.anchors, ("code", "paper"))
         if not 0.0 <= self.gamma <= 1.0:
             raise SettingError(f"gamma={self.gamma!r} is out of range; give a number in [0, 1].")
-        if not self.c > 1.0:
-            raise SettingError(f"c={self.c!r} is out of range; give a number above 1.")
+        if not 1.0 < self.c < math.inf:
+            raise SettingError(f"c={self.c!r} is out of range; give a finite number above 1.")
         if self.gamma == 1.0 and not self.calibrate:
             raise SettingError(
                 "gamma=1.0 merges nothing and calibrate=False calibrates nothing; use the base "
