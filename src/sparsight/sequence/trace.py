@@ -77,8 +77,8 @@ class Stats:
         schedules: (B,) what was kept and recycled at each site.
         pools: (B,) how many dropped tokens were clustered at each site that pruned the sample.
         value_bytes: bytes of one number in the cache.
-        host_reads: how often the engine waited for the device; the rank of `level="rank"`, which is
-            read on the host at every site, is not counted.
+        host_reads: how often the engine waited for the device; what an adaptive method reads on the
+            host to count its tokens, such as the rank of `level="rank"`, is not counted.
         windows: (L,) sliding window of each layer's cache, 0 for none; () where no cache layer
             slides.
     """
