@@ -54,18 +54,18 @@ class Thinning:
 
     def shorten(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return hidden states (n, D) without the patches that are left out, (K, D)."""
-        return hidden[self.rows] if len(hidden) == len(self.back) else hidden
+        return hidden[self.rows.to(hidden.device)] if len(hidden) == len(self.back) else hidden
 
     def spread(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return hidden states (K, D) as a list of all patches, (n, D)."""
-        return hidden[self.back] if len(hidden) == len(self.rows) else hidden
+        return hidden[self.back.to(hidden.device)] if len(hidden) == len(self.rows) else hidden
 
     def shorten_lengths(self, ends: torch.Tensor) -> torch.Tensor:
         """Return the ends of pieces among the patches that are left; empty pieces are left out."""
         for given, shortened in self.lengths:
             if given is ends:
                 return shortened
-        unique: torch.Tensor = torch.unique(self.before[ends.long()])  # sorted
+        unique: torch.Tensor = torch.unique(self.before.to(ends.device)[ends.long()])  # sorted
         shortened = unique.to(ends.dtype)
         self.lengths.append((ends, shortened))
         return shortened

@@ -47,6 +47,12 @@ class Alike:
         """Return the own rows of a tensor (I, n, ...), without fillers."""
         return tensor[:, :length] if self.rows is None else tensor[self.rows, :length]
 
+    def move(self, device: torch.device) -> None:
+        """Move to where the running block is; the blocks of a large encoder may be apart."""
+        self.sizes = self.sizes.to(device)
+        self.rows = None if self.rows is None else self.rows.to(device)
+        self.place = None if self.place is None else self.place.to(device)
+
     @property
     def present(self) -> int:
         """How many tokens each picture has before the running block merges."""
@@ -90,6 +96,7 @@ class Merging:
         Args: metric: (I, n, d) keys of its attention, mean over heads.
         """
         for group in self.groups:
+            group.move(metric.device)
             if group.merges[block]:
                 own = group.take(metric, group.present)
                 group.owner = match_bipartite(own, group.merges[block], self.class_token)

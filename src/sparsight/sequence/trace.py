@@ -84,8 +84,8 @@ class Stats:
         pools: (B,) how many dropped tokens were clustered at each site that pruned the sample.
         value_bytes: bytes of one number in the cache.
         host_reads: how often the engine waited for the device; what a method itself reads on the
-            host is not counted: the outliers of `level="outliers"`, the steps of PruneSID, and
-            SIEVE's eigenvalues, which torch checks there.
+            host is not counted: the outliers of `level="outliers"`, what PixelPrune counts, the
+            steps of PruneSID, and SIEVE's eigenvalues, which torch checks there.
         windows: (L,) sliding window of each layer's cache, 0 for none; () where no cache layer
             slides.
         ahead: (B,) tokens whose queries, keys and values were computed once more at each site, to

@@ -11,7 +11,7 @@ What many methods share:
 * `cells`: grids of visual tokens; compact cells, their centres, shares, smaller grids.
 * `merging`: density-peak clusters, contextual anchors, nearest kept token, neighbours; group means.
 * `anchors`: RESTORE's anchors for what is not kept, and where a merged token stands.
-* `bipartite`: ToMe's pairs, means weighted by size, merges per block.
+* `bipartite`: ToMe's pairs, means weighted by size, merges per block, patches in the middle.
 * `calibration`: biases of attention: sizes of merged tokens, distance.
 * `levels`: counts that depend on the sample: AutoPrune's information and curve.
 * `tensors`: wide numbers, gathered rows, sets of indices.
