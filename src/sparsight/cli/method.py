@@ -132,24 +132,38 @@ def _read_settings(method: type[Method], settings: list[str]) -> dict[str, Any]:
 def find_method(text: str) -> tuple[type[Method], list[str]]:
     """Return the method that a text names, and the settings that follow its name.
 
+    A name that ships is never taken for a module.
+
     Raises: SettingError: there is no such method.
     """
     words = text.split(":")
-    if is_own(words):
+    if is_own(words) and _normalise(words[0]) not in _list_shipped():
         return load_own(words[0].strip(), words[1].strip()), words[2:]
     return _find_shipped(words[0]), words[1:]
 
 
+def _normalise(name: str) -> str:
+    """Return a name without what does not count: letter case, - and _."""
+    return name.strip().lower().replace("-", "").replace("_", "")
+
+
+def _list_shipped() -> dict[str, type[Method]]:
+    """Return the methods that ship, by normalised name."""
+    return {_normalise(cli_name(method)): method for method in methods()}
+
+
 def _find_shipped(name: str) -> type[Method]:
-    """Return the method of a name, in which letter case, - and _ do not count."""
-    by_name = {cli_name(method): method for method in methods()}
-    wanted = name.lower().replace("-", "").replace("_", "")
-    for candidate, method in by_name.items():
-        if candidate.replace("-", "") == wanted:
-            return method
+    """Return the method that ships under a name.
+
+    Raises: SettingError: there is none.
+    """
+    shipped = _list_shipped()
+    if _normalise(name) in shipped:
+        return shipped[_normalise(name)]
+    names = ", ".join(map(cli_name, shipped.values()))
     raise SettingError(
-        f"method {name!r} is not known; choose one of {', '.join(by_name)}, or name one of your "
-        "own as my_file.py:Class or my_module:Class."
+        f"method {name!r} is not known; choose one of {names}, or name one of your own as "
+        "my_file.py:Class or my_module:Class."
     )
 
 

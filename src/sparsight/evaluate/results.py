@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sparsight.evaluate.record import Recall, Record
@@ -110,13 +111,12 @@ def _compare_uniform(
 
     Returns: None for the dense model and for the even grid, and where that was not asked the same.
     """
-    grid = f"{UNIFORM}@{configuration.budget:g}" if configuration.budget is not None else ""
-    other = {
-        family: [records[grid, question] for question in questions[family]]
-        for family in answered
-        if all((grid, question) in records for question in questions[family])
-    }
-    if not answered or set(other) != set(answered) or configuration.key == grid:
+    if configuration.method is None or configuration.name == UNIFORM:
+        return None
+    grid = replace(configuration, name=UNIFORM)
+    asked = {family: questions[family] for family in answered}
+    other = dict(_select_answered(grid, asked, records))
+    if not answered or set(other) != set(answered):
         return None
     pairs = [(collect_marks(answered[family]), collect_marks(other[family])) for family in answered]
     difference = statistics.fmean(own.score - its.score for own, its in pairs)
