@@ -31,8 +31,8 @@ def describe(results: Mapping[str, Any]) -> str:
     facts = results["facts"]
     return (
         "CPU milliseconds of choosing at a method's first site, on random numbers of "
-        f"LLaVA-1.5-7B's widths in float32; medians of {results['runs']}; -: stopped after a time limit, or "
-        "refused. The share is of dense prefill, its FLOPs at the "
+        f"LLaVA-1.5-7B's widths in float32; medians of {results['runs']}; -: stopped after a time "
+        "limit, or refused. The share is of dense prefill, its FLOPs at the "
         f"{results['flops_per_second'] / 1e9:.0f} GFLOP/s at which this machine multiplies "
         f"matrices. {facts['cpu']}, {facts['threads']} thread, torch {facts['torch']}, sparsight "
         f"{facts['sparsight']}."
