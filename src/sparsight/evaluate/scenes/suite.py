@@ -16,7 +16,7 @@ SUITES = {
     name: Path(__file__).parent / "suites" / name
     for name in ("scenes-1", "scenes-2", "scenes-2-dev")
 }
-DEFAULT_SUITE = "scenes-1"  # of `sparsight eval`
+DEFAULT_SUITE = "scenes-2"  # of `sparsight eval`
 SPLIT = SUITES[DEFAULT_SUITE]
 FAMILIES = (
     "existence",
