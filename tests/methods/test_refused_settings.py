@@ -20,7 +20,7 @@ WRONG = [
     (PruMerge, {"level": "rank"}, "level='rank' is not known; choose one of 'count', 'outliers'"),
     (PruMerge, {"merge": "mean"}, "merge='mean' is not known; choose one of 'features', 'tokens'"),
     (PruMerge, {"block": -2}, "block=-2 is out of range; give an int >= -1"),
-    (PruMerge, {"block": 0.5}, "block=0.5 is out of range; give an int >= -1"),
+    (PruMerge, {"block": 0.5}, "block=0.5 is out of range; give an int"),
     (PruMerge, {"neighbours": -1}, "neighbours=-1 is out of range; give an int >= 0"),
     (PruMergePlus, {"important": 1.5}, r"important=1.5 is out of range; give a share in \[0, 1\]"),
     (PruneSID, {"score": "rank"}, "choose one of 'class', 'received', 'loading'"),

@@ -1,10 +1,11 @@
 """Reads the outline of a pass before images are encoded, and makes what is needed to prune it.
 
 An outline says where the visual tokens of a batch are and how many stay (`outline.py`). Private
-details of transformers touched here: none; hooks hand in arguments by name.
+details of transformers touched here: that generate() hands on an empty `mm_encoder_outputs` with
+text alone; hooks hand in arguments by name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -67,9 +68,11 @@ class Reader:
     def brings_images(self, arguments: dict[str, Any]) -> bool:
         """Return whether arguments of the model carry images or their features.
 
-        Those of text-only prompts and decode steps do not.
+        Those of text-only prompts and decode steps do not. generate() hands on an empty
+        `mm_encoder_outputs` with these; a placeholder in their text stands for no image.
         """
-        return any(arguments.get(name) is not None for name in self.parts.family.features)
+        given = (arguments.get(name) for name in self.parts.family.features)
+        return any(value is not None and not _is_empty(value) for value in given)
 
     def check_cache(self, cache: Cache | None, first_site: int) -> None:
         """Check that a cache can be pruned from the first site on.
@@ -224,3 +227,8 @@ class Reader:
             self.method, samples, slots, state.real, frequencies, state.to_host, sizes
         )
         return Pruning(compactor, read_windows(cache))
+
+
+def _is_empty(value: object) -> bool:
+    """Return whether an argument is a mapping that holds nothing."""
+    return isinstance(value, Mapping) and all(part is None for part in value.values())

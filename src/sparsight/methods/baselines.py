@@ -59,7 +59,7 @@ class Random(Baseline):
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
         super().__post_init__()
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+        if self.seed < 0:
             raise SettingError(f"seed={self.seed!r} is out of range; give an int >= 0.")
 
     def select(self, view: View) -> Selection:

@@ -72,7 +72,7 @@ class DART(Method):
             check_kept(self.kept, self.sites)
         for field in ("image_pivots", "text_pivots"):
             count = getattr(self, field)
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            if count < 1:
                 raise SettingError(f"{field}={count!r} is out of range; give an int >= 1.")
 
     @classmethod

@@ -19,6 +19,7 @@ from sparsight.counts.schedule import Schedule, check_sites, fit_sites, scale_si
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.methods.calibration import Calibration
 from sparsight.methods.encoder import EncoderNeed
+from sparsight.methods.kinds import check_kinds
 from sparsight.methods.view import Selection, View
 
 Positions = Literal["renumber", "keep"]
@@ -86,6 +87,7 @@ class Method(ABC):
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
         check_declarations(type(self))
+        check_kinds(self)
         if self.retain is not None:
             object.__setattr__(self, "retain", check_retain(self.retain))
         elif not self.adaptive:

@@ -80,7 +80,7 @@ class PruMerge(Method):
                 'retain=None sets no bound, which level="outliers" alone can do without; give a '
                 "count >= 1 or a fraction in (0, 1]."
             )
-        if not isinstance(self.block, int) or self.block < -1:
+        if self.block < -1:
             raise SettingError(
                 f"block={self.block!r} is out of range; give an int >= -1, which counts back from "
                 "the block that made the features."
