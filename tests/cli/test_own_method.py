@@ -70,6 +70,7 @@ BROKEN = {
     "NormTopK = 3": "has no subclass of sparsight.Method by that name, 'NormTopK'",
     "class NormTopK: pass": "has no subclass of sparsight.Method",
     "import nowhere_at_all": r"my_file\.py cannot be imported: ModuleNotFoundError: No module",
+    "import sys; sys.exit(0)": r"my_file\.py cannot be imported: SystemExit: 0\.",
     "def (": r"my_file\.py cannot be imported: SyntaxError",
     "from sparsight import Method\nclass NormTopK(Method): pass": r"NormTopK .* no select\(\)",
     SOURCE.replace("@dataclass(frozen=True)\n", ""): r"sets sites, .* @dataclass\(frozen=True\)",

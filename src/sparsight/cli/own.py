@@ -50,7 +50,7 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end itself
         del sys.modules[name]
         raise SettingError(_explain(str(path), error)) from error
     return module
@@ -64,13 +64,13 @@ def _import(name: str) -> ModuleType:
     sys.path.insert(0, here)
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SettingError(_explain(name, error)) from error
     finally:
         sys.path.remove(here)
 
 
-def _explain(where: str, error: Exception) -> str:
+def _explain(where: str, error: BaseException) -> str:
     return f"{where} cannot be imported: {type(error).__name__}: {error}".rstrip(".") + "."
 
 
