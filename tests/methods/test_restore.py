@@ -13,11 +13,13 @@ from sparsight.methods import (
     Downscale,
     FastV,
     HiPrune,
+    PixelPrune,
     Pool,
     Random,
     Restore,
     SparseVLM,
     SparseVLMPlus,
+    ToMe,
     VisionZip,
 )
 from sparsight.methods.encoder import EncoderNeed
@@ -141,6 +143,8 @@ REFUSED = {
         "SparseVLM plans upper bounds",
     ),
     "scales": ({"base": Downscale()}, "cannot build on Downscale, which scales images itself"),
+    "thins": ({"base": PixelPrune()}, "on PixelPrune, which changes the image encoder itself"),
+    "merges inside": ({"base": ToMe()}, "on ToMe, which changes the image encoder itself"),
     "itself": ({"base": Restore(retain=0.5)}, "Restore, which calibrates attention itself"),
     "a class": ({"base": DivPrune}, r"DivPrune'> is not a method; give an instance"),
     "unbounded": (

@@ -19,7 +19,7 @@ from sparsight.errors import BudgetError, SettingError, SparsightError
 from sparsight.methods.answer import check_selection
 from sparsight.methods.calibration import Calibration
 from sparsight.methods.divprune import DivPrune
-from sparsight.methods.encoder import EncoderNeed
+from sparsight.methods.encoder import CHANGES, EncoderNeed
 from sparsight.methods.method import Method, check_choice
 from sparsight.methods.parts.anchors import find_lower_median, group_by_anchors
 from sparsight.methods.parts.bipartite import merge_by_size
@@ -154,8 +154,10 @@ class Restore(Method):
         base, name = self.base, type(self.base).__name__
         if not isinstance(base, Method):
             raise SettingError(f"base={base!r} is not a method; give an instance, as DivPrune().")
-        if base.scales_images or base.calibration is not None:
-            reason = "scales images" if base.scales_images else "calibrates attention"
+        encodes = any(need.kind in CHANGES for need in base.encoder_needs)
+        if base.scales_images or encodes or base.calibration is not None:
+            reason = "changes the image encoder" if encodes else "calibrates attention"
+            reason = "scales images" if base.scales_images else reason
             raise SettingError(
                 f"Restore cannot build on {name}, which {reason} itself; give another base, such "
                 "as DivPrune()."
