@@ -9,7 +9,7 @@ from sparsight.counts.cost import DecoderShape, decoder_macs
 from sparsight.counts.layout import Block, Layout, layout_of
 from sparsight.errors import UnsupportedError
 from sparsight.methods.decoder import DecoderKeys, TextStates
-from sparsight.methods.encoder import EncoderNeed, EncoderSignals, TextSignal
+from sparsight.methods.encoder import CHANGES, EncoderNeed, EncoderSignals, TextSignal
 from sparsight.methods.method import Method
 from sparsight.methods.view import Distance, View
 
@@ -82,8 +82,11 @@ class Attention:
 def make_view(method: Method, batch: int, size: Size) -> View:
     """Return what a method sees at its first site.
 
-    Raises: UnsupportedError: the method takes neither images nor videos of these grids.
+    Raises: UnsupportedError: the method works in the image encoder, or takes neither images nor
+        videos of these grids.
     """
+    if any(need.kind in CHANGES for need in method.encoder_needs):
+        raise UnsupportedError("it works in the image encoder")
     random = torch.Generator().manual_seed(0)
     layout, plan = _plan(method, size)
     hidden = torch.randn(batch, size.tokens, SHAPE.width, generator=random)

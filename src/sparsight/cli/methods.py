@@ -108,7 +108,10 @@ def _plan(method: Method, layout: Layout) -> Any:
 
 def build_methods_table() -> Table:
     """Return the table for people; the page has the papers too."""
-    table = Table("name", "what it does", *HEADS[2:4], "published budget: entering")
+    heads = ("name", "what it does", "works", "by text", "budget: entering")
+    table = Table(*heads, box=None, pad_edge=False, padding=(0, 1, 0, 0))  # for 80 columns
+    table.columns[0].no_wrap = True
+    table.columns[2].max_width, table.columns[3].max_width = 7, 4
     for method, row in zip(methods(), list_rows(), strict=True):
         table.add_row(row.name, method.summary, row.works, row.by_text, row.budgets)
     return table
