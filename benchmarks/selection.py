@@ -3,11 +3,12 @@
     python benchmarks/selection.py --batch 1 8 --out benchmarks/results/selection-cpu.json
 
 Views of random numbers have the widths of LLaVA-1.5-7B: 64 of 576 visual tokens (one image), 320 of
-2,880 (five tiles), 1,600 of 16,000 (one image of 125 x 128; 64 frames for videos). Times are CPU seconds. What the engine does for a
-method, reading the image encoder and rows of attention, is not in them. Beside them stands dense
-prefill of the same tokens: its FLOPs, and the seconds they would take at the rate at which this
-machine multiplies matrices, so that the share is the least that a method could cost. Growth is the
-time at one size over the time at the size before; tokens grow 5 and 5.6 times.
+2,880 (five tiles), 1,600 of 16,000 (one image of 125 x 128; 64 frames for videos). Times are CPU
+seconds. What the engine does for a method, reading the image encoder and rows of attention, is not
+in them. Beside them stands dense prefill of the same tokens: its FLOPs, and the seconds they would
+take at the rate at which this machine multiplies matrices, so that the share is the least that a
+method could cost. Growth is the time at one size over the time at the size before; tokens grow 5
+and 5.6 times.
 
 A method is stopped after --limit seconds, and then not tried at the next size.
 """
