@@ -182,7 +182,7 @@ def test_recall_follows_tokens_through_sites():
 def test_swapped_images_are_others():
     settings = Settings(control="swapped", limit=3)
     cases = choose_cases(load_suite(), settings)
-    assert len(cases) == 17 * 3
+    assert len(cases) == 20 * 3
     for case in cases:
         assert case.shown.family == case.question.family
         assert case.shown.split == case.question.split
