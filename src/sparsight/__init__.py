@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparsight.chat import Chat
     from sparsight.errors import SparsightError
-    from sparsight.methods import SparseVLM, SparseVLMPlus
+    from sparsight.methods import SparseVLM, SparseVLMPlus, Sparsight
     from sparsight.methods.method import Method
     from sparsight.run import Run, run_of
     from sparsight.sparsify import sparsify
@@ -21,6 +21,7 @@ __all__ = [
     "Run",
     "SparseVLM",
     "SparseVLMPlus",
+    "Sparsight",
     "SparsightError",
     "__version__",
     "run_of",
@@ -33,6 +34,7 @@ _HOMES = {
     "Run": "run",
     "SparseVLM": "methods",
     "SparseVLMPlus": "methods",
+    "Sparsight": "methods",
     "SparsightError": "errors",
     "run_of": "run",
     "sparsify": "sparsify",

@@ -63,6 +63,7 @@ def sparsify(
     Method.__post_init__(method)  # a subclass may override it without calling it
     marks = None if visual_mask is None else check_marks(visual_mask)
     parts = find_parts(model, marked=marks is not None)
+    method = method.for_space(parts.family.space)
     check(parts, method)
     engine = Engine(parts, method, marks)
     with LOCK:

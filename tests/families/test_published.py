@@ -31,6 +31,7 @@ from sparsight.methods import (
     PyramidDrop,
     Restore,
     SparseVLM,
+    Sparsight,
     VisionZip,
     VisPruner,
     VScan,
@@ -63,6 +64,8 @@ RECEIVED = {
     "cdpruner": CDPruner(retain=0.4),
     "centred cdpruner": CDPruner(retain=0.3, halves=True, centred=True, space="features"),
     "determinantal": CDPruner(retain=0.4, relevance="none", centred=True, space="features"),
+    "sparsight": Sparsight(retain=0.4),
+    "sparsight adaptive": Sparsight(retain=0.5, level="adaptive", full_share=0.9),
     "mmtok": MMTok(retain=0.4, text_temperature=0.01, skip=tuple(range(4, 50))),
     "eadp": EADP(retain=0.4, beta=2.0),
     # what distance adds in a prompt, it adds in no answer: see test_calibration.py

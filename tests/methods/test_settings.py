@@ -34,6 +34,7 @@ from sparsight.methods import (
     Restore,
     SparseVLM,
     SparseVLMPlus,
+    Sparsight,
     ToMe,
     Uniform,
     VidCom2,
@@ -131,6 +132,14 @@ CHANGES = {
         "score": ({}, "received"),
         "space": ({}, "tokens"),
         "centred": ({}, True),
+    },
+    Sparsight: {
+        **EVERYWHERE,
+        "sites": ({}, (0, 5)),
+        "where": ({}, "input"),
+        "level": ({"full_share": 0.9}, "adaptive"),
+        "full_share": ({"level": "adaptive"}, 0.9),
+        "space": ({}, "features"),
     },
     CDPruner: {
         **EVERYWHERE,

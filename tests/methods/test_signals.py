@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 import pytest
 import torch
 
-from sparsight import Method, SparseVLM, SparseVLMPlus, sparsify
+from sparsight import Method, SparseVLM, SparseVLMPlus, Sparsight, sparsify
 from sparsight.cli.method import cli_name
 from sparsight.counts.layout import Block, grids_layout, layout_of
 from sparsight.errors import MethodError, SettingError
@@ -136,7 +136,7 @@ def test_no_method_reads_more_than_it_declares(method):
 
 BY_ENCODER = [HiPrune, FasterVLM, VisPruner, VisionZip, PruMerge, PruMergePlus, HoloV, PruneSID]
 IN_ENCODER = [ToMe, PixelPrune]
-OPTIONAL = {method: {"space": "features"} for method in (DivPrune, CDPruner, EADP)}
+OPTIONAL = {method: {"space": "features"} for method in (DivPrune, CDPruner, EADP, Sparsight)}
 
 
 @pytest.mark.parametrize("method", [*BY_ENCODER, SCOPE, MMTok, VScan, TOPS, *IN_ENCODER, *OPTIONAL])
@@ -153,7 +153,7 @@ def test_each_need_of_the_encoder_is_read(method):
 def test_no_method_plans_more_than_it_declares(method):
     layout, made = layout_for(method), [method(retain=retain) for retain in (0.5, 1.0, 36)]
     if method.adaptive and "level" in {field.name for field in fields(method)}:
-        level = "rank" if method is SparseVLM else "outliers"
+        level = {SparseVLM: "rank", Sparsight: "adaptive"}.get(method, "outliers")
         made += [replace(one, level=level) for one in made]
     plans = [one.plan(layout, 8) for one in made]
     bounds = any(not plan.exact for plan in plans)

@@ -24,7 +24,7 @@ VIDEOS = ("EVS", "VidCom2")
 MERGING = ("Pool", "PruMerge", "PruMergePlus")  # all that stays is recycled
 BY_TEXT = ("CDPruner", "MMTok", "EADP")
 IN_DECODER = ("FastV", "DART", "SIEVE", "AutoPrune")
-OWN = ("SparseVLM", "SparseVLMPlus", "Restore")
+OWN = ("Sparsight", "SparseVLM", "SparseVLMPlus", "Restore")
 INPUT = (*BY_ENCODER, *IN_ENCODER, *BY_TEXT, *VIDEOS)
 PRESETS = (*OWN, *IN_DECODER, *STAGED, *INPUT, *BASELINES)
 SLACK = Fraction(1, 10**9)  # the project's tolerance for budgets that are no binary fractions
@@ -80,6 +80,9 @@ def scaled_sites(wanted, visual, layers):
 def sites_of(method, wanted, visual, layers):
     """The sites of one sample."""
     name = type(method).__name__
+    if name == "Sparsight":
+        inside = () if method.where == "input" else tuple(scaled((28,), layers))
+        return method.sites or (0, *inside)
     if method.sites or name not in STAGED:
         return method.sites or scaled_sites(wanted, visual, layers)
     if name != "PyramidDrop":
@@ -182,6 +185,14 @@ def encoded(method, grids, wanted):
     return (max(1, math.floor(wanted + SLACK)),), (0,)  # PixelPrune, a bound
 
 
+def leave_one(wanted, visual, sites, layers):
+    """Sparsight: one token behind its last site, if it has two; what is left goes in front."""
+    behind = layers - sites[1] if len(sites) > 1 else 0
+    first = math.floor((wanted * layers - behind) / (layers - behind) + SLACK)
+    kept = (max(1, min(visual, first)), 1)[: len(sites)]
+    return Plan(sites, kept, (0,) * len(sites))
+
+
 def plan(method, grids, layers):
     """The counts of one sample, from a method's settings and the grids of its images."""
     return _plan(method, type(method.retain), grids, layers)
@@ -201,6 +212,8 @@ def _plan(method, kind, grids, layers):
         return Plan(sites, (visual,) * len(sites), (0,) * len(sites))
     if name in ("Downscale", *IN_ENCODER):
         return Plan(sites, *encoded(method, grids, wanted))
+    if name == "Sparsight":
+        return leave_one(wanted, visual, sites, layers)
     authors = getattr(method, "accounting", "entering") == "authors"
     counts = [None] * len(sites)
     if name == "PyramidDrop" and method.ratio:

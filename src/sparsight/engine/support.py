@@ -96,6 +96,7 @@ def supports(subject: Parts | Described, method: Method) -> tuple[Refusal, ...]:
             transformers keeps its parts where the engine looks for them.
         method: with its settings.
     """
+    method = method.for_space(subject.family.space)
     if isinstance(subject, Described):
         return tuple(_check_config(subject, method))
     name, decoder = type(subject.model).__name__, subject.decoder

@@ -16,6 +16,7 @@ from sparsight.counts.cost import DecoderShape
 from sparsight.counts.layout import Layout
 from sparsight.errors import TESTED_WITH, UnsupportedError
 from sparsight.families.encoders import ImageEncoder
+from sparsight.methods.method import Space
 
 IMAGE_IDS = ("image_token_id", "image_token_index")
 BOTH_IDS = (*IMAGE_IDS, "video_token_id", "video_token_index")
@@ -56,6 +57,8 @@ class Family:
             layers; None if it has none.
         image_encoder: returns from the base model's config how the image encoder is built, for
             methods that read it; None for a family whose encoder was never looked into.
+        space: where visual tokens are best compared with each other, for methods that leave it to
+            the family.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Family:
     sizes: tuple[str, ...] = ()
     deepstack: str | None = None
     image_encoder: Callable[[Any], ImageEncoder] | None = None
+    space: Space = "tokens"
 
     def base_model(self, model: nn.Module) -> nn.Module:
         """Return the module that merges image features into the text: `model` if it has no head."""

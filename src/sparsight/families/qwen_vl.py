@@ -72,6 +72,7 @@ QWEN_VL = Family(
     sizes=SIZES,
     video=True,
     image_encoder=read_merging,
+    space="features",
 )
 QWEN3_VL = replace(
     QWEN_VL,
@@ -91,4 +92,5 @@ GLM4V = replace(
     visual_ids=("image_token_id",),
     layouts=read_framed,
     image_encoder=None,
+    space="tokens",
 )

@@ -26,6 +26,7 @@ from sparsight.methods.scope import SCOPE
 from sparsight.methods.sieve import SIEVE
 from sparsight.methods.sparsevlm import SparseVLM
 from sparsight.methods.sparsevlm_plus import SparseVLMPlus
+from sparsight.methods.sparsight import Sparsight
 from sparsight.methods.tome import ToMe
 from sparsight.methods.tops import TOPS
 from sparsight.methods.vidcom2 import VidCom2
@@ -63,6 +64,7 @@ __all__ = [
     "Selection",
     "SparseVLM",
     "SparseVLMPlus",
+    "Sparsight",
     "TOPS",
     "ToMe",
     "Uniform",
@@ -77,12 +79,12 @@ __all__ = [
     "top_k",
 ]
 
-DEFAULT: type[Method] = SparseVLM  # the recommended method
+DEFAULT: type[Method] = Sparsight  # the recommended method
 
 
 def methods() -> tuple[type[Method], ...]:
     """Return every method that ships, in the order of the documentation."""
-    own = (SparseVLM, SparseVLMPlus)
+    own = (Sparsight, SparseVLM, SparseVLMPlus)
     in_decoder = (FastV, PyramidDrop, SIEVE, DART, AutoPrune)
     in_encoder = (ToMe, PixelPrune)
     by_encoder = (HiPrune, FasterVLM, VisPruner, VisionZip, PruMerge, PruMergePlus)

@@ -23,12 +23,12 @@ from sparsight.methods.clip import (
 )
 from sparsight.methods.encoder import EncoderNeed
 from sparsight.methods.input_only import INPUT, check_input_only, require_text
-from sparsight.methods.method import Method, check_choice, require_grids
+from sparsight.methods.method import Method, Space, check_choice, require_grids
 from sparsight.methods.parts.by_grid import choose_by_grid, scale_by_image, spread_by_grid
 from sparsight.methods.parts.choosers import choose_determinantal
 from sparsight.methods.parts.scores import scale_min_max
 from sparsight.methods.parts.words import compare_words, score_segments
-from sparsight.methods.spaces import SPACES, Space, compare_in, list_space_needs, read_points
+from sparsight.methods.spaces import SPACES, compare_in, list_space_needs, read_points
 from sparsight.methods.view import Selection, View
 
 PAPER_BUDGETS = {192: (192,), 128: (128,), 64: (64,), 32: (32,)}

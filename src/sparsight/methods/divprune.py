@@ -10,10 +10,10 @@ from typing import ClassVar, Self
 from sparsight.counts.published import take_published
 from sparsight.methods.encoder import EncoderNeed
 from sparsight.methods.input_only import INPUT, check_input_only
-from sparsight.methods.method import Method, check_choice
+from sparsight.methods.method import Method, Space, check_choice
 from sparsight.methods.parts.by_grid import keep_order
 from sparsight.methods.parts.choosers import choose_max_min
-from sparsight.methods.spaces import SPACES, Space, compare_in, list_space_needs, read_points
+from sparsight.methods.spaces import SPACES, compare_in, list_space_needs, read_points
 from sparsight.methods.view import Selection, View
 
 PAPER_BUDGETS = {192: (192,), 128: (128,), 64: (64,)}

@@ -23,11 +23,11 @@ from sparsight.methods.clip import (
 )
 from sparsight.methods.encoder import EncoderNeed, TextSignal
 from sparsight.methods.input_only import INPUT, check_input_only, require_text
-from sparsight.methods.method import Method, check_choice, require_grids
+from sparsight.methods.method import Method, Space, check_choice, require_grids
 from sparsight.methods.parts.by_grid import choose_by_grid, scale_by_image, spread_by_grid
 from sparsight.methods.parts.coverage import choose_coverage
 from sparsight.methods.parts.words import score_eadp, smooth
-from sparsight.methods.spaces import SPACES, Space, compare_in, list_space_needs, read_points
+from sparsight.methods.spaces import SPACES, compare_in, list_space_needs, read_points
 from sparsight.methods.view import Selection, View
 
 # one sample: its tokens (V, P), words (M, W, P) and sentences (M, P) of M segments of its text

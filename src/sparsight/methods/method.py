@@ -23,6 +23,8 @@ from sparsight.methods.kinds import check_kinds
 from sparsight.methods.view import Selection, View
 
 Positions = Literal["renumber", "keep"]
+# tokens as they enter the decoder, or features of the image encoder before the projector
+Space = Literal["tokens", "features"]
 
 # Signals of the decoder layer before a site: the attention that raters pay to visual tokens, and
 # keys of visual tokens and of the text behind the images. Methods with them have no site 0.
@@ -117,6 +119,14 @@ class Method(ABC):
     def calibration(self) -> Calibration | None:
         """What is added to attention logits of a sample that is pruned; None for nothing."""
         return None
+
+    def for_space(self, space: Space) -> "Method":
+        """Return the method for a model's family; itself, unless a setting was left to the family.
+
+        Args: space: where the family's visual tokens are best compared with each other.
+        """
+        del space
+        return self
 
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every site that a sample may have in a decoder of `layers` layers.

@@ -14,11 +14,11 @@ from sparsight.counts.published import take_published
 from sparsight.errors import SettingError
 from sparsight.methods.encoder import EncoderNeed, TextSignal
 from sparsight.methods.input_only import INPUT, check_input_only, require_text
-from sparsight.methods.method import Method, check_choice, read_whole_numbers, require_grids
+from sparsight.methods.method import Method, Space, check_choice, read_whole_numbers, require_grids
 from sparsight.methods.parts.by_grid import choose_by_grid
 from sparsight.methods.parts.coverage import choose_coverage
 from sparsight.methods.parts.words import list_mmtok_rows
-from sparsight.methods.spaces import SPACES, Space, compare_in, list_space_needs, read_points
+from sparsight.methods.spaces import SPACES, compare_in, list_space_needs, read_points
 from sparsight.methods.view import Selection, View
 
 PAPER_BUDGETS = {192: (192,), 128: (128,), 64: (64,)}

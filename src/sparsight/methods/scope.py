@@ -20,9 +20,9 @@ from sparsight.methods.input_only import (
     keep_by_grid,
     read_attention,
 )
-from sparsight.methods.method import Method, check_choice
+from sparsight.methods.method import Method, Space, check_choice
 from sparsight.methods.parts.coverage import choose_coverage
-from sparsight.methods.spaces import SPACES, Space, compare_in, list_space_needs, read_points
+from sparsight.methods.spaces import SPACES, compare_in, list_space_needs, read_points
 from sparsight.methods.view import Selection, View
 
 PAPER_BUDGETS = {192: (192,), 128: (128,), 64: (64,)}

@@ -4,11 +4,11 @@ Source: Cen-Prune, arXiv 2608.30263. Written from the paper.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from sparsight.methods.encoder import EncoderNeed
+from sparsight.methods.method import Space
 from sparsight.methods.parts.geometry import Cosines, compare, compare_centred, standardise
 from sparsight.methods.parts.scores import (
     measure_distinctiveness,
@@ -17,9 +17,7 @@ from sparsight.methods.parts.scores import (
 )
 from sparsight.methods.view import View
 
-# tokens as they enter the decoder, or features of the image encoder before the projector
-Space = Literal["tokens", "features"]
-SPACES = ("tokens", "features")
+SPACES: tuple[Space, ...] = ("tokens", "features")
 
 
 @dataclass(frozen=True)

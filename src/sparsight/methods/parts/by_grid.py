@@ -12,6 +12,11 @@ from sparsight.methods.parts.scores import scale_min_max
 # (G, n) or (G, n, D) values of one grid's tokens are read by the chooser itself; it gets the grid
 # and a count k, and answers (G, k) int64 places in the grid's raster order
 GridChooser = Callable[[PatchGrid, int], torch.Tensor]
+# gets (n, N) int64, the tokens of n grids of one size, and a count k; answers (G, n, k) int64
+# places in the raster order of each
+SizeChooser = Callable[[torch.Tensor, int], torch.Tensor]
+
+AT_ONCE = 2**25  # pairs of tokens that are compared at once
 
 
 def choose_by_grid(
@@ -35,6 +40,34 @@ def choose_by_grid(
     for grid, part in zip(layout.grids, share_by_grid(layout, patches), strict=True):
         if part:
             keep.append(grid.tokens.to(device, non_blocking=True)[choose(grid, part)])
+    return torch.cat(keep, dim=-1).sort(dim=-1).values
+
+
+def choose_by_size(
+    layout: Layout, shares: Sequence[int], others: int, hidden: torch.Tensor, choose: SizeChooser
+) -> torch.Tensor:
+    """Return tokens that are chosen in each grid for itself, grids alike in one call.
+
+    Args:
+        layout: of V tokens.
+        shares: tokens that each grid keeps.
+        others: how many tokens that are no patch are kept, the first ones.
+        hidden: (G, V, D), samples that share the layout.
+        choose: chooses in grids of one size.
+    Returns: (G, K) int64, ascending.
+    """
+    group, device = len(hidden), hidden.device
+    alike: dict[tuple[int, int], list[torch.Tensor]] = {}
+    for grid, count in zip(layout.grids, shares, strict=True):
+        if count:
+            alike.setdefault((len(grid.tokens), count), []).append(grid.tokens)
+    keep = [layout.others[:others].to(device, non_blocking=True).expand(group, -1)]
+    for (size, count), grids in alike.items():
+        most = max(1, AT_ONCE // (group * size * size))
+        for first in range(0, len(grids), most):
+            tokens = torch.stack(grids[first : first + most]).to(device, non_blocking=True)
+            places = choose(tokens, count)  # (G, n, k)
+            keep.append(tokens.expand(group, -1, -1).gather(-1, places).flatten(1))
     return torch.cat(keep, dim=-1).sort(dim=-1).values
 
 

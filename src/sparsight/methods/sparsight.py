@@ -1,0 +1,176 @@
+"""Sparsight: the recommended method, put together from parts that paid on the development scenes.
+
+Source: Cen-Prune (arXiv 2608.30263) for the geometry and the weight, CDPruner (NeurIPS 2025, arXiv
+2506.10967) for the choice; that late layers need no visual tokens was seen by several authors.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+
+from sparsight.counts.budget import EPSILON, check_affordable, resolve_retain
+from sparsight.counts.layout import Layout, count_tokens
+from sparsight.counts.schedule import Schedule, check_sites, scale_sites
+from sparsight.errors import SettingError
+from sparsight.methods.encoder import EncoderNeed
+from sparsight.methods.method import Method, Space, check_choice, require_grids
+from sparsight.methods.parts.by_grid import choose_by_size, share_by_grid
+from sparsight.methods.parts.choosers import choose_determinantal
+from sparsight.methods.parts.scores import measure_distinctiveness, scale_min_max
+from sparsight.methods.spaces import SPACES, compare_in, list_space_needs, read_points
+from sparsight.methods.view import Selection, View
+
+HORIZON = (28,)  # of 32 layers
+LEFT = 1  # visual tokens of a sample that the layers behind the horizon see
+DISTINCT = 0.5  # how distinctive a token is that counts, between the least and the most of its grid
+
+
+@dataclass(frozen=True)
+class Sparsight(Method):
+    """Sparsight, the recommended method. It reads no text, so it serves every question alike.
+
+    Source: before the decoder, tokens of each image, tile or frame are chosen one after the other,
+        each adding most to the determinant of a kernel of cosines (CDPruner). Cosines are those of
+        tokens from which their mean was taken, and are weighed by how distinctive the tokens at
+        both ends are (Cen-Prune). Seven eighths down the decoder all visual tokens but one are
+        dropped; what that saves is spent on more tokens in front.
+    Differs: docs/method.md has the ablation of every component, and what was tried and left out:
+        the class token's attention, the question's words, cuts by attention in the middle layers,
+        choosing from all frames together. The horizon was found on one small model.
+
+    Args:
+        retain: a layer mean. A mean that all layers in front of the horizon meet with all their
+            tokens drops none there.
+        sites: the input and the horizon; None takes 28 of 32 layers, scaled to the model's depth.
+        where: "both" sites, or the "input" alone, where the count is known from the image's size
+            and nothing is touched in the decoder.
+        level: "fixed" keeps the planned count. "adaptive" takes it for a bound: each image, tile or
+            frame keeps the share of it that its distinctive tokens ask for.
+        full_share: share of distinctive tokens from which on "adaptive" keeps the whole count, in
+            (0, 1]. Of the scenes' pictures, 9.4 % of the tokens are distinctive, so by default
+            these keep half; pages of text keep most.
+        space: where tokens are compared: as "tokens" of the decoder, or as "features" of the image
+            encoder before the projector; None takes what suits the model's family, as Cen-Prune
+            does: "features" for Qwen-VL, "tokens" for others.
+    """
+
+    name: ClassVar[str] = "sparsight"
+    summary: ClassVar[str] = (
+        "recommended: distinctive tokens unlike each other, before the decoder; none in its end"
+    )
+    source: ClassVar[str] = "sparsight; parts of Cen-Prune, arXiv 2608.30263, and CDPruner"
+    signals: ClassVar[frozenset[str]] = frozenset({"layout", "encoder"})  # features, if at all
+    adaptive: ClassVar[bool] = True  # with level="adaptive"
+
+    where: Literal["both", "input"] = "both"
+    level: Literal["fixed", "adaptive"] = "fixed"
+    full_share: float = 0.19
+    space: Space | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings that need no model."""
+        super().__post_init__()
+        check_choice("where", self.where, ("both", "input"))
+        check_choice("level", self.level, ("fixed", "adaptive"))
+        if self.space is not None:
+            check_choice("space", self.space, SPACES)
+        if not 0.0 < self.full_share <= 1.0:
+            raise SettingError(
+                f"full_share={self.full_share!r} is out of range; give a share in (0, 1]."
+            )
+        sites = 2 if self.where == "both" else 1
+        if self.sites is not None and (len(self.sites) != sites or self.sites[0] != 0):
+            raise SettingError(
+                f"Sparsight with where={self.where!r} chooses at {sites} site(s), the input first; "
+                f"sites={self.sites}, give {'(0, 28)' if sites == 2 else '(0,)'} or leave it out."
+            )
+
+    def for_space(self, space: Space) -> "Sparsight":
+        """Return the method with the space of a family, unless one was given."""
+        return self if self.space is not None else replace(self, space=space)
+
+    @property
+    def encoder_needs(self) -> tuple[EncoderNeed, ...]:
+        """Features, where tokens are compared as such."""
+        return list_space_needs(self._read_space())
+
+    def list_sites(self, layers: int) -> tuple[int, ...]:
+        """Return the input, and the horizon if it is one of the sites."""
+        if self.sites is not None:
+            return check_sites(self.sites, layers)
+        return (0,) if self.where == "input" else (0, *scale_sites(layers, HORIZON))
+
+    def plan(self, layout: Layout | int, layers: int) -> Schedule:
+        """Plan the tokens kept at the input, and the one behind the horizon.
+
+        With level="adaptive" they are upper bounds.
+        """
+        visual_tokens, sites = count_tokens(layout), self.list_sites(layers)
+        budget = resolve_retain(self.retain, visual_tokens)
+        check_affordable(budget, visual_tokens, 0, layers)
+        if budget >= visual_tokens:
+            counts = (visual_tokens,) * len(sites)
+            return Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
+        behind = 0 if self.where == "input" else layers - sites[1]
+        room = budget * layers - behind * LEFT  # tokens times layers, in front of the horizon
+        first = max(1, min(visual_tokens, int(room / (layers - behind) + EPSILON)))
+        counts = (first,) if self.where == "input" else (first, LEFT)
+        exact = self.level == "fixed"
+        plan = Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites), exact=exact)
+        require_grids(self, layout)
+        return plan
+
+    def select(self, view: View) -> Selection:
+        """Choose at the input; keep the first of the chosen tokens at the horizon."""
+        if view.site:
+            first = torch.arange(view.keep_count, device=view.hidden.device)
+            return Selection(first.expand(len(view.hidden), -1))
+        layout, space = require_grids(self, view.layout), self._read_space()
+        points = read_points(view, space)
+
+        def choose(tokens: torch.Tensor, count: int) -> torch.Tensor:
+            compared = compare_in(space, points[:, tokens], centred=True)  # (G, n, N, N)
+            return choose_determinantal(compared.similarity.hold(), count, compared.weight)
+
+        patches = min(view.keep_count, len(layout) - len(layout.others))
+        shares = share_by_grid(layout, patches)
+        if self.level == "adaptive" and not view.exact:
+            shares = self._ask_for(view, points, shares)
+        others = view.keep_count - patches
+        return Selection(choose_by_size(layout, shares, others, view.hidden, choose))
+
+    def _ask_for(
+        self, view: View, points: torch.Tensor, shares: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """Return how many tokens each grid keeps of its share, by its distinctive tokens.
+
+        Args:
+            points: (1, V, D), as a sample whose counts depend on it is a group of one.
+            shares: the most that each grid keeps.
+        """
+        layout = require_grids(self, view.layout)
+        distinct = [
+            share_distinct(points[:, grid.tokens.to(points.device, non_blocking=True)])
+            for grid in layout.grids
+        ]
+        asked = (view.to_host(torch.cat(distinct)) / self.full_share).clamp(0, 1).tolist()
+        return tuple(
+            max(min(share, 1), round(share * part))
+            for share, part in zip(shares, asked, strict=True)
+        )
+
+    def _read_space(self) -> Space:
+        """Return where tokens are compared; a method that no model was found for takes "tokens"."""
+        return "tokens" if self.space is None else self.space
+
+
+def share_distinct(points: torch.Tensor) -> torch.Tensor:
+    """Return the share of tokens (..., N, D) that stand out in their grid, (...) in (0, 1].
+
+    These are nearer to the most distinctive one than to the least; all, where none differs.
+    """
+    if points.shape[-2] == 1:
+        return torch.ones(points.shape[:-2], device=points.device)
+    weight = scale_min_max(measure_distinctiveness(points))
+    return (weight > DISTINCT).float().mean(dim=-1)
