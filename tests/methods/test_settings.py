@@ -139,6 +139,7 @@ CHANGES = {
         "where": ({}, "input"),
         "level": ({"full_share": 0.9}, "adaptive"),
         "full_share": ({"level": "adaptive"}, 0.9),
+        "score": ({}, "none"),
         "space": ({}, "features"),
     },
     CDPruner: {

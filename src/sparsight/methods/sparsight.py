@@ -14,7 +14,7 @@ from sparsight.counts.layout import Layout, count_tokens
 from sparsight.counts.schedule import Schedule, check_sites, scale_sites
 from sparsight.errors import SettingError
 from sparsight.methods.encoder import EncoderNeed
-from sparsight.methods.method import Method, Space, check_choice, require_grids
+from sparsight.methods.method import Method, Offer, Space, check_choice, require_grids
 from sparsight.methods.parts.by_grid import choose_by_size, share_by_grid
 from sparsight.methods.parts.choosers import choose_determinantal
 from sparsight.methods.parts.scores import measure_distinctiveness, scale_min_max
@@ -22,7 +22,9 @@ from sparsight.methods.spaces import SPACES, compare_in, list_space_needs, read_
 from sparsight.methods.view import Selection, View
 
 HORIZON = (28,)  # of 32 layers
+SHARPNESS = 0.25  # exponent of the class token's attention
 LEFT = 1  # visual tokens of a sample that the layers behind the horizon see
+LEAST = 0.5  # share of its count that a grid keeps at least
 DISTINCT = 0.5  # how distinctive a token is that counts, between the least and the most of its grid
 
 
@@ -33,23 +35,24 @@ class Sparsight(Method):
     Source: before the decoder, tokens of each image, tile or frame are chosen one after the other,
         each adding most to the determinant of a kernel of cosines (CDPruner). Cosines are those of
         tokens from which their mean was taken, and are weighed by how distinctive the tokens at
-        both ends are (Cen-Prune). Seven eighths down the decoder all visual tokens but one are
-        dropped; what that saves is spent on more tokens in front.
-    Differs: docs/method.md has the ablation of every component, and what was tried and left out:
-        the class token's attention, the question's words, cuts by attention in the middle layers,
-        choosing from all frames together. The horizon was found on one small model.
+        both ends are (Cen-Prune), times the fourth root of the class token's attention to them.
+        Seven eighths down the decoder all visual tokens but one are dropped; what that saves is
+        spent on more tokens in front.
+    Differs: docs/method.md has the ablation of each component, and what was tried and left out:
+        the question's words, cuts by attention in the middle layers, choosing from all frames
+        together, other choosers. All was measured on one small model.
 
     Args:
-        retain: a layer mean. A mean that all layers in front of the horizon meet with all their
-            tokens drops none there.
+        retain: a layer mean. A mean that all tokens meet in front of the horizon drops none there.
         sites: the input and the horizon; None takes 28 of 32 layers, scaled to the model's depth.
         where: "both" sites, or the "input" alone, where the count is known from the image's size
             and nothing is touched in the decoder.
         level: "fixed" keeps the planned count. "adaptive" takes it for a bound: each image, tile or
-            frame keeps the share of it that its distinctive tokens ask for.
+            frame keeps the share of it that its distinctive tokens ask for, at least a half.
         full_share: share of distinctive tokens from which on "adaptive" keeps the whole count, in
-            (0, 1]. Of the scenes' pictures, 9.4 % of the tokens are distinctive, so by default
-            these keep half; pages of text keep most.
+            (0, 1].
+        score: whether the "class" token's attention counts, or "none"; None takes "class" for
+            models whose image encoder has a class token that can be read.
         space: where tokens are compared: as "tokens" of the decoder, or as "features" of the image
             encoder before the projector; None takes what suits the model's family, as Cen-Prune
             does: "features" for Qwen-VL, "tokens" for others.
@@ -65,7 +68,8 @@ class Sparsight(Method):
 
     where: Literal["both", "input"] = "both"
     level: Literal["fixed", "adaptive"] = "fixed"
-    full_share: float = 0.19
+    full_share: float = 0.15
+    score: Literal["class", "none"] | None = None
     space: Space | None = None
 
     def __post_init__(self) -> None:
@@ -73,6 +77,8 @@ class Sparsight(Method):
         super().__post_init__()
         check_choice("where", self.where, ("both", "input"))
         check_choice("level", self.level, ("fixed", "adaptive"))
+        if self.score is not None:
+            check_choice("score", self.score, ("class", "none"))
         if self.space is not None:
             check_choice("space", self.space, SPACES)
         if not 0.0 < self.full_share <= 1.0:
@@ -86,14 +92,16 @@ class Sparsight(Method):
                 f"sites={self.sites}, give {'(0, 28)' if sites == 2 else '(0,)'} or leave it out."
             )
 
-    def for_space(self, space: Space) -> "Sparsight":
-        """Return the method with the space of a family, unless one was given."""
-        return self if self.space is not None else replace(self, space=space)
+    def for_model(self, offer: Offer) -> "Sparsight":
+        """Return the method with the score and the space that suit a model, unless given."""
+        score = self.score or ("class" if offer.class_token else "none")
+        return replace(self, score=score, space=self.space or offer.space)
 
     @property
     def encoder_needs(self) -> tuple[EncoderNeed, ...]:
-        """Features, where tokens are compared as such."""
-        return list_space_needs(self._read_space())
+        """The class token's attention, where it counts; features, where tokens are compared so."""
+        attention = (EncoderNeed("class_attention"),) if self.score == "class" else ()
+        return *attention, *list_space_needs(self._read_space())
 
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return the input, and the horizon if it is one of the sites."""
@@ -131,7 +139,12 @@ class Sparsight(Method):
 
         def choose(tokens: torch.Tensor, count: int) -> torch.Tensor:
             compared = compare_in(space, points[:, tokens], centred=True)  # (G, n, N, N)
-            return choose_determinantal(compared.similarity.hold(), count, compared.weight)
+            attention = None
+            if self.score == "class":
+                paid = view.encoder.class_attention()[:, tokens]
+                attention = scale_min_max(paid) ** SHARPNESS  # (G, n, N)
+            weight = compared.weigh(attention)
+            return choose_determinantal(compared.similarity.hold(), count, weight)
 
         patches = min(view.keep_count, len(layout) - len(layout.others))
         shares = share_by_grid(layout, patches)
@@ -154,14 +167,14 @@ class Sparsight(Method):
             share_distinct(points[:, grid.tokens.to(points.device, non_blocking=True)])
             for grid in layout.grids
         ]
-        asked = (view.to_host(torch.cat(distinct)) / self.full_share).clamp(0, 1).tolist()
+        asked = (view.to_host(torch.cat(distinct)) / self.full_share).clamp(LEAST, 1).tolist()
         return tuple(
             max(min(share, 1), round(share * part))
             for share, part in zip(shares, asked, strict=True)
         )
 
     def _read_space(self) -> Space:
-        """Return where tokens are compared; a method that no model was found for takes "tokens"."""
+        """Return where tokens are compared: as "tokens" where no model has said otherwise."""
         return "tokens" if self.space is None else self.space
 
 

@@ -1,0 +1,204 @@
+"""The recommended method: its choice, its counts, what suits which family, what it refuses."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sparsight import SparseVLM, Sparsight, sparsify
+from sparsight.counts.layout import Block, grids_layout, layout_of
+from sparsight.errors import BudgetError, SettingError, UnsupportedError
+from sparsight.families import families
+from sparsight.methods import CDPruner
+from sparsight.methods.encoder import EncoderNeed, EncoderSignals
+from sparsight.methods.method import Offer
+from sparsight.methods.parts.by_grid import choose_by_size
+from sparsight.methods.sparsight import share_distinct
+from sparsight.methods.view import View
+from tests.support import reference_by_text as reference
+from tests.support import reference_diversity as diverse
+from tests.support import tiny, tiny_rotary, tiny_towers
+from tests.support.cases import tiny_model
+
+GRIDS = [(0, 4, 5), (0, 3, 3), (1, 3, 3), (2, 4, 5)]
+LAYOUT = layout_of((Block(4, 5), Block(3, 3, part=1), Block(3, 3, image=1), Block(4, 5, image=2)))
+VISUAL = 58
+
+
+def random(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+HIDDEN = random(2, VISUAL, 24, seed=0) + 0.6 * random(1, 1, 24, seed=1)
+ATTENTION = random(2, VISUAL, seed=7).softmax(dim=-1)
+FEATURES = random(2, VISUAL, 20, seed=2) + random(1, 1, 20, seed=3)
+
+
+def make_view(count, layout=LAYOUT, hidden=HIDDEN, *, exact=True):
+    values = {
+        EncoderNeed("features"): FEATURES[: len(hidden)],
+        EncoderNeed("class_attention"): ATTENTION[: len(hidden)],
+    }
+    images = layout.image.expand(len(hidden), -1)
+    encoder = EncoderSignals(values)
+    return View(0, count, count, hidden, images, layout=layout, encoder=encoder, exact=exact)
+
+
+@pytest.mark.parametrize("space", ["tokens", "features"])
+def test_the_choice_is_that_of_a_slow_reference(space):
+    chosen = Sparsight(14, space=space).select(make_view(14)).keep
+    judge = CDPruner(14, relevance="none", centred=True, space=space)
+    for row in (0, 1):
+        sample = reference.Sample(HIDDEN[row], FEATURES[row], None, (), GRIDS, *[None] * 4)
+        assert chosen[row].tolist() == reference.keep(judge, sample, 14)
+        alone = Sparsight(14, space=space).select(make_view(14, hidden=HIDDEN[row : row + 1]))
+        if space == "tokens":  # the view of one sample has the first one's features
+            assert torch.equal(alone.keep[0], chosen[row])
+
+
+@pytest.mark.parametrize("space", ["tokens", "features"])
+def test_attention_weighs_by_its_fourth_root(space):
+    chosen = Sparsight(14, score="class", space=space).select(make_view(14)).keep
+    places = reference.Sample(*[None] * 4, GRIDS, *[None] * 4).places()
+    counts = [5, 2, 2, 5]  # 14 of 58, shared by size
+    judge = CDPruner(14, relevance="none", centred=True, space=space)
+    for row in (0, 1):
+        sample = reference.Sample(HIDDEN[row], FEATURES[row], None, (), GRIDS, *[None] * 4)
+        kept = []
+        for own, count in zip(places, counts, strict=True):
+            paid = diverse.min_max(ATTENTION[row][own].tolist())
+            paid = [value**0.25 for value in paid]
+            order = reference.determine(judge, sample, own, paid, count)
+            kept += [own[place] for place in order]
+        assert chosen[row].tolist() == sorted(kept)
+
+
+def test_grids_alike_are_chosen_from_together_and_a_few_at_a_time(monkeypatch):
+    sizes = []
+
+    def choose(tokens, count):
+        sizes.append((*tokens.shape, count))
+        return torch.arange(count).expand(2, len(tokens), -1)
+
+    keep = choose_by_size(LAYOUT, (3, 2, 2, 3), 0, HIDDEN, choose)
+    assert sizes == [(2, 20, 3), (2, 9, 2)]
+    assert keep.tolist() == [[0, 1, 2, 20, 21, 29, 30, 38, 39, 40]] * 2
+    monkeypatch.setattr("sparsight.methods.parts.by_grid.AT_ONCE", 1)
+    assert torch.equal(choose_by_size(LAYOUT, (3, 2, 2, 3), 0, HIDDEN, choose), keep)
+    assert sizes[2:] == [(1, 20, 3), (1, 20, 3), (1, 9, 2), (1, 9, 2)]
+    assert choose_by_size(LAYOUT, (0, 1, 0, 0), 0, HIDDEN, choose).tolist() == [[20]] * 2
+
+
+def test_row_ends_are_kept_last():
+    layout = layout_of((Block(3, 3, row_end=1), Block(3, 4, part=1)))
+    hidden = HIDDEN[:, : len(layout)]
+    assert not torch.isin(Sparsight(20).select(make_view(20, layout, hidden)).keep, layout.others)[
+        0
+    ].any()
+    kept = Sparsight(23).select(make_view(23, layout, hidden)).keep
+    assert torch.isin(kept, layout.others).sum(dim=-1).tolist() == [2, 2]
+
+
+def test_one_token_is_left_behind_the_horizon_and_pays_for_more_in_front():
+    plan = Sparsight(64).plan(grids_layout([(24, 24)]), 32)
+    assert (plan.sites, plan.counts) == ((0, 28), (73, 1))
+    assert 63 < plan.mean() <= 64
+    plan = Sparsight(64, where="input").plan(grids_layout([(24, 24)]), 32)
+    assert (plan.sites, plan.counts) == ((0,), (64,))
+    plan = Sparsight(0.95).plan(grids_layout([(24, 24)]), 32)
+    assert plan.counts == (576, 1), "all in front of the horizon cost no more than this"
+    assert not Sparsight(576).plan(grids_layout([(24, 24)]), 32).prunes
+    assert Sparsight(1).plan(grids_layout([(24, 24)]), 32).counts == (1, 1)
+    with pytest.raises(BudgetError, match="the least is 1"):
+        Sparsight(0.0001).plan(grids_layout([(24, 24)]), 32)
+
+
+def test_pictures_with_more_that_stands_out_keep_more():
+    plain = torch.zeros(1, 400, 8)
+    plain[..., 0] = 1.0
+    busy = plain.clone()
+    marks = torch.arange(0, 400, 5)  # a fifth of the tokens, each unlike the others
+    busy[0, marks] = random(len(marks), 8, seed=4).float() * 3
+    few = plain.clone()
+    few[0, marks[:8]] = busy[0, marks[:8]]
+    layout = grids_layout([(20, 20)])
+    method = Sparsight(100, level="adaptive", full_share=0.12)
+    counts = [
+        method.select(make_view(100, layout, hidden, exact=False)).keep.shape[1]
+        for hidden in (busy, few, plain)
+    ]
+    assert counts[0] > 1.5 * counts[1]
+    assert counts[0] <= 100
+    for hidden, count in zip((busy, few), counts[:2], strict=True):
+        scaled = diverse.min_max(diverse.distinctiveness(hidden[0].double()))
+        share = sum(value > 0.5 for value in scaled) / 400
+        assert count == round(100 * max(0.5, min(1, share / 0.12)))
+    assert counts[2] == 100, "where nothing differs, nothing is known"
+    assert share_distinct(torch.ones(3, 1, 8)).tolist() == [1.0] * 3
+
+
+def test_each_image_asks_for_its_own_share():
+    hidden = torch.ones(1, 80, 8)
+    hidden[0, :40:4] = random(10, 8, seed=5).float() * 3  # the second image shows nothing but one
+    hidden[0, 60] = random(8, seed=6).float() * 3
+    layout = grids_layout([(4, 10), (4, 10)])
+    method = Sparsight(40, level="adaptive", full_share=0.1)
+    keep = method.select(make_view(40, layout, hidden, exact=False)).keep[0]
+    assert (keep < 40).sum() == 2 * (keep >= 40).sum() == 20
+
+
+def test_adaptive_counts_are_bounds_that_the_stats_tell():
+    model = tiny_model("sdpa")
+    inputs = tiny.batch([["image", 5], ["image", 9]]).inputs
+    method = Sparsight(0.6, level="adaptive", full_share=0.8)
+    with torch.no_grad(), sparsify(model, method) as run:
+        model(**inputs)
+    bound = Sparsight(0.6).plan(grids_layout([(6, 6)]), len(model.model.language_model.layers))
+    for sample in run.trace.samples:
+        assert 1 <= len(sample[0].keep) <= bound.counts[0]
+    assert run.stats.mean_visual_tokens <= 0.6 * 36
+
+
+def test_the_model_says_what_is_read_and_where_tokens_are_compared():
+    spaces = {family.name: family.space for family in families()}
+    assert {name for name, space in spaces.items() if space == "features"} == {
+        "qwen-vl",
+        "qwen3-vl",
+    }
+    qwen, llava = tiny_rotary.model("qwen25"), tiny_model("sdpa")
+    with sparsify(qwen, 0.5) as run:
+        assert run.method == Sparsight(0.5, score="none", space="features")
+    with sparsify(llava, 0.5) as run:
+        assert run.method == Sparsight(0.5, score="class", space="tokens")
+    with sparsify(tiny_towers.llava("siglip"), 0.5) as run:
+        assert run.method == Sparsight(0.5, score="none", space="tokens")
+    with sparsify(qwen, Sparsight(0.5, space="tokens")) as run:
+        assert run.method.space == "tokens"
+    with sparsify(llava, Sparsight(0.5, score="none")) as run:
+        assert run.method.score == "none"
+    with pytest.raises(UnsupportedError, match="no class token"):
+        sparsify(qwen, Sparsight(0.5, score="class"))
+    assert SparseVLM().for_model(Offer("features", class_token=True)) == SparseVLM()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"where": "decoder"}, "choose one of 'both', 'input'"),
+        ({"level": "auto"}, "choose one of 'fixed', 'adaptive'"),
+        ({"score": "received"}, "choose one of 'class', 'none'"),
+        ({"full_share": 0.0}, r"full_share=0\.0 is out of range; give a share in \(0, 1\]"),
+        ({"space": "pixels"}, "choose one of 'tokens', 'features'"),
+        ({"sites": (3, 9)}, r"the input first; sites=\(3, 9\), give \(0, 28\)"),
+        ({"sites": (0, 9), "where": "input"}, r"sites=\(0, 9\), give \(0,\)"),
+    ],
+)
+def test_settings_are_refused_by_name(settings, message):
+    with pytest.raises(SettingError, match=message):
+        Sparsight(0.5, **settings)
+
+
+def test_learned_queries_are_refused_by_name():
+    method = replace(Sparsight(0.5))
+    with pytest.raises(UnsupportedError, match="needs the rows and columns"):
+        method.plan(64, 8)
