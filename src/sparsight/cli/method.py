@@ -71,7 +71,7 @@ def _read_value(setting: Field[Any], text: str) -> Any:
         raise ValueError
     if "tuple" in str(setting.type):
         return tuple(int(number) for number in text.split("/"))
-    if isinstance(setting.default, str):
+    if isinstance(setting.default, str) or "Literal" in str(setting.type):
         return text
     return read_number(text)
 
