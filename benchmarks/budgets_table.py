@@ -42,6 +42,52 @@ def write_budgets(results: Mapping[str, Any], names: Sequence[str] | None = None
     return "\n".join([*lines, "", describe(results)])
 
 
+def write_differences(results: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Return the mean score of some configurations, and how far each is from the recommended one.
+
+    Args:
+        results: of an evaluation.
+        names: configurations by their labels, the recommended one among them, and what they are.
+    """
+    table = collect(results)
+    budgets = sorted({budget for name in names for budget in table[name]}, reverse=True)
+    dense = next(row for row in results["configurations"] if row["budget"] is None)
+    lines = [
+        f"| mean score in %; dense: {100 * dense['overall']['score']:.1f} | "
+        + " | ".join(f"{budget:g}" for budget in budgets)
+        + " | tokens |",
+        "| --- |" + " ---: |" * (len(budgets) + 1),
+    ]
+    for name, title in names.items():
+        row = table[name]
+        cells = [_format_difference(row.get(budget)) for budget in budgets]
+        tokens = [_count_tokens(row.get(budget)) for budget in budgets]
+        lines.append(f"| {title} | {' | '.join(cells)} | {' / '.join(tokens)} |")
+    note = (
+        f"{results['suite']['questions']} questions, mean of nine families; in brackets the "
+        "difference to the first row in points, with its 95 % interval by a paired bootstrap. "
+        "Tokens: mean that enter a layer, over all questions. "
+    )
+    return "\n".join([*lines, "", note + describe_run(results)])
+
+
+def _format_difference(row: Row | None) -> str:
+    """Return a score, and its difference to the recommended method's with the interval."""
+    if row is None or row["overall"] is None:
+        return "-"
+    score, other = f"{100 * row['overall']['score']:.1f}", row["over_recommended"]
+    if other is None:
+        return score
+    low, high = other["interval_points"]
+    return f"{score} ({other['difference_points']:+.1f}; {low:+.1f} to {high:+.1f})"
+
+
+def _count_tokens(row: Row | None) -> str:
+    if row is None or row["cost"] is None:
+        return "-"
+    return f"{row['cost']['mean_visual_tokens']:.0f}"
+
+
 def collect(results: Mapping[str, Any]) -> dict[str, dict[float, Row]]:
     """Return the rows of each method by its label, and of each of them by its budget."""
     table: dict[str, dict[float, Row]] = {}
@@ -75,13 +121,19 @@ def _format_score(row: Row | None) -> str:
 
 def describe(results: Mapping[str, Any]) -> str:
     """Return what the numbers are, and what they were measured with."""
-    facts = results["facts"]
     return (
         f"Mean of nine families, {results['suite']['questions']} questions, visual tokens entering "
         f"a layer as columns. {ABOVE} {BELOW}: above or below `uniform` at that budget, 95 % "
-        f"interval of a paired bootstrap. {results['model']} model in {facts['dtype']}, "
-        f"{facts['gpu'] or facts['cpu']}, torch {facts['torch']}, transformers "
-        f"{facts['transformers']}, sparsight {facts['sparsight']}."
+        f"interval of a paired bootstrap. {describe_run(results)}"
+    )
+
+
+def describe_run(results: Mapping[str, Any]) -> str:
+    """Return what an evaluation was run with."""
+    facts = results["facts"]
+    return (
+        f"{results['model']} model in {facts['dtype']}, {facts['gpu'] or facts['cpu']}, torch "
+        f"{facts['torch']}, transformers {facts['transformers']}, sparsight {facts['sparsight']}."
     )
 
 

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sparsight.evaluate.record import Recall, Record
@@ -13,7 +14,9 @@ from sparsight.evaluate.settings import DENSE, Configuration, Settings
 Refusals = dict[str, dict[str, str]]  # by configuration and family, the first reason
 Records = Mapping[tuple[str, str], Record]  # by configuration and question
 TWO_TURN = "two-turn"
-UNIFORM = "uniform"  # configuration that others are compared with, beside the dense model
+# configurations that others are compared with, beside the dense model: an even grid, and the
+# recommended method
+UNIFORM, RECOMMENDED = "uniform", "sparsight"
 SEVERAL_IMAGES = ("multi-image", "clip")
 
 
@@ -59,6 +62,14 @@ def _summarise(
         families[family] = _summarise_family(rows, dense.get(family), settings.seed)
     all_rows = [record for rows in answered.values() for record in rows]
     method = configuration.method
+    compare = partial(
+        _compare_with,
+        configuration=configuration,
+        answered=answered,
+        questions=questions,
+        records=records,
+        seed=settings.seed,
+    )
     return {
         "name": configuration.name,
         "key": configuration.key,
@@ -67,7 +78,8 @@ def _summarise(
         "refused": refused,
         "n": len(all_rows),
         "overall": _summarise_overall(answered, dense, settings.seed),
-        "over_uniform": _compare_uniform(configuration, answered, questions, records, settings),
+        "over_uniform": compare(UNIFORM),
+        "over_recommended": compare(RECOMMENDED),
         "families": families,
         "cost": _summarise_cost(all_rows, timed=not settings.share_encoding),
         "evidence": _summarise_evidence(all_rows, -1),
@@ -100,27 +112,30 @@ def _summarise_overall(
     return {"score": score} | _compare(score, dense_score, bootstrap_interval(pairs, seed))
 
 
-def _compare_uniform(
+def _compare_with(
+    name: str,
+    *,
     configuration: Configuration,
     answered: Mapping[str, list[Record]],
     questions: Mapping[str, list[str]],
     records: Records,
-    settings: Settings,
+    seed: int,
 ) -> dict[str, Any] | None:
-    """Return by how much a method's mean score beats that of an even grid of the same budget.
+    """Return by how much a method's mean score beats that of another one at the same budget.
 
-    Returns: None for the dense model and for the even grid, and where that was not asked the same.
+    Args: name: of the other one's configuration.
+    Returns: None for the dense model and for the other one itself, and where that was not asked the
+        same.
     """
-    if configuration.method is None or configuration.name == UNIFORM:
+    if configuration.method is None or configuration.name == name:
         return None
-    grid = replace(configuration, name=UNIFORM)
     asked = {family: questions[family] for family in answered}
-    other = dict(_select_answered(grid, asked, records))
+    other = dict(_select_answered(replace(configuration, name=name), asked, records))
     if not answered or set(other) != set(answered):
         return None
     pairs = [(collect_marks(answered[family]), collect_marks(other[family])) for family in answered]
     difference = statistics.fmean(own.score - its.score for own, its in pairs)
-    bounds = bootstrap_interval(pairs, settings.seed)
+    bounds = bootstrap_interval(pairs, seed)
     return {"difference_points": 100 * difference, "interval_points": list(bounds)}
 
 
