@@ -83,15 +83,16 @@ def _write_families(rows: Mapping[str, Row], others: Mapping[str, Row]) -> list[
 
 def _describe(shown: Mapping[str, Any], chosen: Mapping[str, Any], rows: Mapping[str, Row]) -> str:
     """Return what the numbers are, from where on two scores are good, and what it was run with."""
-    facts, asked, other = shown["facts"], shown["questions"], chosen["questions"]
+    facts = shown["facts"]
+    asked, other = (sum(results["questions"].values()) for results in (shown, chosen))
     reached = [
         f"that of {who} from layer {rows[name]['reached']} on ({rows[name]['reached_of_gain']} "
         "if counted from 0.5)"
         for name, who in (("raters", "SparseVLM's raters"), ("last", "the last token"))
     ]
     return (
-        f"Mean of {sum(asked.values())} questions of {shown['suite']} in the columns of layers, "
-        f"blocks and families, and of {sum(other.values())} of {chosen['suite']} where it is "
+        f"Mean of {asked} questions of {shown['suite']} in the columns of layers, "
+        f"blocks and families, and of {other} of {chosen['suite']} where it is "
         "named; 0.5 is chance, and less than that is information turned round. The best head is "
         "chosen on the other half of the questions. Intervals are a bootstrap over questions. "
         f"Attention first exceeds 0.9 of its best area: {', '.join(reached)}. Embedded model in "

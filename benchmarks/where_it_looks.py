@@ -52,6 +52,7 @@ PLACES = {
     "distinct_features": "input",
     "class": "block",
 }
+MISSING = "a signal that is declared is not there"
 
 
 @dataclass
@@ -122,7 +123,8 @@ class Watcher(Method):
 
     def _note_input(self, view: View) -> None:
         """Note what is known before the first layer; the earliest block comes first."""
-        assert view.text is not None  # noqa: S101  # declared
+        if view.text is None:
+            raise ValueError(MISSING)
         notes = self.notes
         notes.add("words", compare_words(view.hidden, view.text.mean())[:, 0])
         notes.add("word", compare_words(view.hidden, view.text.embeds).amax(dim=-1))
@@ -133,9 +135,11 @@ class Watcher(Method):
 
     def _note_layer(self, view: View) -> None:
         """Note what is known in one layer, on its entry."""
-        attention, text, keys = view.attention, view.text_states, view.decoder_keys
-        raters, notes = self.notes.raters, self.notes
-        assert attention and text and keys and raters is not None  # noqa: S101, PT018  # declared
+        attention, text = view.attention, view.text_states
+        keys, raters = view.decoder_keys, self.notes.raters
+        if attention is None or text is None or keys is None or raters is None:
+            raise ValueError(MISSING)
+        notes = self.notes
         rows = attention.mean_over_heads()  # (T, V)
         notes.add("raters", rows[raters].mean(dim=0))
         notes.add("last", rows[-1])
