@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 FIRST_LAYERS = (0, 1, 2, 4, 6, 8, 10, 12, 14, 17, 20, 23, 26, 29)  # of the first edition's table
-LAYERS = (0, 1, 2, 4, 8, 12, 16, 20, 21, 22, 24, 28)
+LAYERS = (0, 1, 2, 4, 8, 12, 16, 17, 20, 21, 24, 28)
 TITLES = {
     "raters": "SparseVLM's raters, mean of heads",
     "head": "SparseVLM's raters, best head",
