@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from budgets_table import MIDDLE, collect, sort_names, write_budgets
+from controls_table import write_controls
+from looks_table import write_first_edition, write_looks
 from random_proof import proof_table
 from scenes_table import write_table
 from selection_table import write_selection
+from turns_table import write_turns
 
 from sparsight.evaluate.scenes import SUITES, load_suite
-from sparsight.evaluate.scoring import Marks, bootstrap_interval
+from sparsight.evaluate.settings import Settings, choose_cases
 from sparsight.models.embedded.adapter import read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +31,8 @@ SMALL = "scenes-2-embedded-cpu.json"
 GPU = ("prefill-llava-1.5-7b-h200-b1.json", "prefill-llava-1.5-7b-h200-b8.json")
 BEST, ALWAYS = 5, ("uniform", "random", "sparsevlm")  # rows of the README
 START, END = "<!-- table: {} -->", "<!-- end of table -->"
-SHOWN_LAYERS = (0, 1, 2, 4, 6, 8, 10, 12, 14, 17, 20, 23, 26, 29)
+CONTROLLED = 8  # questions of each part in the controls of scenes-2
+LOOKS = ("scenes-2", "scenes-2-dev")  # what is shown, and what best places are chosen by
 
 
 def read(name: str) -> Mapping[str, Any]:
@@ -145,21 +148,19 @@ def write_choosing() -> str:
     return write_selection(read("selection-cpu.json"))
 
 
-def write_controls() -> str:
-    """Return the dense model's scores beside those without an image and with another one."""
-    files = {
-        "as asked": SCENES,
-        "question only": "scenes-blind-embedded-cpu.json",
-        "another image": "scenes-swapped-embedded-cpu.json",
-    }
-    rows = {name: read(file)["configurations"][0] for name, file in files.items()}
-    families = list(rows["as asked"]["families"])
-    lines = [f"| dense | {' | '.join(families)} |", "| --- |" + " ---: |" * len(families)]
-    for name, row in rows.items():
-        scores = (row["families"].get(family) for family in families)
-        cells = ("-" if score is None else f"{100 * score['score']:.1f}" for score in scores)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def write_first_controls() -> str:
+    """Return the dense model's scores and its controls', in the first edition."""
+    names = (SCENES, "scenes-blind-embedded-cpu.json", "scenes-swapped-embedded-cpu.json")
+    return write_controls(list(map(read, names)))
+
+
+def write_second_controls() -> str:
+    """Return the dense model's scores and its controls', on scenes with small evidence."""
+    parts = ("dense", "blind", "swapped")
+    files = [read(f"scenes-2-{part}-embedded-cpu.json") for part in parts]
+    suite = SUITES["scenes-2"]
+    cases = choose_cases(load_suite(suite), Settings(suite=suite, limit=CONTROLLED))
+    return write_controls(files, [case.question for case in cases])
 
 
 def write_splits() -> str:
@@ -187,57 +188,20 @@ def write_sites() -> str:
     return write_table(read("scenes-sites-embedded-cpu.json"))
 
 
-def write_turns() -> str:
+def write_seconds() -> str:
     """Return how often the second of two questions is answered rightly, asked first or later."""
-    results = read("two-turns-embedded-cpu.json")
-    lines = [
-        '| `retain` | asked first | later, `reuse="image"` | difference | later, `reuse="cache"` '
-        "| difference |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in results["rows"]:
-        cells = [_format_right(row["first"])]
-        for order in ("image", "cache"):
-            cells += [_format_right(row[order]), _format_difference(row[order], row["first"])]
-        lines.append(f"| {row['retain']} | {' | '.join(cells)} |")
-    facts = results["facts"]
-    lines += [
-        "",
-        f"Right answers in % of {len(results['rows'][0]['first']['right'])}; in brackets the "
-        "median time of that turn, and how much of the second answer's evidence is left behind "
-        "the last site, in %; difference in points with a paired bootstrap of 95 %. "
-        f"{facts['dtype']}, {facts['cpu']}, {facts['threads']} threads.",
-    ]
-    return "\n".join(lines)
-
-
-def _format_right(answers: Mapping[str, Any]) -> str:
-    right = 100 * sum(answers["right"]) / len(answers["right"])
-    left = 100 * answers["evidence_mean"]
-    return f"{right:.1f} ({1000 * answers['seconds_median']:.0f} ms, {left:.0f})"
-
-
-def _format_difference(answers: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    marks = _build_marks(answers)
-    first_marks = _build_marks(first)
-    low, high = bootstrap_interval([(marks, first_marks)])
-    return f"{100 * (marks.score - first_marks.score):+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def _build_marks(answers: Mapping[str, Any]) -> Marks:
-    none = np.zeros(len(answers["right"]), dtype=np.bool_)
-    return Marks(np.array(answers["right"]), said=none, truth=none, binary=False)
+    return write_turns(read("two-turns-embedded-cpu.json"))
 
 
 def write_attention() -> str:
-    """Return how well each layer's attention tells evidence from other visual tokens."""
-    results = read("attention-embedded-cpu.json")
-    rows = {row["layer"]: row for row in results["rows"]}
-    layers = [layer for layer in SHOWN_LAYERS if layer in rows]
-    lines = [f"| layer | {' | '.join(map(str, layers))} |", "| --- |" + " ---: |" * len(layers)]
-    for title, name in (("mean of heads", "mean_of_heads"), ("best head", "best_head")):
-        lines.append(f"| {title} | {' | '.join(f'{rows[layer][name]:.2f}' for layer in layers)} |")
-    return "\n".join([*lines, "", f"Mean of {results['questions']} questions; 0.5 is chance."])
+    """Return how well each layer's attention tells evidence, in the first edition."""
+    return write_first_edition(read("attention-embedded-cpu.json"))
+
+
+def write_evidence() -> str:
+    """Return by which score and from which layer on the model tells evidence."""
+    shown, chosen = (read(f"attention-{suite}-embedded-cpu.json") for suite in LOOKS)
+    return write_looks(shown, chosen)
 
 
 def _format_open(row: Mapping[str, Any]) -> str:
@@ -259,7 +223,11 @@ def write_proof() -> str:
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"first": write_first, "gpu": write_gpu, "compared": write_compared},
-    "docs/scenes.md": {"proof": write_proof},
+    "docs/scenes.md": {
+        "proof": write_proof,
+        "controls": write_second_controls,
+        "looks": write_evidence,
+    },
     "docs/comparison.md": {
         "budgets": write_comparison,
         "dev": write_dev,
@@ -268,10 +236,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/scenes-1.md": {
         "dense": write_splits,
-        "controls": write_controls,
+        "controls": write_first_controls,
         "all": write_all,
         "sites": write_sites,
-        "turns": write_turns,
+        "turns": write_seconds,
         "attention": write_attention,
     },
 }
