@@ -26,12 +26,14 @@ from shapes import SHAPES, build
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from sparsight import SparseVLM, sparsify
+from sparsight import Method, sparsify
 from sparsight.bench.timing import Timing, collect_facts, interleave, time_generation
+from sparsight.cli.method import read_method
 from sparsight.counts.cost import decoder_macs
 from sparsight.engine.compat import output_cache
 from sparsight.sequence.trace import Stats
 
+METHOD = "sparsight:score=none"
 Timings = Mapping[str, Mapping[str, Timing]]
 
 
@@ -47,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     model = build(shape, options.text, device, dtype)
     inputs = make_inputs(model, shape.visual_tokens, options.text, options.batch)
     budgets = options.retain or shape.retain
-    methods = {retain: build_method(retain, options.paper) for retain in budgets}
+    methods = {
+        retain: read_method(options.method, str(retain), options.paper) for retain in budgets
+    }
     stats = {retain: dry_run(model, inputs, method) for retain, method in methods.items()}
     tasks = build_tasks(model, inputs, methods, stats, options.decode)
     timings = interleave(tasks, options.runs, options.warm_up)
@@ -83,7 +87,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--retain", type=int, nargs="+", help="layer means of visual tokens; default: the shape's"
     )
     parser.add_argument(
-        "--paper", action="store_true", help="the authors' counts for these budgets"
+        "--paper", action="store_true", help="the authors' settings for these budgets"
+    )
+    parser.add_argument(
+        "--method",
+        default=METHOD,
+        help="and settings; it cannot read the image encoder, which is left out",
     )
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -97,11 +106,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--decode", type=int, default=16, help="decode steps after each prefill")
     parser.add_argument("--out", type=Path, help="result file")
     return parser.parse_args(arguments)
-
-
-def build_method(retain: int, paper: bool) -> SparseVLM:
-    """Return the method at one budget."""
-    return SparseVLM.paper(retain) if paper else SparseVLM(retain=retain)
 
 
 def make_inputs(model: Any, visual: int, text: int, batch: int) -> dict[str, torch.Tensor]:
@@ -136,7 +140,7 @@ def make_inputs(model: Any, visual: int, text: int, batch: int) -> dict[str, tor
 
 
 @torch.no_grad()
-def dry_run(model: nn.Module, inputs: Mapping[str, torch.Tensor], method: SparseVLM) -> Stats:
+def dry_run(model: nn.Module, inputs: Mapping[str, torch.Tensor], method: Method) -> Stats:
     """Prefill once, check that the cache holds as many bytes as counted, and return the counts."""
     with sparsify(model, method) as run:
         cache = output_cache(model(**inputs, use_cache=True, logits_to_keep=1))
@@ -151,7 +155,7 @@ def dry_run(model: nn.Module, inputs: Mapping[str, torch.Tensor], method: Sparse
 def build_tasks(
     model: nn.Module,
     inputs: Mapping[str, torch.Tensor],
-    methods: Mapping[int, SparseVLM],
+    methods: Mapping[int, Method],
     stats: Mapping[int, Stats],
     steps: int,
 ) -> dict[str, Callable[[], Mapping[str, float]]]:
@@ -191,7 +195,7 @@ def cut(model: Any, lengths: Sequence[int]) -> Iterator[None]:
         length = lengths[index]
         if index == 0:
             tables.clear()
-        if hidden.shape[1] == 1 or length == lengths[0]:
+        if hidden.shape[1] == 1 or length == len(kwargs["position_embeddings"][0][0]):
             return None
         if kwargs.get("attention_mask") is not None:
             raise RuntimeError("the oracle is for kernels that need no mask; use sdpa.")
@@ -212,7 +216,7 @@ def cut(model: Any, lengths: Sequence[int]) -> Iterator[None]:
             handle.remove()
 
 
-def summarise(retain: int, method: SparseVLM, stats: Stats, timings: Timings) -> dict[str, Any]:
+def summarise(retain: int, method: Method, stats: Stats, timings: Timings) -> dict[str, Any]:
     """Return costs, times and their ratios at one budget."""
     oracle_flops = 2 * sum(decoder_macs(stats.shape, row) for row in stats.tokens_per_layer)
     sparse_cache = stats.kv_cache_bytes

@@ -40,7 +40,7 @@ def test_first_snippet_runs(monkeypatch):
     model = tiny.tiny_llava()
     monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *_, **__: model)
     # the tiny model has 8 layers and 36 visual tokens, so the snippet's budget is scaled with it
-    source = blocks("python")[0].replace("retain=192", "retain=0.5")
+    source = blocks("python")[0].replace("sparsify(model, 192)", "sparsify(model, 0.5)")
     scope = {"inputs": tiny.batch([["image", 6]]).inputs}
     exec(source, scope)  # noqa: S102
     assert scope["output"].shape[1] == scope["inputs"]["input_ids"].shape[1] + 64

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsight import SparseVLM, sparsify
+from sparsight import SparseVLM, Sparsight, sparsify
 from sparsight.bench.timing import Timing
 from sparsight.engine.compat import output_cache
 from tests.support.caches import cached
@@ -33,7 +33,8 @@ def built(prefill):
     return model, prefill.make_inputs(model, SHAPES["tiny"].visual_tokens, 16, 2)
 
 
-def test_runs_and_writes_what_it_prints(prefill, tmp_path, capsys):
+@pytest.mark.parametrize("method", [None, "sparsevlm"])
+def test_runs_and_writes_what_it_prints(prefill, tmp_path, capsys, method):
     out = tmp_path / "new" / "result.json"
     words = [
         "--shape",
@@ -48,6 +49,7 @@ def test_runs_and_writes_what_it_prints(prefill, tmp_path, capsys):
         "--decode",
         "1",
     ]
+    words += [] if method is None else ["--method", method]
     result = prefill.main([*words, "--text", "8", "--batch", "2", "--out", str(out)])
     last = capsys.readouterr().out.splitlines()[-1]
     assert json.loads(last) == json.loads(out.read_text()) == json.loads(json.dumps(result))
@@ -57,7 +59,7 @@ def test_runs_and_writes_what_it_prints(prefill, tmp_path, capsys):
             assert len(budget[way]["prefill_ms"]["runs"]) == 2
         assert (
             budget["oracle"]["prefill_flops"]
-            < budget["sparse"]["prefill_flops"]
+            <= budget["sparse"]["prefill_flops"]
             < budget["dense"]["prefill_flops"]
         )
         assert budget["oracle"]["kv_cache_bytes"] == budget["sparse"]["kv_cache_bytes"]
@@ -67,9 +69,10 @@ def test_runs_and_writes_what_it_prints(prefill, tmp_path, capsys):
     assert result["facts"]["threads"] == torch.get_num_threads()
 
 
-def test_the_oracle_processes_as_many_tokens_as_the_sparse_run(prefill, built):
+@pytest.mark.parametrize("method", [SparseVLM(retain=12), Sparsight(retain=12, score="none")])
+def test_the_oracle_processes_as_many_tokens_as_the_sparse_run(prefill, built, method):
     model, inputs = built
-    with sparsify(model, SparseVLM(retain=12)) as run, torch.no_grad():
+    with sparsify(model, method) as run, torch.no_grad():
         sparse = output_cache(model(**inputs, use_cache=True))
     with prefill.cut(model, run.stats.tokens_per_layer[0]), torch.no_grad():
         oracle = model(**inputs, use_cache=True)

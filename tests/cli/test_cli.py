@@ -130,7 +130,9 @@ def test_says_when_nothing_is_pruned(photo, folder):
 
 
 def test_refuses_a_budget_that_was_not_published(photo):
-    refused(run("ask", photo, QUESTION, "--paper", "--retain", "100"), "was not published")
+    words = ["ask", photo, QUESTION, "--paper", "--retain"]
+    refused(run(*words, "100", "--method", "sparsevlm"), "was not published")
+    refused(run(*words, "192"), "sparsight has no published settings")
 
 
 def test_refuses_an_unknown_method(photo):
@@ -283,7 +285,7 @@ def test_reports_to_people_and_draws(photo, folder, tmp_path):
         "sparse",
         "prefill, GFLOPs",
         "decode, ms per token",
-        "0: 72",
+        "visual tokens by layer  0-6: ",
         "interleaved runs",
     ):
         assert part in result.stdout

@@ -82,7 +82,7 @@ def test_fields_of_ask(folder, tmp_path):
 def test_fields_of_eval(folder, tmp_path):
     words = [
         "--methods",
-        "dense,uniform,sparsevlm",
+        "dense,uniform,sparsight,sparsevlm",
         "--retain",
         "32,2",
         "--limit",

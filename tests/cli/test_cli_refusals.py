@@ -172,13 +172,14 @@ def denied():
     raise PermissionError(errno.EACCES, "Permission denied")
 
 
+BY_LAYERS = ["--method", "sparsevlm"]
 LATER = [
     ([HERE, QUESTION, "--model", HERE], "is a file"),
     ([HERE, QUESTION, "--model", "odd"], "BertModel is not supported"),
     ([HERE, QUESTION, "--model", "broken"], "cannot be loaded"),
     ([HERE, QUESTION, "--model", "blind"], "image"),
     ([HERE, "what is <image> ?", "--model", "model"], "'<image>'"),
-    ([HERE, QUESTION, "--model", "model", "--retain", "1"], "a layer mean of 1"),
+    ([HERE, QUESTION, "--model", "model", "--retain", "1", *BY_LAYERS], "a layer mean of 1"),
     (
         [HERE, QUESTION, "--model", "model", "--method", "sparsevlm:sites=99", "--retain", "9"],
         "sites",

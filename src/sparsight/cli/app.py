@@ -133,7 +133,7 @@ def ask_command(
     ] = None,
     *,
     model: Model = None,
-    method: Annotated[str, typer.Option(help=f"What chooses: {METHOD_NAMES}.")] = "sparsevlm",
+    method: Annotated[str, typer.Option(help=f"What chooses: {METHOD_NAMES}.")] = "sparsight",
     retain: Annotated[
         str,
         typer.Option(

@@ -5,9 +5,9 @@ compares them with the real ones.
 """
 
 METHOD_NAMES = (
-    "sparsevlm, sparsevlm-plus, fastv, pyramiddrop, sieve, dart, autoprune, tome, pixelprune, "
-    "hiprune, fastervlm, vispruner, visionzip, prumerge, prumerge-plus, holov, prunesid, "
-    "divprune, scope, cdpruner, mmtok, eadp, vscan, tops, evs, vidcom2, restore, random, "
+    "sparsight, sparsevlm, sparsevlm-plus, fastv, pyramiddrop, sieve, dart, autoprune, tome, "
+    "pixelprune, hiprune, fastervlm, vispruner, visionzip, prumerge, prumerge-plus, holov, "
+    "prunesid, divprune, scope, cdpruner, mmtok, eadp, vscan, tops, evs, vidcom2, restore, random, "
     "uniform, pool, downscale"
 )
 DTYPES = "float32, bfloat16, float16"
@@ -15,5 +15,5 @@ CONTROLS = "none, question-only, swapped"
 DEVICES = "cpu, cuda, cuda:N or mps"
 SCENES = "scenes"
 SUITES = "scenes-1, scenes-2, scenes-2-dev"
-METHODS = "dense,random,uniform,pool,downscale,sparsevlm"
+METHODS = "dense,random,uniform,pool,downscale,sparsevlm,sparsight"
 BUDGETS = "192,128,64,32"

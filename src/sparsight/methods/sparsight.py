@@ -38,7 +38,7 @@ class Sparsight(Method):
         both ends are (Cen-Prune), times the fourth root of the class token's attention to them.
         Seven eighths down the decoder all visual tokens but one are dropped; what that saves is
         spent on more tokens in front.
-    Differs: docs/method.md has the ablation of each component, and what was tried and left out:
+    Differs: docs/recommended.md has the ablation of each component, and what was tried and left out:
         the question's words, cuts by attention in the middle layers, choosing from all frames
         together, other choosers. All was measured on one small model.
 
