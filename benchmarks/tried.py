@@ -123,3 +123,33 @@ class ByGrid(Sparsight):
             order = CHOOSERS[self.chooser](points.hold(), count, weight)
             keep.append(grid.tokens[order])
         return Selection(torch.cat(keep, dim=-1).sort(dim=-1).values)
+
+
+@dataclass(frozen=True)
+class PerImage(Sparsight):
+    """Keeps more of pictures with more tokens that stand out, as pages of text have.
+
+    `retain` is about the mean over the scenes; an image keeps 0.74 to 1.48 times as much.
+    """
+
+    adaptive: ClassVar[bool] = True
+
+    def plan(self, layout: Layout | int, layers: int) -> Schedule:
+        """Plan upper bounds."""
+        visual_tokens = count_tokens(layout)
+        budget = resolve_retain(self.retain, visual_tokens)
+        stretched = replace(self, retain=min(1.0, 1.48 * budget / visual_tokens))
+        plan = Sparsight.plan(stretched, layout, layers)
+        return replace(plan, exact=not plan.prunes)
+
+    def select(self, view: View) -> Selection:
+        """Choose as many as the distinctive tokens ask for."""
+        if view.site or view.exact:
+            return super().select(view)
+        distinct = [
+            (scale_min_max(measure_distinctiveness(view.hidden[:, grid.tokens])) > 0.5).float()
+            for grid in require_grids(self, view.layout).grids
+        ]
+        share = float(torch.cat(distinct, dim=-1).mean()) / 0.15
+        count = max(1, round(view.keep_count * min(1.0, max(0.5, share))))
+        return super().select(replace(view, count=count, keep_count=count))

@@ -65,7 +65,7 @@ RECEIVED = {
     "centred cdpruner": CDPruner(retain=0.3, halves=True, centred=True, space="features"),
     "determinantal": CDPruner(retain=0.4, relevance="none", centred=True, space="features"),
     "sparsight": Sparsight(retain=0.4),
-    "sparsight adaptive": Sparsight(retain=0.5, level="adaptive", full_share=0.9),
+    "sparsight by tokens": Sparsight(retain=0.5, space="tokens"),
     "mmtok": MMTok(retain=0.4, text_temperature=0.01, skip=tuple(range(4, 50))),
     "eadp": EADP(retain=0.4, beta=2.0),
     # what distance adds in a prompt, it adds in no answer: see test_calibration.py

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsight import SparseVLM, sparsify
+from sparsight import Sparsight, sparsify
 from sparsight.errors import BudgetError, UnsupportedError
 from sparsight.methods import DEFAULT, default_method, methods
 from tests.support import tiny
@@ -13,7 +13,7 @@ from tests.support import tiny
 @pytest.mark.parametrize("retain", [192, 1, 0.5, 1.0])
 def test_it_is_a_shipped_method_with_this_budget_alone(retain):
     made = default_method(retain)
-    assert made == SparseVLM(retain=retain)
+    assert made == Sparsight(retain=retain)
     assert type(made) is DEFAULT
     assert DEFAULT in methods()
     assert type(made.retain) is type(retain)
@@ -30,7 +30,7 @@ def test_sparsify_takes_a_budget_alone(retain):
     model, inputs = tiny.tiny_llava(), tiny.batch([["image", 6]]).inputs
     with torch.no_grad(), sparsify(model, retain) as run:
         model(**inputs)
-    assert run.method == default_method(retain)
+    assert run.method == Sparsight(retain=retain, score="class", space="tokens")
     assert 11 < run.stats.mean_visual_tokens <= 12
 
 

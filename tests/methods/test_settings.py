@@ -137,8 +137,6 @@ CHANGES = {
         **EVERYWHERE,
         "sites": ({}, (0, 5)),
         "where": ({}, "input"),
-        "level": ({"full_share": 0.9}, "adaptive"),
-        "full_share": ({"level": "adaptive"}, 0.9),
         "score": ({}, "none"),
         "space": ({}, "features"),
     },

@@ -13,11 +13,10 @@ from sparsight.methods import CDPruner
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals
 from sparsight.methods.method import Offer
 from sparsight.methods.parts.by_grid import choose_by_size
-from sparsight.methods.sparsight import share_distinct
 from sparsight.methods.view import View
 from tests.support import reference_by_text as reference
 from tests.support import reference_diversity as diverse
-from tests.support import tiny, tiny_rotary, tiny_towers
+from tests.support import tiny_rotary, tiny_towers
 from tests.support.cases import tiny_model
 
 GRIDS = [(0, 4, 5), (0, 3, 3), (1, 3, 3), (2, 4, 5)]
@@ -34,14 +33,14 @@ ATTENTION = random(2, VISUAL, seed=7).softmax(dim=-1)
 FEATURES = random(2, VISUAL, 20, seed=2) + random(1, 1, 20, seed=3)
 
 
-def make_view(count, layout=LAYOUT, hidden=HIDDEN, *, exact=True):
+def make_view(count, layout=LAYOUT, hidden=HIDDEN):
     values = {
         EncoderNeed("features"): FEATURES[: len(hidden)],
         EncoderNeed("class_attention"): ATTENTION[: len(hidden)],
     }
     images = layout.image.expand(len(hidden), -1)
     encoder = EncoderSignals(values)
-    return View(0, count, count, hidden, images, layout=layout, encoder=encoder, exact=exact)
+    return View(0, count, count, hidden, images, layout=layout, encoder=encoder)
 
 
 @pytest.mark.parametrize("space", ["tokens", "features"])
@@ -113,52 +112,6 @@ def test_one_token_is_left_behind_the_horizon_and_pays_for_more_in_front():
         Sparsight(0.0001).plan(grids_layout([(24, 24)]), 32)
 
 
-def test_pictures_with_more_that_stands_out_keep_more():
-    plain = torch.zeros(1, 400, 8)
-    plain[..., 0] = 1.0
-    busy = plain.clone()
-    marks = torch.arange(0, 400, 5)  # a fifth of the tokens, each unlike the others
-    busy[0, marks] = random(len(marks), 8, seed=4).float() * 3
-    few = plain.clone()
-    few[0, marks[:8]] = busy[0, marks[:8]]
-    layout = grids_layout([(20, 20)])
-    method = Sparsight(100, level="adaptive", full_share=0.12)
-    counts = [
-        method.select(make_view(100, layout, hidden, exact=False)).keep.shape[1]
-        for hidden in (busy, few, plain)
-    ]
-    assert counts[0] > 1.5 * counts[1]
-    assert counts[0] <= 100
-    for hidden, count in zip((busy, few), counts[:2], strict=True):
-        scaled = diverse.min_max(diverse.distinctiveness(hidden[0].double()))
-        share = sum(value > 0.5 for value in scaled) / 400
-        assert count == round(100 * max(0.5, min(1, share / 0.12)))
-    assert counts[2] == 100, "where nothing differs, nothing is known"
-    assert share_distinct(torch.ones(3, 1, 8)).tolist() == [1.0] * 3
-
-
-def test_each_image_asks_for_its_own_share():
-    hidden = torch.ones(1, 80, 8)
-    hidden[0, :40:4] = random(10, 8, seed=5).float() * 3  # the second image shows nothing but one
-    hidden[0, 60] = random(8, seed=6).float() * 3
-    layout = grids_layout([(4, 10), (4, 10)])
-    method = Sparsight(40, level="adaptive", full_share=0.1)
-    keep = method.select(make_view(40, layout, hidden, exact=False)).keep[0]
-    assert (keep < 40).sum() == 2 * (keep >= 40).sum() == 20
-
-
-def test_adaptive_counts_are_bounds_that_the_stats_tell():
-    model = tiny_model("sdpa")
-    inputs = tiny.batch([["image", 5], ["image", 9]]).inputs
-    method = Sparsight(0.6, level="adaptive", full_share=0.8)
-    with torch.no_grad(), sparsify(model, method) as run:
-        model(**inputs)
-    bound = Sparsight(0.6).plan(grids_layout([(6, 6)]), len(model.model.language_model.layers))
-    for sample in run.trace.samples:
-        assert 1 <= len(sample[0].keep) <= bound.counts[0]
-    assert run.stats.mean_visual_tokens <= 0.6 * 36
-
-
 def test_the_model_says_what_is_read_and_where_tokens_are_compared():
     spaces = {family.name: family.space for family in families()}
     assert {name for name, space in spaces.items() if space == "features"} == {
@@ -185,9 +138,7 @@ def test_the_model_says_what_is_read_and_where_tokens_are_compared():
     ("settings", "message"),
     [
         ({"where": "decoder"}, "choose one of 'both', 'input'"),
-        ({"level": "auto"}, "choose one of 'fixed', 'adaptive'"),
         ({"score": "received"}, "choose one of 'class', 'none'"),
-        ({"full_share": 0.0}, r"full_share=0\.0 is out of range; give a share in \(0, 1\]"),
         ({"space": "pixels"}, "choose one of 'tokens', 'features'"),
         ({"sites": (3, 9)}, r"the input first; sites=\(3, 9\), give \(0, 28\)"),
         ({"sites": (0, 9), "where": "input"}, r"sites=\(0, 9\), give \(0,\)"),

@@ -17,15 +17,13 @@ from sparsight.methods.encoder import EncoderNeed
 from sparsight.methods.method import Method, Offer, Space, check_choice, require_grids
 from sparsight.methods.parts.by_grid import choose_by_size, share_by_grid
 from sparsight.methods.parts.choosers import choose_determinantal
-from sparsight.methods.parts.scores import measure_distinctiveness, scale_min_max
+from sparsight.methods.parts.scores import scale_min_max
 from sparsight.methods.spaces import SPACES, compare_in, list_space_needs, read_points
 from sparsight.methods.view import Selection, View
 
 HORIZON = (28,)  # of 32 layers
 SHARPNESS = 0.25  # exponent of the class token's attention
 LEFT = 1  # visual tokens of a sample that the layers behind the horizon see
-LEAST = 0.5  # share of its count that a grid keeps at least
-DISTINCT = 0.5  # how distinctive a token is that counts, between the least and the most of its grid
 
 
 @dataclass(frozen=True)
@@ -38,19 +36,15 @@ class Sparsight(Method):
         both ends are (Cen-Prune), times the fourth root of the class token's attention to them.
         Seven eighths down the decoder all visual tokens but one are dropped; what that saves is
         spent on more tokens in front.
-    Differs: docs/recommended.md has the ablation of each component, and what was tried and left out:
-        the question's words, cuts by attention in the middle layers, choosing from all frames
-        together, other choosers. All was measured on one small model.
+    Differs: docs/recommended.md has the ablation of each component and what was tried and left out,
+        such as the question's words and cuts by attention in the middle layers. All of it was
+        measured on one small model.
 
     Args:
         retain: a layer mean. A mean that all tokens meet in front of the horizon drops none there.
         sites: the input and the horizon; None takes 28 of 32 layers, scaled to the model's depth.
         where: "both" sites, or the "input" alone, where the count is known from the image's size
             and nothing is touched in the decoder.
-        level: "fixed" keeps the planned count. "adaptive" takes it for a bound: each image, tile or
-            frame keeps the share of it that its distinctive tokens ask for, at least a half.
-        full_share: share of distinctive tokens from which on "adaptive" keeps the whole count, in
-            (0, 1].
         score: whether the "class" token's attention counts, or "none"; None takes "class" for
             models whose image encoder has a class token that can be read.
         space: where tokens are compared: as "tokens" of the decoder, or as "features" of the image
@@ -64,11 +58,8 @@ class Sparsight(Method):
     )
     source: ClassVar[str] = "sparsight; parts of Cen-Prune, arXiv 2608.30263, and CDPruner"
     signals: ClassVar[frozenset[str]] = frozenset({"layout", "encoder"})  # features, if at all
-    adaptive: ClassVar[bool] = True  # with level="adaptive"
 
     where: Literal["both", "input"] = "both"
-    level: Literal["fixed", "adaptive"] = "fixed"
-    full_share: float = 0.15
     score: Literal["class", "none"] | None = None
     space: Space | None = None
 
@@ -76,15 +67,10 @@ class Sparsight(Method):
         """Check the settings that need no model."""
         super().__post_init__()
         check_choice("where", self.where, ("both", "input"))
-        check_choice("level", self.level, ("fixed", "adaptive"))
         if self.score is not None:
             check_choice("score", self.score, ("class", "none"))
         if self.space is not None:
             check_choice("space", self.space, SPACES)
-        if not 0.0 < self.full_share <= 1.0:
-            raise SettingError(
-                f"full_share={self.full_share!r} is out of range; give a share in (0, 1]."
-            )
         sites = 2 if self.where == "both" else 1
         if self.sites is not None and (len(self.sites) != sites or self.sites[0] != 0):
             raise SettingError(
@@ -110,10 +96,7 @@ class Sparsight(Method):
         return (0,) if self.where == "input" else (0, *scale_sites(layers, HORIZON))
 
     def plan(self, layout: Layout | int, layers: int) -> Schedule:
-        """Plan the tokens kept at the input, and the one behind the horizon.
-
-        With level="adaptive" they are upper bounds.
-        """
+        """Plan the tokens kept at the input, and the one behind the horizon."""
         visual_tokens, sites = count_tokens(layout), self.list_sites(layers)
         budget = resolve_retain(self.retain, visual_tokens)
         check_affordable(budget, visual_tokens, 0, layers)
@@ -124,10 +107,8 @@ class Sparsight(Method):
         room = budget * layers - behind * LEFT  # tokens times layers, in front of the horizon
         first = max(1, min(visual_tokens, int(room / (layers - behind) + EPSILON)))
         counts = (first,) if self.where == "input" else (first, LEFT)
-        exact = self.level == "fixed"
-        plan = Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites), exact=exact)
         require_grids(self, layout)
-        return plan
+        return Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
 
     def select(self, view: View) -> Selection:
         """Choose at the input; keep the first of the chosen tokens at the horizon."""
@@ -148,42 +129,9 @@ class Sparsight(Method):
 
         patches = min(view.keep_count, len(layout) - len(layout.others))
         shares = share_by_grid(layout, patches)
-        if self.level == "adaptive" and not view.exact:
-            shares = self._ask_for(view, points, shares)
         others = view.keep_count - patches
         return Selection(choose_by_size(layout, shares, others, view.hidden, choose))
-
-    def _ask_for(
-        self, view: View, points: torch.Tensor, shares: tuple[int, ...]
-    ) -> tuple[int, ...]:
-        """Return how many tokens each grid keeps of its share, by its distinctive tokens.
-
-        Args:
-            points: (1, V, D), as a sample whose counts depend on it is a group of one.
-            shares: the most that each grid keeps.
-        """
-        layout = require_grids(self, view.layout)
-        distinct = [
-            share_distinct(points[:, grid.tokens.to(points.device, non_blocking=True)])
-            for grid in layout.grids
-        ]
-        asked = (view.to_host(torch.cat(distinct)) / self.full_share).clamp(LEAST, 1).tolist()
-        return tuple(
-            max(min(share, 1), round(share * part))
-            for share, part in zip(shares, asked, strict=True)
-        )
 
     def _read_space(self) -> Space:
         """Return where tokens are compared: as "tokens" where no model has said otherwise."""
         return "tokens" if self.space is None else self.space
-
-
-def share_distinct(points: torch.Tensor) -> torch.Tensor:
-    """Return the share of tokens (..., N, D) that stand out in their grid, (...) in (0, 1].
-
-    These are nearer to the most distinctive one than to the least; all, where none differs.
-    """
-    if points.shape[-2] == 1:
-        return torch.ones(points.shape[:-2], device=points.device)
-    weight = scale_min_max(measure_distinctiveness(points))
-    return (weight > DISTINCT).float().mean(dim=-1)
