@@ -1,9 +1,7 @@
 """Answers over HTTP equal those of `sparsify` and generate(), alone, in batches and in streams."""
 
-import torch
-from PIL import Image
-
 import pytest
+import torch
 
 from sparsight import sparsify
 from sparsight.inputs import count_last_turn, prompt_inputs, read_image, user_message
@@ -11,7 +9,17 @@ from sparsight.methods import DivPrune, SparseVLM
 from sparsight.serve.server.prompts import Prompt
 from tests.support import server
 from tests.support.footprint import essence
-from tests.support.server import QUESTION, answer, asks, counted, events, picture, post, rest, streamed
+from tests.support.server import (
+    QUESTION,
+    answer,
+    asks,
+    counted,
+    events,
+    picture,
+    post,
+    rest,
+    streamed,
+)
 
 LONG = "what color is the shape what shape is the color ?"
 CHOICES = {

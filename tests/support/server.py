@@ -125,3 +125,56 @@ def rest(service, seconds=10):
     while counted(service, "sparsight_running"):
         assert time.monotonic() < end, "the model still runs"
         time.sleep(0.01)
+
+
+class Caller:
+    """A client on the wire of ASGI, which can be slow, and can go away.
+
+    Args:
+        service: that is called.
+        parts: of the body; a number waits so many seconds.
+        leave_after: pieces of the response after which the client goes; None stays.
+    """
+
+    def __init__(self, service, parts, leave_after=None):
+        self._service = service
+        self._parts = list(parts)
+        self._leave_after = leave_after
+        self._left = asyncio.Event()
+        self.status = None
+        self.pieces = []
+
+    def leave(self):
+        """Go away."""
+        self._left.set()
+
+    async def call(self):
+        """Send the request, and return the status of the response."""
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode()}
+        scope |= {"headers": headers, "query_string": b"", "http_version": "1.1", "scheme": "http"}
+        scope |= {"server": ("here", 80), "client": ("there", 1), "root_path": ""}
+        await self._service.door(scope, self._receive, self._send)
+        return self.status
+
+    async def _receive(self):
+        while self._parts and isinstance(self._parts[0], float):
+            await asyncio.sleep(self._parts.pop(0))
+        if self._parts:
+            part = self._parts.pop(0)
+            return {"type": "http.request", "body": part, "more_body": bool(self._parts)}
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message):
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        elif message["body"]:
+            self.pieces.append(message["body"])
+        if self._leave_after is not None and len(self.pieces) >= self._leave_after:
+            self.leave()
+
+    @property
+    def error(self):
+        """The error that was answered."""
+        return json.loads(b"".join(self.pieces))["error"]

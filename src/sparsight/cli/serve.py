@@ -3,6 +3,7 @@
 
 import sys
 import warnings
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -117,18 +118,18 @@ def serve_command(
     )
     place = read_device(device)
     weights = read_dtype(dtype)
-    bound = bind(host, port)
-    vlm, processor = load_model(model, place)
-    if weights is not None:
-        cast_weights(vlm, weights)
-    for kind in (InputWarning, RaterWarning):  # what clients send is no event of the server
-        warnings.filterwarnings("ignore", category=kind)
-    service = Service(vlm, processor, settings)
-    if is_open(host) and api_key is None:
-        say(f"note: whoever reaches {host} can use this server; --api-key asks for a key.")
-    address, at = bound.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
-    run(service, bound, lambda: put(f"Serving {settings.name} on http://{shown}:{at}/v1\n"))
+    with closing(bind(host, port)) as bound:  # before the model is loaded, which takes longer
+        vlm, processor = load_model(model, place)
+        if weights is not None:
+            cast_weights(vlm, weights)
+        for kind in (InputWarning, RaterWarning):  # what clients send is no event of the server
+            warnings.filterwarnings("ignore", category=kind)
+        service = Service(vlm, processor, settings)
+        if is_open(host) and api_key is None:
+            say(f"note: whoever reaches {host} can use this server; --api-key asks for a key.")
+        address, at = bound.getsockname()[:2]
+        shown = f"[{address}]" if ":" in address else address
+        run(service, bound, lambda: put(f"Serving {settings.name} on http://{shown}:{at}/v1\n"))
 
 
 def check_extra() -> None:
