@@ -4,7 +4,7 @@ import base64
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -125,7 +125,7 @@ def open_image(
     file: Path | io.BytesIO,
     name: str,
     *,
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | None = None,
     most_pixels: int = MOST_PIXELS,
 ) -> Image.Image:
     """Return the image of a file, upright and in RGB.

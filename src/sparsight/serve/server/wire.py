@@ -212,7 +212,11 @@ def _check(request: ChatRequest) -> None:
         _fail("max_tokens", "give it or max_completion_tokens, not both")
     if request.stream_options is not None and not request.stream:
         _fail("stream_options", "give it with stream=true")
-    turns = request.messages
+    _check_turns(request.messages)
+
+
+def _check_turns(turns: list[Message]) -> None:
+    """Check the order of turns, and that each says something."""
     if turns[-1].role != "user":
         _fail("messages", "the last turn must be the user's")
     for number, turn in enumerate(turns):
