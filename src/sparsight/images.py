@@ -20,7 +20,8 @@ from sparsight.pixels import BROKEN_FILE, to_rgb
 MOST_PIXELS = 50_000_000
 SHOWN = 40  # characters of a data: URL that an error or a result shows
 SCHEME = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9+.-]+):/")  # two letters or more: C:/ is a drive
-DATA = re.compile(r"data:(?P<kind>[^;,]*)(?P<rest>[^,]*),", re.IGNORECASE)
+# each part ends where the next can begin, so that no text makes the search go back and forth
+DATA = re.compile(r"data:(?P<kind>[^;,]*)(?P<rest>(?:;[^,]*)?),", re.IGNORECASE)
 
 Source = str | os.PathLike[str]
 

@@ -170,6 +170,7 @@ WRONG_IMAGES = {
     "svg": (data_url(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "none of PNG"),
     "file": ("file:///etc/passwd", "it is no such URL"),
     "path": ("/etc/passwd", "it is no such URL"),
+    "no comma": ("data:" + "x" * 100_000, "it is no such URL"),
     "empty url": ("", "it is no such URL"),
     "remote": ("https://example.org/a.png", "this server fetches no images"),
     "ftp": ("ftp://example.org/a.png", "it is no such URL"),

@@ -178,3 +178,16 @@ class Caller:
     def error(self):
         """The error that was answered."""
         return json.loads(b"".join(self.pieces))["error"]
+
+
+def send(service, attack):
+    """Return the response to a request of `serve_hostile`."""
+
+    async def call():
+        transport = httpx.ASGITransport(service.door, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return await client.request(
+                attack.method, attack.path, content=attack.body, headers=attack.headers
+            )
+
+    return asyncio.run(call())
