@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from serve_bombs import data_url
-from serve_hostile import CHAT, CLOSED, WEIGHTS, Attack, Attacker
+from serve_hostile import CLOSED, WEIGHTS, Attack, Attacker
 
 from sparsight.bench.timing import collect_facts
 from sparsight.models.embedded import load
@@ -67,12 +67,17 @@ def serve() -> None:
 
 
 def list_traces(model: Any) -> dict[str, Any]:
-    """Return what a run puts on a model: hooks, attributes, and the run itself."""
+    """Return what a run puts on a model: hooks, attributes, and the run itself.
+
+    Hooks of transformers and torch are not counted; some are put there when a model runs first.
+    """
     hooks = 0
     attributes = set()
     for module in model.modules():
         own = vars(module)
-        hooks += len(own["_forward_pre_hooks"]) + len(own["_forward_hooks"])
+        found = [*own["_forward_pre_hooks"].values(), *own["_forward_hooks"].values()]
+        homes = [getattr(hook, "__module__", None) or type(hook).__module__ for hook in found]
+        hooks += sum(home.split(".")[0] not in ("transformers", "torch") for home in homes)
         attributes |= {name for name in own if "sparsight" in name or name == "generate"}
     return {"hooks": hooks, "attributes": sorted(attributes), "run": run_of(model) is not None}
 

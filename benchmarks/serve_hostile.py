@@ -409,7 +409,7 @@ class Attacker:
                 head,
             ]
         )
-        return Attack(kind, frozenset({400, 501, CLOSED}), data, manner="raw")
+        return Attack(kind, frozenset({400, 401, CLOSED}), data, manner="raw")
 
 
 METHODS = [method.name for method in methods()]

@@ -6,8 +6,8 @@ import torch
 from sparsight import sparsify
 from sparsight.inputs import count_last_turn, prompt_inputs, read_image, user_message
 from sparsight.methods import DivPrune, SparseVLM
-from sparsight.serve.server.prompts import Prompt
-from tests.support import server
+from sparsight.serve.server.prompts import Prompt, join
+from tests.support import server, tiny, tiny_rotary
 from tests.support.footprint import essence
 from tests.support.server import (
     QUESTION,
@@ -211,3 +211,15 @@ def test_prompts_of_other_shapes_are_no_group():
     )
     listed = Prompt({**ids, "pixel_values": [torch.zeros(3, 4, 4)]}, 4, 1, None, None, 5)
     assert len({small.group, large.group, listed.group}) == 3
+
+
+@pytest.mark.parametrize("kind", ["qwen25", "qwen3", "gemma3"])
+def test_prompts_are_joined_as_a_processor_pads_them(kind):
+    made = tiny_rotary.batch(kind, tiny_rotary.rows(kind), torch.float32)
+    prompts = [
+        Prompt(inputs, inputs["input_ids"].shape[1], 1, None, None, 5) for inputs in made.alone
+    ]
+    joined = join(prompts, tiny.PAD)
+    assert joined.keys() == made.inputs.keys()
+    for name, value in made.inputs.items():
+        assert torch.equal(joined[name], value), name

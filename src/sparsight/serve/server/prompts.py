@@ -24,8 +24,6 @@ from sparsight.serve.server.pictures import check_urls, open_pictures
 from sparsight.serve.server.settings import Settings
 from sparsight.serve.server.wire import ChatRequest, Message
 
-ROW = 2  # dimensions of what has a number for each token of a prompt
-
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
@@ -58,9 +56,13 @@ class Prompt:
         for name, value in sorted(self.inputs.items()):
             if not isinstance(value, torch.Tensor):
                 return (id(self),)  # nobody knows how to join it
-            by_token = value.ndim == ROW and value.shape[1] == self.tokens
-            shapes.append((name, value.dtype, None if by_token else value.shape[1:]))
+            shape = None if self.is_by_token(value) else value.shape[1:]
+            shapes.append((name, value.dtype, shape))
         return (repr(self.method), self.rating, *shapes)
+
+    def is_by_token(self, value: torch.Tensor) -> bool:
+        """Return whether an input has a number for each token, and is padded as they are."""
+        return value.shape == (1, self.tokens) and not value.is_floating_point()
 
 
 class Writer:
@@ -173,7 +175,7 @@ def join(prompts: Sequence[Prompt], pad: int) -> dict[str, Any]:
     joined = {}
     for name, value in first.inputs.items():
         values = [prompt.inputs[name] for prompt in prompts]
-        if value.ndim == ROW and value.shape[1] == first.tokens:
+        if first.is_by_token(value):
             fill = pad if name == "input_ids" else 0
             values = [_pad(row, longest, fill) for row in values]
         joined[name] = torch.cat(values)
