@@ -1,6 +1,7 @@
 """The command itself: a process, sockets, signals; with OpenAI's client and curl."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -23,7 +24,8 @@ from tests.support import server, tiny_processor
 from tests.support.server import asks, data_url
 from tests.support.started import started
 
-SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
+ROOT = Path(__file__).parents[2]
+SCENE = ROOT / "examples" / "scene.png"
 QUESTION = "What color is the fish?"
 
 
@@ -250,3 +252,22 @@ def test_a_batch_of_real_requests(vlm, embedded_server):
         thread.join()
     want = offline(vlm, METHODS["sparsevlm"])
     assert {text for is_other, text in texts if not is_other} == {want}
+
+
+@pytest.mark.embedded
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_snippets_of_the_page_run(vlm, embedded_server, monkeypatch, capsys):
+    page = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+    page = page.replace("http://127.0.0.1:8000/v1", embedded_server.url)
+    want = offline(vlm, METHODS["sparsevlm"])
+    monkeypatch.chdir(ROOT)
+
+    commands = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    install, start = commands[0].strip().splitlines()
+    assert install == 'pip install "sparsight[serve]"'
+    assert run(*start.split()[2:], "--host", "no such host").exit_code == 2
+    done = subprocess.run(["bash", "-c", commands[1]], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"] == want
+
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {})  # noqa: S102
+    assert capsys.readouterr().out.startswith(f"{want} {{'method': 'sparsevlm', 'retain': 64")
