@@ -37,7 +37,7 @@ BODY = 2_000_000
 LONGEST = 120.0  # seconds until a request counts as not answered
 HEAD = 300  # bytes that are read of a response before a client leaves
 SCENE = Path(__file__).parent.parent / "examples" / "scene.png"
-LIMITS = Limits(body_bytes=BODY, body_seconds=1.0, tokens=128, queue=256)
+LIMITS = Limits(body_bytes=BODY, body_seconds=3.0, tokens=128, queue=256)
 
 
 def parse() -> argparse.Namespace:
@@ -166,6 +166,7 @@ class Result:
             start = attack.body[:200].decode("utf-8", "replace")
             told = body[:200].decode("utf-8", "replace")
             self.wrong.append({"kind": attack.kind, "status": name, "sent": start, "told": told})
+            print(self.wrong[-1], file=sys.stderr)
         if self.sent % 1000 == 0:
             print(f"{self.sent} of {self._number}, wrong: {len(self.wrong)}", file=sys.stderr)
 
@@ -201,6 +202,15 @@ async def probe(port: int) -> list[str]:
     return answers
 
 
+async def read_gauges(port: int) -> dict[str, float]:
+    """Return how many requests wait and run, as the server counts them."""
+    attack = Attack("metrics", frozenset({200}), method="GET", path="/metrics")
+    _, told = await send(port, attack, LONGEST)
+    lines = [line.split() for line in told.decode().splitlines() if not line.startswith("#")]
+    wanted = ("sparsight_queue_length", "sparsight_running")
+    return {line[0]: float(line[1]) for line in lines if line and line[0] in wanted}
+
+
 async def attack_all(port: int, process: int, args: argparse.Namespace) -> dict[str, Any]:
     """Send everything, and return what came back and what it left."""
     before = await probe(port)
@@ -221,6 +231,7 @@ async def attack_all(port: int, process: int, args: argparse.Namespace) -> dict[
     seconds = time.monotonic() - start
     await asyncio.sleep(3)
     course.append(watch(process))
+    gauges = await read_gauges(port)
     after = await probe(port)
     return {
         "requests": result.sent,
@@ -230,6 +241,7 @@ async def attack_all(port: int, process: int, args: argparse.Namespace) -> dict[
         "statuses": summarise(result.statuses),
         "by_kind": {kind: dict(result.statuses.get(kind, {})) for kind in WEIGHTS},
         "process": course,
+        "left_in_line": gauges,
         "answers": before,
         "same_answers_afterwards": before == after,
     }
