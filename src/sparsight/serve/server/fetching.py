@@ -59,9 +59,12 @@ class Fetcher:
         """
         seconds = self._limits.fetch_seconds
         fetched: dict[str, bytes] = {}
+        wanted = tuple(dict.fromkeys(urls))
+        if not wanted:  # to open a client takes longer than to refuse a request
+            return fetched
         try:
             async with asyncio.timeout(seconds), self._open() as client:
-                for url in dict.fromkeys(urls):
+                for url in wanted:
                     left = self._limits.fetch_bytes - sum(map(len, fetched.values()))
                     fetched[url] = await self._fetch(client, url, left)
         except TimeoutError:
