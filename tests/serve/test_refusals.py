@@ -206,6 +206,9 @@ def test_bodies(service):
     refused(post(service, b" " * 200_001)[0], 413, "200000 bytes")
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     refused(post(service, asks(), headers=form)[0], 415, "application/json")
+    refused(post(service, asks(), headers={"Content-Encoding": "gzip"})[0], 415, "'gzip'")
+    charset = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert post(service, asks(max_tokens=1), headers=charset)[0].status_code == 200
     refused(post(service, b"[" + b"0," * 99_000 + b"0]")[0], 400, "give an object")
 
 

@@ -29,10 +29,7 @@ class Bodies:
             RequestError: it is of another type, too large or too slow, or too many arrive at once.
             Gone: the client has gone.
         """
-        kind = request.headers.get("content-type", "application/json").partition(";")[0]
-        if kind.strip().lower() != "application/json":
-            message = f"the body is {kind[:60]!r}; send JSON with Content-Type: application/json."
-            raise RequestError(415, message, code="unsupported_media_type", headers=CLOSE)
+        _check_kind(request)
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self._limits.body_bytes:
             raise self._too_large()
@@ -63,3 +60,17 @@ class Bodies:
     def _too_large(self) -> RequestError:
         message = f"the body has more than {self._limits.body_bytes} bytes, which are allowed."
         return RequestError(413, message, code="too_large", headers=CLOSE)
+
+
+def _check_kind(request: Request) -> None:
+    """Check that a body is plain JSON, by the headers.
+
+    A page of another site cannot send this type without asking first, which is refused.
+    """
+    kind = request.headers.get("content-type", "application/json").partition(";")[0]
+    packed = request.headers.get("content-encoding", "identity")
+    wrong = kind if kind.strip().lower() != "application/json" else packed
+    if wrong is packed and packed.strip().lower() == "identity":
+        return
+    message = f"the body is {wrong[:60]!r}; send plain JSON with Content-Type: application/json."
+    raise RequestError(415, message, code="unsupported_media_type", headers=CLOSE)

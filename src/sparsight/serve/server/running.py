@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from sparsight.errors import SettingError
 from sparsight.serve.server.app import Service
 
+LOG = logging.getLogger("uvicorn.error")
 HEAD_SECONDS = 15  # until the head of a connection's first request has arrived
 IDLE_SECONDS = 10  # that a connection stays open between two requests
 AFTERWARDS = 2  # seconds that a request gets to tell that it was broken off
@@ -69,6 +70,7 @@ class Server(uvicorn.Server):
         """Begin to stop; the second signal stops at once."""
         del sig, frame
         if self._service.door.stopping:
+            LOG.setLevel(logging.CRITICAL)  # what is broken off on purpose is no error
             self.force_exit = True
             self.should_exit = True
             return
@@ -117,7 +119,7 @@ def run(service: Service, bound: socket.socket, ready: Callable[[], None]) -> No
         bound: where it listens.
         ready: called when requests are answered.
     """
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a bad request is no event
+    LOG.setLevel(logging.ERROR)  # a bad request is no event
     config = uvicorn.Config(
         service.door,
         http=Connection,
