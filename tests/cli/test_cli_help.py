@@ -22,7 +22,9 @@ def test_help_names_what_there_is():
     assert ", ".join(CONTROLS) == choices.CONTROLS
 
 
-@pytest.mark.parametrize("words", [["--help"], ["ask", "--help"], ["serve", "--help"], ["--version"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["--help"], ["ask", "--help"], ["serve", "--help"], ["--version"]], ids=" ".join
+)
 def test_help_waits_for_no_library(words):
     code = f"import sys; sys.argv[1:] = {words}\nfrom sparsight.cli import main\n"
     code += "try: main()\nfinally: print(*sys.modules)"

@@ -35,6 +35,12 @@ def pair():
 
 
 @pytest.fixture(scope="module")
+def twin():
+    """The same model once more: that of the server may still be sparsified."""
+    return server.tiny_pair()
+
+
+@pytest.fixture(scope="module")
 def service(pair):
     with server.serving(*pair) as running:
         yield running
@@ -64,11 +70,11 @@ def message(text, *urls):
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_alone_in_a_batch_and_streamed_as_offline(pair, service, name):
+def test_alone_in_a_batch_and_streamed_as_offline(twin, service, name):
     method, field = CHOICES[name]
     first, second = picture(10), picture(160, (30, 70))
     prompts = [(QUESTION, [first]), (LONG, [second]), (QUESTION, [second]), (LONG, [first])]
-    want = [offline(pair, [message(text, *urls)], method) for text, urls in prompts]
+    want = [offline(twin, [message(text, *urls)], method) for text, urls in prompts]
     assert len(set(want)) > 1
     bodies = [asks(*urls, text=text, sparsight=field) for text, urls in prompts]
     alone = [answer(post(service, body)[0]) for body in bodies]
@@ -83,11 +89,11 @@ def test_alone_in_a_batch_and_streamed_as_offline(pair, service, name):
     assert counted(service, "sparsight_batch_size_count") - before < len(bodies)
 
 
-def test_several_images_and_several_turns(pair, service):
+def test_several_images_and_several_turns(twin, service):
     urls = picture(10), picture(160, (30, 70)), picture(60)
     method, field = CHOICES["sparsevlm"]
     two = post(service, asks(*urls[:2], sparsight=field))[0]
-    assert answer(two) == offline(pair, [message(QUESTION, *urls[:2])], method)
+    assert answer(two) == offline(twin, [message(QUESTION, *urls[:2])], method)
     assert two.json()["sparsight"]["visual_tokens"] == 72
 
     turns = [server.turn(QUESTION, urls[2]), server.turn("w40 w41", role="assistant")]
@@ -95,12 +101,12 @@ def test_several_images_and_several_turns(pair, service):
     sent = post(service, asks(sparsight=field, messages=turns))[0]
     told = [{"type": "text", "text": "w40 w41"}]
     earlier = [message(QUESTION, urls[2]), {"role": "assistant", "content": told}]
-    assert answer(sent) == offline(pair, [*earlier, message(LONG)], method)
+    assert answer(sent) == offline(twin, [*earlier, message(LONG)], method)
 
 
-def test_text_alone_is_answered_and_never_pruned(pair, service):
+def test_text_alone_is_answered_and_never_pruned(twin, service):
     sent = post(service, asks(), asks(sparsight={"method": "fastv", "retain": 4}))
-    want = offline(pair, [message(QUESTION)], None)
+    want = offline(twin, [message(QUESTION)], None)
     assert [answer(reply) for reply in sent] == [want, want]
     assert sent[0].json()["sparsight"]["method"] == "dense"
 
