@@ -25,7 +25,7 @@ def section(title):
 def rows(title):
     """Cells of the tables of a section."""
     lines = re.findall(r"^\| `.*\|$", section(title), re.MULTILINE)
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [re.split(r" *\| *", line.strip("| ")) for line in lines]
 
 
 def test_limits():
