@@ -14,7 +14,15 @@ from sparsight.engine.compat import generate_cache_argument, output_cache
 from sparsight.engine.image_memory import remembered_images
 from sparsight.engine.turns import cache_lengths, cut_back, position_offset, restore_position_offset
 from sparsight.errors import InputError, PromptError, SettingError
-from sparsight.inputs import Messages, check_question, prompt_inputs, rgb_images, user_message
+from sparsight.inputs import (
+    Messages,
+    check_question,
+    count_last_turn,
+    prompt_inputs,
+    render_last_turn,
+    rgb_images,
+    user_message,
+)
 from sparsight.run import run_of
 from sparsight.sparsify import base_of
 
@@ -138,7 +146,7 @@ class Chat:
         run = run_of(self._base)
         with ExitStack() as stack:
             if run is not None and len(messages) > 1:
-                last_turn = self._count_tokens(self._render_last_turn(messages))
+                last_turn = count_last_turn(self._processor, messages)
                 stack.enter_context(run.rating(last_turn))
             if self._reuse == "image":
                 stack.enter_context(remembered_images(self._base, self._memory))
@@ -154,7 +162,9 @@ class Chat:
                 "each turn afresh."
             )
         new = self._processor.tokenizer(
-            self._render_last_turn(messages), add_special_tokens=False, return_tensors="pt"
+            render_last_turn(self._processor, messages),
+            add_special_tokens=False,
+            return_tensors="pt",
         )
         before = self._drop_end_token(self._sequence)
         sequence = torch.cat([before, new["input_ids"].to(before.device)], dim=1)
@@ -195,28 +205,6 @@ class Chat:
             if ends is not None:
                 return ends
         return None
-
-    def _render_last_turn(self, messages: Messages) -> str:
-        """Return the prompt text behind the last answer: end of turn, question, start of answer."""
-        answer = messages[-2]["content"][0]["text"]
-        before = self._render(messages[:-2])
-        whole = self._render(messages)
-        new = whole.removeprefix(before).lstrip()
-        if whole.startswith(before) and new.startswith(answer):
-            return new.removeprefix(answer)
-        # This template writes earlier turns differently once a later one follows. The last turn
-        # is rendered alone, without BOS, as the conversation has begun already.
-        alone = self._render(messages[-1:])
-        return alone.removeprefix(self._processor.tokenizer.bos_token or "")
-
-    def _render(self, messages: Messages) -> str:
-        text = self._processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
-        )
-        return str(text)
-
-    def _count_tokens(self, text: str) -> int:
-        return len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _keep_last_question(messages: Messages) -> Messages:

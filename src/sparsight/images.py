@@ -20,7 +20,8 @@ from sparsight.pixels import BROKEN_FILE, to_rgb
 MOST_PIXELS = 50_000_000
 SHOWN = 40  # characters of a data: URL that an error or a result shows
 SCHEME = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9+.-]+):/")  # two letters or more: C:/ is a drive
-DATA = re.compile(r"data:(?P<kind>[^;,]*)(?P<rest>[^,]*),", re.IGNORECASE)
+# each part ends where the next can begin, so that no text makes the search go back and forth
+DATA = re.compile(r"data:(?P<kind>[^;,]*)(?P<rest>(?:;[^,]*)?),", re.IGNORECASE)
 
 Source = str | os.PathLike[str]
 
@@ -41,7 +42,7 @@ def read_image(source: Source) -> Image.Image:
         raise InputError("the path of an image is empty; give an image file.")
     path = find_source_file(source)
     if path is None:
-        return _open(io.BytesIO(_decode(text, name)), name)
+        return open_image(io.BytesIO(decode_data_url(text, name)), name)
     try:
         path.stat()
     except FileNotFoundError:
@@ -54,7 +55,7 @@ def read_image(source: Source) -> Image.Image:
         raise InputError(f"{name} is a folder; give an image file.")
     if not path.is_file():
         raise InputError(f"{name} is no regular file; write the image to a file first.")
-    return _open(path, name)
+    return open_image(path, name)
 
 
 def name_source(source: Source) -> str:
@@ -94,8 +95,17 @@ def find_source_file(source: Source) -> Path | None:
         ) from None
 
 
-def _decode(text: str, name: str) -> bytes:
+def is_data_url(text: str) -> bool:
+    """Return whether a text is a data: URL, whatever it holds."""
+    return DATA.match(text) is not None
+
+
+def decode_data_url(text: str, name: str) -> bytes:
     """Return the image file that a data: URL holds.
+
+    Args:
+        text: the URL.
+        name: what an error calls it.
 
     Raises:
         InputError: the URL holds no image in base64.
@@ -112,26 +122,45 @@ def _decode(text: str, name: str) -> bytes:
         raise InputError(f"{name} is no base64 ({error}); the data may be cut short.") from None
 
 
-def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
+def open_image(
+    file: Path | io.BytesIO,
+    name: str,
+    *,
+    formats: tuple[str, ...] | None = None,
+    most_pixels: int = MOST_PIXELS,
+) -> Image.Image:
+    """Return the image of a file, upright and in RGB.
+
+    Args:
+        file: on disk or in memory.
+        name: what an error calls the image.
+        formats: that are tried, by Pillow's names; None tries all.
+        most_pixels: that the image may have; its header is read first, and its pixels are not
+            decoded if it has more.
+
+    Raises:
+        InputError: the image is broken, of another format, or too large.
+    """
     try:
-        with Image.open(file) as image:
-            _check_opened(image, name)
+        with Image.open(file, formats=formats) as image:
+            _check_opened(image, name, most_pixels)
             return to_rgb(image, name)
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name} is too large: {error}") from error
     except UnidentifiedImageError:
-        raise InputError(f"{name} cannot be read as an image: its format is not known.") from None
+        known = f"none of {', '.join(formats)}" if formats else "not known"
+        raise InputError(f"{name} cannot be read as an image: its format is {known}.") from None
     except BROKEN_FILE as error:
         raise InputError(f"{name} cannot be read as an image: {str(error).rstrip('.')}.") from error
 
 
-def _check_opened(image: Image.Image, name: str) -> None:
-    if image.width * image.height > MOST_PIXELS:
+def _check_opened(image: Image.Image, name: str, most_pixels: int) -> None:
+    if image.width * image.height > most_pixels:
         raise InputError(
             f"{name} is too large: {image.width} x {image.height} pixels; "
-            f"{MOST_PIXELS // 10**6} million are allowed."
+            f"{most_pixels / 10**6:.6g} million are allowed."
         )
     if image.format == "EPS":
         raise InputError(

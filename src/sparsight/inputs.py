@@ -20,9 +20,12 @@ __all__ = [
     "Messages",
     "Source",
     "check_question",
+    "count_last_turn",
+    "find_positions",
     "name_source",
     "prompt_inputs",
     "read_image",
+    "render_last_turn",
     "rgb_images",
     "user_message",
 ]
@@ -107,6 +110,37 @@ def prompt_inputs(
     _check_length(model, outputs["input_ids"].shape[1])
     moved = {name: _move(value, model.device, model.dtype) for name, value in outputs.items()}
     return {name: value for name, value in moved.items() if value is not None}
+
+
+def render(processor: Any, messages: Messages) -> str:
+    """Return a conversation as its chat template writes it, up to the start of the answer."""
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return str(text)
+
+
+def render_last_turn(processor: Any, messages: Messages) -> str:
+    """Return the prompt text behind the last answer: end of turn, question, start of answer.
+
+    Args:
+        processor: with a chat template.
+        messages: of which the last but one is an answer, in text.
+    """
+    answer = messages[-2]["content"][0]["text"]
+    before = render(processor, messages[:-2])
+    whole = render(processor, messages)
+    new = whole.removeprefix(before).lstrip()
+    if whole.startswith(before) and new.startswith(answer):
+        return new.removeprefix(answer)
+    # This template writes earlier turns differently once a later one follows. The last turn is
+    # rendered alone, without BOS, as the conversation has begun already.
+    alone = render(processor, messages[-1:])
+    return alone.removeprefix(processor.tokenizer.bos_token or "")
+
+
+def count_last_turn(processor: Any, messages: Messages) -> int:
+    """Return how many tokens the text of `render_last_turn` has."""
+    text = render_last_turn(processor, messages)
+    return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _as_batch(messages: Any) -> list[Messages]:
@@ -205,11 +239,11 @@ def _check_placeholders(model: Any, ids: torch.Tensor, images: list[list[Any]]) 
             )
 
 
-def _check_length(model: Any, length: int) -> None:
-    """Check that the model has positions for all tokens, where its config limits them.
+def find_positions(model: Any) -> int | None:
+    """Return how many tokens a model has positions for; None where its config sets no limit.
 
     A rotary table that is scaled, or that differs by layer, may reach further than the config says.
-    M-RoPE gives the tokens of an image few positions. Neither is checked.
+    M-RoPE gives the tokens of an image few positions. Both count as no limit.
     """
     inner: Any = unwrap(model)
     config = inner.config.get_text_config()
@@ -217,9 +251,14 @@ def _check_length(model: Any, length: int) -> None:
     rope = getattr(config, "rope_parameters", None) or {}
     scaled = rope.get("rope_type", "default") != "default"
     by_layer = any(isinstance(value, dict) for value in rope.values())
-    if not most or scaled or by_layer or any("mrope" in name for name in rope):
-        return
-    if length > most:
+    moved = scaled or by_layer or any("mrope" in name for name in rope)
+    return None if moved or not most else int(most)
+
+
+def _check_length(model: Any, length: int) -> None:
+    """Check that the model has positions for all tokens."""
+    most = find_positions(model)
+    if most is not None and length > most:
         raise InputError(
             f"the prompt has {length} tokens, but the model has positions for {most}; "
             "give fewer images."

@@ -1,0 +1,1 @@
+"""Serves models: an HTTP server of its own over `sparsify` and `generate()`."""
