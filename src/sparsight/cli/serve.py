@@ -63,7 +63,7 @@ def serve_command(
     *,
     model: Model = None,
     name: Name = None,
-    method: MethodOption = "sparsevlm",
+    method: MethodOption = "sparsight",
     retain: Retain = "192",
     host: Host = "127.0.0.1",
     port: Port = 8000,
