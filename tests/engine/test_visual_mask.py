@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, MistralForCausalLM
 
-from sparsight import SparseVLM, sparsify
+from sparsight import SparseVLM, Sparsight, sparsify
 from sparsight.engine.compat import output_cache
 from sparsight.errors import AttachError, BudgetError, PromptError, UnsupportedError
 from sparsight.methods import Uniform
@@ -148,3 +148,15 @@ def test_wrong_masks_are_refused(pair):
     ):
         text(**batch.given, labels=torch.zeros(1, 43, dtype=torch.int64))
     assert not any(module._forward_pre_hooks for module in text.modules())
+
+
+def test_a_budget_alone_is_enough(pair):
+    """The recommended method needs neither an image encoder nor to know where tokens lie."""
+    whole, text = pair
+    batch = merged(whole, [["image", 5], ["image", 2, "image", 6]])
+    with sparsify(text, 0.5, visual_mask=batch.marks) as run, torch.no_grad():
+        text(**batch.given)
+    assert run.method == Sparsight(0.5, score="none", space="tokens")
+    for sample, visual in zip(run.trace.samples, batch.marks.sum(dim=1).tolist(), strict=True):
+        plan = Sparsight(0.5).plan(visual, 8)
+        assert [len(site.keep) for site in sample] == list(plan.counts)

@@ -149,7 +149,17 @@ def test_settings_are_refused_by_name(settings, message):
         Sparsight(0.5, **settings)
 
 
-def test_learned_queries_are_refused_by_name():
-    method = replace(Sparsight(0.5))
-    with pytest.raises(UnsupportedError, match="needs the rows and columns"):
-        method.plan(64, 8)
+def test_where_no_token_is_a_patch_all_are_chosen_from_together():
+    learned = layout_of((Block(0, 0, before=VISUAL),))
+    judge = CDPruner(14, relevance="none", centred=True)
+    for layout in (None, learned):
+        method = Sparsight(14, score="none", space="tokens")
+        view = replace(make_view(14, learned), layout=layout)
+        chosen = method.select(view).keep
+        for row in (0, 1):
+            sample = reference.Sample(HIDDEN[row], None, None, (), [(0, 1, VISUAL)], *[None] * 4)
+            assert chosen[row].tolist() == reference.keep(judge, sample, 14)
+    images = (torch.arange(VISUAL) // 2).expand(2, -1)  # 29 images of two tokens
+    chosen = Sparsight(29).select(replace(view, images=images, count=29, keep_count=29)).keep
+    assert (chosen // 2).tolist() == [list(range(29))] * 2
+    assert Sparsight(14).plan(VISUAL, 30).counts == (16, 1)

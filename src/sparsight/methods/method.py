@@ -65,6 +65,8 @@ class Method(ABC):
       the layer on whose entry the sequence gets shorter, on the sequence before the site.
     * chooses_at_input: whether a method that reads attention chooses at the input too, site 0, by
       something else; attention is None there.
+    * takes_any_layout: whether a method that reads the layout does without it where it is not known
+      or no visual token is a patch.
     * batched: whether `select` takes a group of samples, (G, V, D); if not, one sample, (V, D).
     * adaptive: whether `select` may answer with fewer tokens than planned, by what it sees.
     * scales_images: whether a plan may name a smaller grid that images are scaled down to.
@@ -90,6 +92,7 @@ class Method(ABC):
     signals: ClassVar[frozenset[str]] = frozenset()
     attention_of: ClassVar[Literal["before", "site"]] = "before"
     chooses_at_input: ClassVar[bool] = False
+    takes_any_layout: ClassVar[bool] = False
     batched: ClassVar[bool] = True
     adaptive: ClassVar[bool] = False
     scales_images: ClassVar[bool] = False
@@ -178,7 +181,7 @@ class Method(ABC):
         keeps_all = self.retain is not None and min(counts) == visual_tokens
         exact = keeps_all or not self.adaptive
         plan = Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites), exact=exact)
-        if plan.prunes and "layout" in self.signals:
+        if plan.prunes and "layout" in self.signals and not self.takes_any_layout:
             require_grids(self, layout)
         return plan
 

@@ -5,6 +5,7 @@ Source: Cen-Prune (arXiv 2608.30263) for the geometry and the weight, CDPruner (
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -14,8 +15,8 @@ from sparsight.counts.layout import Layout, count_tokens
 from sparsight.counts.schedule import Schedule, check_sites, scale_sites
 from sparsight.errors import SettingError
 from sparsight.methods.encoder import EncoderNeed
-from sparsight.methods.method import Method, Offer, Space, check_choice, require_grids
-from sparsight.methods.parts.by_grid import choose_by_size, share_by_grid
+from sparsight.methods.method import Method, Offer, Space, check_choice
+from sparsight.methods.parts.by_grid import choose_by_size, keep_order, share_by_grid
 from sparsight.methods.parts.choosers import choose_determinantal
 from sparsight.methods.parts.scores import scale_min_max
 from sparsight.methods.spaces import SPACES, compare_in, list_space_needs, read_points
@@ -35,7 +36,8 @@ class Sparsight(Method):
         tokens from which their mean was taken, and are weighed by how distinctive the tokens at
         both ends are (Cen-Prune), times the fourth root of the class token's attention to them.
         Seven eighths down the decoder all visual tokens but one are dropped; what that saves is
-        spent on more tokens in front.
+        spent on more tokens in front. Where it is not known where tokens lie in their images, all
+        tokens of a sample are chosen from together.
     Differs: docs/recommended.md has the ablation of each component and what was tried and left out,
         such as the question's words and cuts by attention in the middle layers. All of it was
         measured on one small model.
@@ -57,7 +59,8 @@ class Sparsight(Method):
         "recommended: distinctive tokens unlike each other, before the decoder; none in its end"
     )
     source: ClassVar[str] = "sparsight; parts of Cen-Prune, arXiv 2608.30263, and CDPruner"
-    signals: ClassVar[frozenset[str]] = frozenset({"layout", "encoder"})  # features, if at all
+    signals: ClassVar[frozenset[str]] = frozenset({"layout", "encoder"})
+    takes_any_layout: ClassVar[bool] = True
 
     where: Literal["both", "input"] = "both"
     score: Literal["class", "none"] | None = None
@@ -107,7 +110,6 @@ class Sparsight(Method):
         room = budget * layers - behind * LEFT  # tokens times layers, in front of the horizon
         first = max(1, min(visual_tokens, int(room / (layers - behind) + EPSILON)))
         counts = (first,) if self.where == "input" else (first, LEFT)
-        require_grids(self, layout)
         return Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
 
     def select(self, view: View) -> Selection:
@@ -115,22 +117,27 @@ class Sparsight(Method):
         if view.site:
             first = torch.arange(view.keep_count, device=view.hidden.device)
             return Selection(first.expand(len(view.hidden), -1))
-        layout, space = require_grids(self, view.layout), self._read_space()
-        points = read_points(view, space)
-
-        def choose(tokens: torch.Tensor, count: int) -> torch.Tensor:
-            compared = compare_in(space, points[:, tokens], centred=True)  # (G, n, N, N)
-            attention = None
-            if self.score == "class":
-                paid = view.encoder.class_attention()[:, tokens]
-                attention = scale_min_max(paid) ** SHARPNESS  # (G, n, N)
-            weight = compared.weigh(attention)
-            return choose_determinantal(compared.similarity.hold(), count, weight)
-
-        patches = min(view.keep_count, len(layout) - len(layout.others))
-        shares = share_by_grid(layout, patches)
+        if view.layout is None or not view.layout.grids:
+            every = torch.arange(view.hidden.shape[1], device=view.hidden.device)
+            order = self._choose(view, every[None], view.keep_count)[:, 0]  # (G, K)
+            return Selection(keep_order(order, view.images)[0])
+        patches = min(view.keep_count, len(view.layout) - len(view.layout.others))
+        shares = share_by_grid(view.layout, patches)
+        choose = partial(self._choose, view)
         others = view.keep_count - patches
-        return Selection(choose_by_size(layout, shares, others, view.hidden, choose))
+        return Selection(choose_by_size(view.layout, shares, others, view.hidden, choose))
+
+    def _choose(self, view: View, tokens: torch.Tensor, count: int) -> torch.Tensor:
+        """Return `count` places in each of n grids whose tokens are (n, N), (G, n, count) int64."""
+        space = self._read_space()
+        points = read_points(view, space)[:, tokens]  # (G, n, N, D)
+        attention = None
+        if self.score == "class":
+            paid = view.encoder.class_attention()[:, tokens]
+            attention = scale_min_max(paid) ** SHARPNESS  # (G, n, N)
+        compared = compare_in(space, points, centred=True)
+        weight = compared.weigh(attention)
+        return choose_determinantal(compared.similarity.hold(), count, weight)
 
     def _read_space(self) -> Space:
         """Return where tokens are compared: as "tokens" where no model has said otherwise."""
