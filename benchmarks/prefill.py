@@ -33,7 +33,7 @@ from sparsight.counts.cost import decoder_macs
 from sparsight.engine.compat import output_cache
 from sparsight.sequence.trace import Stats
 
-METHOD = "sparsight:score=none"
+METHOD = "sparsight"
 Timings = Mapping[str, Mapping[str, Timing]]
 
 

@@ -9,6 +9,7 @@ python benchmarks/table.py --check   exit with 1 if the pages differ from the re
 import json
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from budgets_table import MIDDLE, collect, sort_names, write_budgets
 from controls_table import write_controls
 from looks_table import write_first_edition, write_looks
 from random_proof import proof_table
+from recommended_table import ABLATION, CLOSEUP, TRIED, write_recommended
 from scenes_table import write_table
 from selection_table import write_selection
 from turns_table import write_turns
@@ -227,6 +229,11 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "proof": write_proof,
         "controls": write_second_controls,
         "looks": write_evidence,
+    },
+    "docs/recommended.md": {
+        "ablation": partial(write_recommended, ABLATION),
+        "closeup": partial(write_recommended, CLOSEUP),
+        "tried": partial(write_recommended, TRIED),
     },
     "docs/comparison.md": {
         "budgets": write_comparison,

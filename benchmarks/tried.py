@@ -13,6 +13,7 @@ from sparsight.counts.budget import resolve_retain
 from sparsight.counts.layout import Layout, count_tokens
 from sparsight.counts.schedule import Schedule, scale_sites
 from sparsight.methods import Selection, Sparsight, View, top_k
+from sparsight.methods.encoder import EncoderNeed
 from sparsight.methods.method import require_grids
 from sparsight.methods.parts.by_grid import keep_order, share_by_grid
 from sparsight.methods.parts.choosers import choose_determinantal, choose_max_min
@@ -27,12 +28,9 @@ MIDDLE = (21,)  # of 32 layers
 Chooser = Callable[[Similarity, int, torch.Tensor], torch.Tensor]
 
 
-def weigh(method: Sparsight, view: View, tokens: torch.Tensor) -> torch.Tensor:
+def weigh(view: View, tokens: torch.Tensor) -> torch.Tensor:
     """Return the recommended method's weight of the tokens of one grid, (G, N)."""
-    weight = scale_min_max(measure_distinctiveness(view.hidden[:, tokens]))
-    if method.score != "class":
-        return weight
-    return weight * scale_min_max(view.encoder.class_attention()[:, tokens]) ** 0.25
+    return scale_min_max(measure_distinctiveness(view.hidden[:, tokens]))
 
 
 def cover(similarity: Similarity, count: int, weight: torch.Tensor) -> torch.Tensor:
@@ -93,7 +91,7 @@ class AllFrames(Sparsight):
         points, weight = view.hidden.float(), torch.zeros(view.hidden.shape[:2])
         for grid in require_grids(self, view.layout).grids:
             own = points[:, grid.tokens]
-            weight[:, grid.tokens] = weigh(self, view, grid.tokens)
+            weight[:, grid.tokens] = weigh(view, grid.tokens)
             points = points.index_copy(1, grid.tokens, own - own.mean(dim=1, keepdim=True))
         order = choose_determinantal(compare(points).hold(), view.keep_count, weight)
         keep, score = keep_order(order, view.images)
@@ -105,10 +103,16 @@ class ByGrid(Sparsight):
     """Another chooser or another weight in each grid."""
 
     chooser: str = "determinantal"
+    attention: bool = False
     words: bool = False
     uncentred: bool = False
 
     signals: ClassVar[frozenset[str]] = Sparsight.signals | {"text"}
+
+    @property
+    def encoder_needs(self) -> tuple[EncoderNeed, ...]:
+        """The class token's attention, where it counts."""
+        return (EncoderNeed("class_attention"),) if self.attention else ()
 
     def select(self, view: View) -> Selection:
         """Choose in each grid."""
@@ -116,7 +120,10 @@ class ByGrid(Sparsight):
             return super().select(view)
         layout, keep = require_grids(self, view.layout), []
         for grid, count in zip(layout.grids, share_by_grid(layout, view.keep_count), strict=True):
-            own, weight = view.hidden[:, grid.tokens], weigh(self, view, grid.tokens)
+            own, weight = view.hidden[:, grid.tokens], weigh(view, grid.tokens)
+            if self.attention:
+                paid = view.encoder.class_attention()[:, grid.tokens]
+                weight = weight * scale_min_max(paid) ** 0.25
             if self.words and view.text is not None:
                 weight = weight * scale_min_max(compare_words(own, view.text.mean())[..., 0])
             points = compare(own) if self.uncentred else compare_centred(own)

@@ -10,7 +10,7 @@ from sparsight.engine.generate_guard import guard_generate
 from sparsight.engine.hooks import Engine
 from sparsight.engine.parts import Parts, find_parts, unwrap
 from sparsight.engine.probe import probe
-from sparsight.engine.support import check, suit
+from sparsight.engine.support import check
 from sparsight.errors import AttachError, UnsupportedError
 from sparsight.families import family_of
 from sparsight.methods import default_method
@@ -63,7 +63,7 @@ def sparsify(
     Method.__post_init__(method)  # a subclass may override it without calling it
     marks = None if visual_mask is None else check_marks(visual_mask)
     parts = find_parts(model, marked=marks is not None)
-    method = suit(parts, method)
+    method = method.for_space(parts.family.space)
     check(parts, method)
     engine = Engine(parts, method, marks)
     with LOCK:

@@ -69,7 +69,7 @@ def test_runs_and_writes_what_it_prints(prefill, tmp_path, capsys, method):
     assert result["facts"]["threads"] == torch.get_num_threads()
 
 
-@pytest.mark.parametrize("method", [SparseVLM(retain=12), Sparsight(retain=12, score="none")])
+@pytest.mark.parametrize("method", [SparseVLM(retain=12), Sparsight(retain=12)])
 def test_the_oracle_processes_as_many_tokens_as_the_sparse_run(prefill, built, method):
     model, inputs = built
     with sparsify(model, method) as run, torch.no_grad():

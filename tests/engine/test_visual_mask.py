@@ -156,7 +156,7 @@ def test_a_budget_alone_is_enough(pair):
     batch = merged(whole, [["image", 5], ["image", 2, "image", 6]])
     with sparsify(text, 0.5, visual_mask=batch.marks) as run, torch.no_grad():
         text(**batch.given)
-    assert run.method == Sparsight(0.5, score="none", space="tokens")
+    assert run.method == Sparsight(0.5, space="tokens")
     for sample, visual in zip(run.trace.samples, batch.marks.sum(dim=1).tolist(), strict=True):
         plan = Sparsight(0.5).plan(visual, 8)
         assert [len(site.keep) for site in sample] == list(plan.counts)

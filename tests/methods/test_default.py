@@ -30,7 +30,7 @@ def test_sparsify_takes_a_budget_alone(retain):
     model, inputs = tiny.tiny_llava(), tiny.batch([["image", 6]]).inputs
     with torch.no_grad(), sparsify(model, retain) as run:
         model(**inputs)
-    assert run.method == Sparsight(retain=retain, score="class", space="tokens")
+    assert run.method == Sparsight(retain=retain, space="tokens")
     assert 11 < run.stats.mean_visual_tokens <= 12
 
 

@@ -137,7 +137,6 @@ CHANGES = {
         **EVERYWHERE,
         "sites": ({}, (0, 5)),
         "where": ({}, "input"),
-        "score": ({}, "none"),
         "space": ({}, "features"),
     },
     CDPruner: {

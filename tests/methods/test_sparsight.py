@@ -7,16 +7,14 @@ import torch
 
 from sparsight import SparseVLM, Sparsight, sparsify
 from sparsight.counts.layout import Block, grids_layout, layout_of
-from sparsight.errors import BudgetError, SettingError, UnsupportedError
+from sparsight.errors import BudgetError, SettingError
 from sparsight.families import families
 from sparsight.methods import CDPruner
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals
-from sparsight.methods.method import Offer
 from sparsight.methods.parts.by_grid import choose_by_size
 from sparsight.methods.view import View
 from tests.support import reference_by_text as reference
-from tests.support import reference_diversity as diverse
-from tests.support import tiny_rotary, tiny_towers
+from tests.support import tiny_rotary
 from tests.support.cases import tiny_model
 
 GRIDS = [(0, 4, 5), (0, 3, 3), (1, 3, 3), (2, 4, 5)]
@@ -29,14 +27,12 @@ def random(*shape, seed):
 
 
 HIDDEN = random(2, VISUAL, 24, seed=0) + 0.6 * random(1, 1, 24, seed=1)
-ATTENTION = random(2, VISUAL, seed=7).softmax(dim=-1)
 FEATURES = random(2, VISUAL, 20, seed=2) + random(1, 1, 20, seed=3)
 
 
 def make_view(count, layout=LAYOUT, hidden=HIDDEN):
     values = {
         EncoderNeed("features"): FEATURES[: len(hidden)],
-        EncoderNeed("class_attention"): ATTENTION[: len(hidden)],
     }
     images = layout.image.expand(len(hidden), -1)
     encoder = EncoderSignals(values)
@@ -53,23 +49,6 @@ def test_the_choice_is_that_of_a_slow_reference(space):
         alone = Sparsight(14, space=space).select(make_view(14, hidden=HIDDEN[row : row + 1]))
         if space == "tokens":  # the view of one sample has the first one's features
             assert torch.equal(alone.keep[0], chosen[row])
-
-
-@pytest.mark.parametrize("space", ["tokens", "features"])
-def test_attention_weighs_by_its_fourth_root(space):
-    chosen = Sparsight(14, score="class", space=space).select(make_view(14)).keep
-    places = reference.Sample(*[None] * 4, GRIDS, *[None] * 4).places()
-    counts = [5, 2, 2, 5]  # 14 of 58, shared by size
-    judge = CDPruner(14, relevance="none", centred=True, space=space)
-    for row in (0, 1):
-        sample = reference.Sample(HIDDEN[row], FEATURES[row], None, (), GRIDS, *[None] * 4)
-        kept = []
-        for own, count in zip(places, counts, strict=True):
-            paid = diverse.min_max(ATTENTION[row][own].tolist())
-            paid = [value**0.25 for value in paid]
-            order = reference.determine(judge, sample, own, paid, count)
-            kept += [own[place] for place in order]
-        assert chosen[row].tolist() == sorted(kept)
 
 
 def test_grids_alike_are_chosen_from_together_and_a_few_at_a_time(monkeypatch):
@@ -112,7 +91,7 @@ def test_one_token_is_left_behind_the_horizon_and_pays_for_more_in_front():
         Sparsight(0.0001).plan(grids_layout([(24, 24)]), 32)
 
 
-def test_the_model_says_what_is_read_and_where_tokens_are_compared():
+def test_the_family_says_where_tokens_are_compared():
     spaces = {family.name: family.space for family in families()}
     assert {name for name, space in spaces.items() if space == "features"} == {
         "qwen-vl",
@@ -120,25 +99,18 @@ def test_the_model_says_what_is_read_and_where_tokens_are_compared():
     }
     qwen, llava = tiny_rotary.model("qwen25"), tiny_model("sdpa")
     with sparsify(qwen, 0.5) as run:
-        assert run.method == Sparsight(0.5, score="none", space="features")
+        assert run.method == Sparsight(0.5, space="features")
     with sparsify(llava, 0.5) as run:
-        assert run.method == Sparsight(0.5, score="class", space="tokens")
-    with sparsify(tiny_towers.llava("siglip"), 0.5) as run:
-        assert run.method == Sparsight(0.5, score="none", space="tokens")
+        assert run.method == Sparsight(0.5, space="tokens")
     with sparsify(qwen, Sparsight(0.5, space="tokens")) as run:
         assert run.method.space == "tokens"
-    with sparsify(llava, Sparsight(0.5, score="none")) as run:
-        assert run.method.score == "none"
-    with pytest.raises(UnsupportedError, match="no class token"):
-        sparsify(qwen, Sparsight(0.5, score="class"))
-    assert SparseVLM().for_model(Offer("features", class_token=True)) == SparseVLM()
+    assert SparseVLM().for_space("features") == SparseVLM()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"where": "decoder"}, "choose one of 'both', 'input'"),
-        ({"score": "received"}, "choose one of 'class', 'none'"),
         ({"space": "pixels"}, "choose one of 'tokens', 'features'"),
         ({"sites": (3, 9)}, r"the input first; sites=\(3, 9\), give \(0, 28\)"),
         ({"sites": (0, 9), "where": "input"}, r"sites=\(0, 9\), give \(0,\)"),
@@ -153,7 +125,7 @@ def test_where_no_token_is_a_patch_all_are_chosen_from_together():
     learned = layout_of((Block(0, 0, before=VISUAL),))
     judge = CDPruner(14, relevance="none", centred=True)
     for layout in (None, learned):
-        method = Sparsight(14, score="none", space="tokens")
+        method = Sparsight(14)
         view = replace(make_view(14, learned), layout=layout)
         chosen = method.select(view).keep
         for row in (0, 1):

@@ -94,7 +94,7 @@ PUBLISHED = {
     "determinantal": CDPruner(retain=0.4, relevance="none", centred=True),
     "sparsight": Sparsight(retain=0.4),
     "sparsight at the input": Sparsight(retain=0.3, where="input", positions="renumber"),
-    "sparsight by tokens": Sparsight(retain=0.6, score="none"),
+    "sparsight by features": Sparsight(retain=0.6, space="features"),
     "mmtok": MMTok(retain=0.4, skip=tuple(range(4, 30))),
     "centred mmtok": MMTok(retain=0.3, centred=True, positions="renumber"),
     "eadp": EADP(retain=0.4, beta=2.0),

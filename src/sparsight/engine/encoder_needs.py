@@ -18,7 +18,7 @@ from sparsight.errors import TESTED_WITH, UnsupportedError
 from sparsight.families import Family
 from sparsight.families.encoders import ImageEncoder
 from sparsight.methods.encoder import BY_CLASS, CHANGES, WHOLE, EncoderNeed
-from sparsight.methods.method import Method, Offer
+from sparsight.methods.method import Method
 from sparsight.sequence.encoded import Encoded
 
 KEPT = "_sparsight_encoded"  # attribute of an encoder's output
@@ -39,18 +39,6 @@ def read_encoder(family: Family, config: Any) -> ImageEncoder:
     if family.image_encoder is None:
         raise UnsupportedError("what its image encoder computes is not read")
     return family.image_encoder(config)
-
-
-def read_offer(family: Family, config: Any) -> Offer:
-    """Return what the models of a family offer to methods that leave a setting to the model.
-
-    Args: config: of the base model.
-    """
-    try:
-        class_token = read_encoder(family, config).class_token
-    except UnsupportedError:
-        class_token = False
-    return Offer(family.space, class_token)
 
 
 def list_unmet_needs(family: Family, config: Any, method: Method) -> Iterator[tuple[str, str]]:

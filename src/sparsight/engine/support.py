@@ -17,14 +17,14 @@ from sparsight.engine.cache import check_cache_classes
 from sparsight.engine.calibrator import find_unturned
 from sparsight.engine.checks import FULL, SLIDING, check_kernel, read_layer_kinds
 from sparsight.engine.compat import check_signatures, read_class_name
-from sparsight.engine.encoder_needs import check_encoder, list_unmet_needs, read_offer
+from sparsight.engine.encoder_needs import check_encoder, list_unmet_needs
 from sparsight.engine.final_norm import find_norm
 from sparsight.engine.image_scaling import check_scaling
 from sparsight.engine.layer_inputs import read_rotary_frequencies
 from sparsight.engine.parts import Parts
 from sparsight.errors import SettingError, SparsightError, UnsupportedError
 from sparsight.families import Family, family_named
-from sparsight.methods.method import Method, Offer
+from sparsight.methods.method import Method
 
 MOVING_ROPE = ("dynamic", "longrope")  # rotary tables that depend on the sequence's length
 
@@ -87,12 +87,6 @@ def describe(config: Any) -> Described:
     return Described(name, family_named(name), config, text, type(text).__name__)
 
 
-def suit(subject: Parts | Described, method: Method) -> Method:
-    """Return a method with the settings that it leaves to the model filled in."""
-    offer = Offer() if subject.marked else read_offer(subject.family, subject.config)
-    return method.for_model(offer)
-
-
 def supports(subject: Parts | Described, method: Method) -> tuple[Refusal, ...]:
     """Return every reason why a method cannot prune a model; none if it can.
 
@@ -102,7 +96,7 @@ def supports(subject: Parts | Described, method: Method) -> tuple[Refusal, ...]:
             transformers keeps its parts where the engine looks for them.
         method: with its settings.
     """
-    method = suit(subject, method)
+    method = method.for_space(subject.family.space)
     if isinstance(subject, Described):
         return tuple(_check_config(subject, method))
     name, decoder = type(subject.model).__name__, subject.decoder

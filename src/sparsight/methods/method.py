@@ -38,19 +38,6 @@ SIGNALS = BY_TEXT | {"distance", "layout", "norm", "encoder", "sizes"}
 
 
 @dataclass(frozen=True)
-class Offer:
-    """What a model offers to methods that leave a setting to it.
-
-    Args:
-        space: where its visual tokens are best compared with each other.
-        class_token: whether its image encoder has a class token whose attention can be read.
-    """
-
-    space: Space = "tokens"
-    class_token: bool = False
-
-
-@dataclass(frozen=True)
 class Method(ABC):
     """Base of every method.
 
@@ -136,9 +123,12 @@ class Method(ABC):
         """What is added to attention logits of a sample that is pruned; None for nothing."""
         return None
 
-    def for_model(self, offer: Offer) -> "Method":
-        """Return the method for a model; itself, unless a setting was left to the model."""
-        del offer
+    def for_space(self, space: Space) -> "Method":
+        """Return the method for a model's family; itself, unless a setting was left to the family.
+
+        Args: space: where the family's visual tokens are best compared with each other.
+        """
+        del space
         return self
 
     def list_sites(self, layers: int) -> tuple[int, ...]:

@@ -15,15 +15,13 @@ from sparsight.counts.layout import Layout, count_tokens
 from sparsight.counts.schedule import Schedule, check_sites, scale_sites
 from sparsight.errors import SettingError
 from sparsight.methods.encoder import EncoderNeed
-from sparsight.methods.method import Method, Offer, Space, check_choice
+from sparsight.methods.method import Method, Space, check_choice
 from sparsight.methods.parts.by_grid import choose_by_size, keep_order, share_by_grid
 from sparsight.methods.parts.choosers import choose_determinantal
-from sparsight.methods.parts.scores import scale_min_max
 from sparsight.methods.spaces import SPACES, compare_in, list_space_needs, read_points
 from sparsight.methods.view import Selection, View
 
 HORIZON = (28,)  # of 32 layers
-SHARPNESS = 0.25  # exponent of the class token's attention
 LEFT = 1  # visual tokens of a sample that the layers behind the horizon see
 
 
@@ -34,21 +32,19 @@ class Sparsight(Method):
     Source: before the decoder, tokens of each image, tile or frame are chosen one after the other,
         each adding most to the determinant of a kernel of cosines (CDPruner). Cosines are those of
         tokens from which their mean was taken, and are weighed by how distinctive the tokens at
-        both ends are (Cen-Prune), times the fourth root of the class token's attention to them.
+        both ends are (Cen-Prune).
         Seven eighths down the decoder all visual tokens but one are dropped; what that saves is
         spent on more tokens in front. Where it is not known where tokens lie in their images, all
         tokens of a sample are chosen from together.
     Differs: docs/recommended.md has the ablation of each component and what was tried and left out,
-        such as the question's words and cuts by attention in the middle layers. All of it was
-        measured on one small model.
+        such as the class token's attention, the question's words and cuts by attention in the
+        middle layers. All of it was measured on one small model.
 
     Args:
         retain: a layer mean. A mean that all tokens meet in front of the horizon drops none there.
         sites: the input and the horizon; None takes 28 of 32 layers, scaled to the model's depth.
         where: "both" sites, or the "input" alone, where the count is known from the image's size
             and nothing is touched in the decoder.
-        score: whether the "class" token's attention counts, or "none"; None takes "class" for
-            models whose image encoder has a class token that can be read.
         space: where tokens are compared: as "tokens" of the decoder, or as "features" of the image
             encoder before the projector; None takes what suits the model's family, as Cen-Prune
             does: "features" for Qwen-VL, "tokens" for others.
@@ -59,19 +55,16 @@ class Sparsight(Method):
         "recommended: distinctive tokens unlike each other, before the decoder; none in its end"
     )
     source: ClassVar[str] = "sparsight; parts of Cen-Prune, arXiv 2608.30263, and CDPruner"
-    signals: ClassVar[frozenset[str]] = frozenset({"layout", "encoder"})
+    signals: ClassVar[frozenset[str]] = frozenset({"layout", "encoder"})  # features, if at all
     takes_any_layout: ClassVar[bool] = True
 
     where: Literal["both", "input"] = "both"
-    score: Literal["class", "none"] | None = None
     space: Space | None = None
 
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
         super().__post_init__()
         check_choice("where", self.where, ("both", "input"))
-        if self.score is not None:
-            check_choice("score", self.score, ("class", "none"))
         if self.space is not None:
             check_choice("space", self.space, SPACES)
         sites = 2 if self.where == "both" else 1
@@ -81,16 +74,14 @@ class Sparsight(Method):
                 f"sites={self.sites}, give {'(0, 28)' if sites == 2 else '(0,)'} or leave it out."
             )
 
-    def for_model(self, offer: Offer) -> "Sparsight":
-        """Return the method with the score and the space that suit a model, unless given."""
-        score = self.score or ("class" if offer.class_token else "none")
-        return replace(self, score=score, space=self.space or offer.space)
+    def for_space(self, space: Space) -> "Sparsight":
+        """Return the method with the space of a family, unless one was given."""
+        return self if self.space is not None else replace(self, space=space)
 
     @property
     def encoder_needs(self) -> tuple[EncoderNeed, ...]:
-        """The class token's attention, where it counts; features, where tokens are compared so."""
-        attention = (EncoderNeed("class_attention"),) if self.score == "class" else ()
-        return *attention, *list_space_needs(self._read_space())
+        """Features, where tokens are compared as such."""
+        return list_space_needs(self._read_space())
 
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return the input, and the horizon if it is one of the sites."""
@@ -131,13 +122,8 @@ class Sparsight(Method):
         """Return `count` places in each of n grids whose tokens are (n, N), (G, n, count) int64."""
         space = self._read_space()
         points = read_points(view, space)[:, tokens]  # (G, n, N, D)
-        attention = None
-        if self.score == "class":
-            paid = view.encoder.class_attention()[:, tokens]
-            attention = scale_min_max(paid) ** SHARPNESS  # (G, n, N)
         compared = compare_in(space, points, centred=True)
-        weight = compared.weigh(attention)
-        return choose_determinantal(compared.similarity.hold(), count, weight)
+        return choose_determinantal(compared.similarity.hold(), count, compared.weight)
 
     def _read_space(self) -> Space:
         """Return where tokens are compared: as "tokens" where no model has said otherwise."""
