@@ -11,9 +11,8 @@ ABLATION = (
     "ablation-dev-embedded-cpu.json",
     {
         "sparsight": "the whole method",
-        "sparsight:score=none": "without the class token's attention",
         "sparsight:where=input": "without the horizon",
-        "sparsight:where=input:score=none": "without both",
+        "by-grid:attention=true": "times the fourth root of the class token's attention",
     },
 )
 CLOSEUP = (
@@ -21,7 +20,6 @@ CLOSEUP = (
     {
         "sparsight": "`sparsight`",
         "sparsight:where=input": "`sparsight:where=input`",
-        "cdpruner:relevance=none:centred=true": "`cdpruner:relevance=none:centred=true`",
         "visionzip": "`visionzip`",
         "scope": "`scope`",
         "cdpruner": "`cdpruner`",

@@ -144,8 +144,7 @@ def _check_pair(described: Described, method: Method) -> Iterator[Refusal]:
         yield _refuse_renumbering(family.name, family.fixed_positions)
     if "distance" in method.signals and family.rotary_axes > 1:
         yield _refuse_distance(name, family)
-    reads_grids = "layout" in method.signals and not method.takes_any_layout
-    if reads_grids and family.is_resampled(described.config):
+    if method.needs_grids and family.is_resampled(described.config):
         why = "its visual tokens answer learned queries and lie nowhere in the image"
         yield Refusal(name, described.name, why, "use SparseVLM")
 

@@ -123,6 +123,11 @@ class Method(ABC):
         """What is added to attention logits of a sample that is pruned; None for nothing."""
         return None
 
+    @property
+    def needs_grids(self) -> bool:
+        """Whether it must be known in which row and column of its image each visual token lies."""
+        return "layout" in self.signals and not self.takes_any_layout
+
     def for_space(self, space: Space) -> "Method":
         """Return the method for a model's family; itself, unless a setting was left to the family.
 
@@ -171,7 +176,7 @@ class Method(ABC):
         keeps_all = self.retain is not None and min(counts) == visual_tokens
         exact = keeps_all or not self.adaptive
         plan = Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites), exact=exact)
-        if plan.prunes and "layout" in self.signals and not self.takes_any_layout:
+        if plan.prunes and self.needs_grids:
             require_grids(self, layout)
         return plan
 
