@@ -27,15 +27,12 @@ CLOSEUP = (
     },
 )
 TRIED = (
-    "tried-dev-embedded-cpu.json",
+    "trials-dev-embedded-cpu.json",
     {
         "sparsight": "the whole method",
-        "in-the-middle": "half of the tokens cut at two thirds of the depth, by raters' attention",
-        "all-frames": "all images and frames chosen from together",
-        "by-grid:chooser=max-min": "max-min instead of the determinant",
-        "by-grid:chooser=coverage": "coverage instead of the determinant",
-        "by-grid:words=true": "times the likeness to the question's embeddings",
-        "by-grid:uncentred=true": "cosines without centring",
+        "sparsight:sites=0/24": "the horizon two layers earlier, at 24 of 30",
+        "in-the-middle": "half of the tokens cut at layer 20, by the raters' attention",
+        "coverage": "coverage, as SCOPE chooses, times the root of the class token's attention",
         "per-image": "more tokens for images with more that stands out",
     },
 )

@@ -9,7 +9,7 @@ from sparsight import SparseVLM, Sparsight, sparsify
 from sparsight.counts.layout import Block, grids_layout, layout_of
 from sparsight.errors import BudgetError, SettingError
 from sparsight.families import families
-from sparsight.methods import CDPruner
+from sparsight.methods import CDPruner, Restore
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals
 from sparsight.methods.parts.by_grid import choose_by_size
 from sparsight.methods.view import View
@@ -85,6 +85,12 @@ def test_one_token_is_left_behind_the_horizon_and_pays_for_more_in_front():
     assert (plan.sites, plan.counts) == ((0,), (64,))
     plan = Sparsight(0.95).plan(grids_layout([(24, 24)]), 32)
     assert plan.counts == (576, 1), "all in front of the horizon cost no more than this"
+    plan = Sparsight(64, sites=(0, 16)).plan(grids_layout([(24, 24)]), 32)
+    assert (plan.sites, plan.counts) == ((0, 16), (127, 1))
+    assert Sparsight(64, sites=(0,), where="input").plan(576, 32).counts == (64,)
+    for sites in ((0, 32), (0, 0), (0, -1)):
+        with pytest.raises(SettingError, match="do not fit"):
+            Sparsight(64, sites=sites).plan(576, 32)
     assert not Sparsight(576).plan(grids_layout([(24, 24)]), 32).prunes
     assert Sparsight(1).plan(grids_layout([(24, 24)]), 32).counts == (1, 1)
     with pytest.raises(BudgetError, match="the least is 1"):
@@ -104,6 +110,8 @@ def test_the_family_says_where_tokens_are_compared():
         assert run.method == Sparsight(0.5, space="tokens")
     with sparsify(qwen, Sparsight(0.5, space="tokens")) as run:
         assert run.method.space == "tokens"
+    with sparsify(qwen, Restore(0.5, base=Sparsight(where="input"), calibrate=False)) as run:
+        assert run.method.base.space == "features"
     assert SparseVLM().for_space("features") == SparseVLM()
 
 
@@ -131,6 +139,9 @@ def test_where_no_token_is_a_patch_all_are_chosen_from_together():
         for row in (0, 1):
             sample = reference.Sample(HIDDEN[row], None, None, (), [(0, 1, VISUAL)], *[None] * 4)
             assert chosen[row].tolist() == reference.keep(judge, sample, 14)
+    clip = layout_of(tuple(Block(1, 2, frame=frame) for frame in range(29)))
+    few = Sparsight(5).select(make_view(5, clip)).keep
+    assert few[0].tolist() != [0, 2, 4, 6, 8], "fewer than frames are not the first frames'"
     images = (torch.arange(VISUAL) // 2).expand(2, -1)  # 29 images of two tokens
     chosen = Sparsight(29).select(replace(view, images=images, count=29, keep_count=29)).keep
     assert (chosen // 2).tolist() == [list(range(29))] * 2

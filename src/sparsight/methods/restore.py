@@ -20,7 +20,7 @@ from sparsight.methods.answer import check_selection
 from sparsight.methods.calibration import Calibration
 from sparsight.methods.divprune import DivPrune
 from sparsight.methods.encoder import CHANGES, EncoderNeed
-from sparsight.methods.method import Method, check_choice
+from sparsight.methods.method import Method, Space, check_choice
 from sparsight.methods.parts.anchors import find_lower_median, group_by_anchors
 from sparsight.methods.parts.bipartite import merge_by_size
 from sparsight.methods.parts.tensors import take
@@ -194,6 +194,10 @@ class Restore(Method):
         """
         take_published(cls.__name__, PAPER_BUDGETS, retain)
         return cls(retain=retain, base=base)
+
+    def for_space(self, space: Space) -> "Restore":
+        """Return the method with a base that has the space of a family, unless one was given."""
+        return replace(self, base=self.base.for_space(space))
 
     @property
     def encoder_needs(self) -> tuple[EncoderNeed, ...]:

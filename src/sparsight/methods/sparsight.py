@@ -34,8 +34,8 @@ class Sparsight(Method):
         tokens from which their mean was taken, and are weighed by how distinctive the tokens at
         both ends are (Cen-Prune).
         Seven eighths down the decoder all visual tokens but one are dropped; what that saves is
-        spent on more tokens in front. Where it is not known where tokens lie in their images, all
-        tokens of a sample are chosen from together.
+        spent on more tokens in front. All tokens of a sample are chosen from together where it is
+        not known where in their images they lie, or where there are fewer to keep than images.
     Differs: docs/recommended.md has the ablation of each component and what was tried and left out,
         such as the class token's attention, the question's words and cuts by attention in the
         middle layers. All of it was measured on one small model.
@@ -86,7 +86,7 @@ class Sparsight(Method):
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return the input, and the horizon if it is one of the sites."""
         if self.sites is not None:
-            return check_sites(self.sites, layers)
+            return check_sites(self.sites, layers, first=0)
         return (0,) if self.where == "input" else (0, *scale_sites(layers, HORIZON))
 
     def plan(self, layout: Layout | int, layers: int) -> Schedule:
@@ -108,7 +108,8 @@ class Sparsight(Method):
         if view.site:
             first = torch.arange(view.keep_count, device=view.hidden.device)
             return Selection(first.expand(len(view.hidden), -1))
-        if view.layout is None or not view.layout.grids:
+        grids = () if view.layout is None else view.layout.grids
+        if view.layout is None or view.keep_count < len(grids) or not grids:
             every = torch.arange(view.hidden.shape[1], device=view.hidden.device)
             order = self._choose(view, every[None], view.keep_count)[:, 0]  # (G, K)
             return Selection(keep_order(order, view.images)[0])
