@@ -152,7 +152,7 @@ def test_a_stream_has_its_chunks(service):
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert len(middle) > 1
     assert last["choices"][0]["finish_reason"] == "length"
-    assert last["sparsight"]["method"] == "sparsevlm"
+    assert last["sparsight"]["method"] == "sparsight"
     assert usage["choices"] == []
     assert usage["usage"]["completion_tokens"] == 6
     assert {event["id"] for event in [first, *middle, last]} == {usage["id"]}
