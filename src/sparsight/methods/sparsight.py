@@ -1,7 +1,7 @@
-"""Sparsight: the recommended method, put together from parts that paid on the development scenes.
+"""Sparsight: the recommended method, put together from parts chosen on the development scenes.
 
 Source: Cen-Prune (arXiv 2608.30263) for the geometry and the weight, CDPruner (NeurIPS 2025, arXiv
-2506.10967) for the choice; that late layers need no visual tokens was seen by several authors.
+2506.10967) for the choice.
 """
 
 from dataclasses import dataclass, replace
@@ -37,8 +37,8 @@ class Sparsight(Method):
         spent on more tokens in front. All tokens of a sample are chosen from together where it is
         not known where in their images they lie, or where there are fewer to keep than images.
     Differs: docs/recommended.md has the ablation of each component and what was tried and left out,
-        such as the class token's attention, the question's words and cuts by attention in the
-        middle layers. All of it was measured on one small model.
+        such as the class token's attention and cuts by attention in the middle layers. All of it
+        was measured on one small model.
 
     Args:
         retain: a layer mean. A mean that all tokens meet in front of the horizon drops none there.
