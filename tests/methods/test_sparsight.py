@@ -141,7 +141,7 @@ def test_where_no_token_is_a_patch_all_are_chosen_from_together():
             assert chosen[row].tolist() == reference.keep(judge, sample, 14)
     clip = layout_of(tuple(Block(1, 2, frame=frame) for frame in range(29)))
     few = Sparsight(5).select(make_view(5, clip)).keep
-    assert few[0].tolist() != [0, 2, 4, 6, 8], "fewer than frames are not the first frames'"
+    assert (few >= 10).any(dim=-1).all(), "fewer than frames are not the first frames' alone"
     images = (torch.arange(VISUAL) // 2).expand(2, -1)  # 29 images of two tokens
     chosen = Sparsight(29).select(replace(view, images=images, count=29, keep_count=29)).keep
     assert (chosen // 2).tolist() == [list(range(29))] * 2
