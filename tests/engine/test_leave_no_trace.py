@@ -12,7 +12,7 @@ from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.engine import passes
 from sparsight.engine.tap import attach_tap
 from sparsight.errors import AttachError, SettingError, SparsightError, UnsupportedError
-from sparsight.methods import Downscale, Uniform
+from sparsight.methods import SCOPE, Downscale, ToMe, Uniform
 from tests.support import tiny
 from tests.support.footprint import snapshot
 
@@ -154,6 +154,28 @@ def test_an_attach_that_breaks_half_way_leaves_no_trace(model, inputs, monkeypat
     assert snapshot(model) == before
     with sparsify(model, SparseVLM(retain=0.5)):
         prefill(model, inputs)
+    assert snapshot(model) == before
+
+
+ENCODERS = {  # what is read or changed in the image encoder, and the part that takes the last hook
+    "features": (SCOPE(retain=20), "encoder_tap.attach_tap"),
+    "merging": (ToMe(retain=20), "encoder_merging.attach_tap"),
+}
+
+
+@pytest.mark.parametrize("case", ENCODERS)
+def test_hooks_on_the_encoder_go_when_the_last_one_fails(model, monkeypatch, case):
+    method, step = ENCODERS[case]
+    before = snapshot(model)
+
+    def fail(*given):
+        assert snapshot(model) != before, "nothing is on the model yet, so the test tests nothing"
+        raise RuntimeError("stop")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"sparsight.engine.{step}", fail)
+        with pytest.raises(RuntimeError, match="stop"):
+            sparsify(model, method)
     assert snapshot(model) == before
 
 

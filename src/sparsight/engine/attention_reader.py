@@ -25,7 +25,7 @@ from sparsight.engine.layer_inputs import LayerInputs
 from sparsight.engine.ledger import Owner
 from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass, Pruning, find_pass
-from sparsight.engine.tap import attach_tap
+from sparsight.engine.tap import AddRemover, attach_tap
 from sparsight.errors import TESTED_WITH, UnsupportedError
 from sparsight.methods.method import OF_LAYER, Method
 from sparsight.sequence.rater_rows import AttentionCall
@@ -58,7 +58,7 @@ class AttentionReader:
         sites = method.list_sites(len(parts.layers)) if method.signals & OF_LAYER else ()
         self.sites = frozenset(site for site in sites if site >= method.first_rated_site())
 
-    def attach(self, add_remover: Callable[[Callable[[], None]], None]) -> None:
+    def attach(self, add_remover: AddRemover) -> None:
         """Put taps on the layers whose attention is read.
 
         The tap replaces the config of an attention module. A compiled layer ignores new hooks but

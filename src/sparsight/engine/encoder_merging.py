@@ -12,7 +12,6 @@ second norm's output to that norm's input; names of both stand in `families/enco
 return a tensor (images, tokens, width), and attention gets no mask.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -26,7 +25,7 @@ from sparsight.engine.encoder_needs import find_attention, find_second
 from sparsight.engine.encoder_tap import EncoderTap, Reading
 from sparsight.engine.outline import Encoding, Outline
 from sparsight.engine.passes import Pass, find_pass
-from sparsight.engine.tap import attach_tap
+from sparsight.engine.tap import AddRemover, attach_tap
 from sparsight.errors import BudgetError, UnsupportedError
 from sparsight.methods.encoder import EncoderNeed
 from sparsight.sequence.encoded import Encoded
@@ -88,21 +87,22 @@ class MergingTap(EncoderTap):
                 f"{ceil(least / patches * 1000) / 1000:g} or more."
             )
 
-    def attach(self) -> list[Callable[[], None]]:
-        """Put hooks and taps on the encoder, and return what removes them."""
-        removers = super().attach()
+    def attach(self, add_remover: AddRemover) -> None:
+        """Put hooks and taps on the encoder.
+
+        Args: add_remover: takes a function that removes a hook, as soon as the hook is on.
+        """
+        super().attach(add_remover)
         for index in range(self.encoder.source + 1):
             block = self.blocks[index]
             norm, mlp = find_second(block, self.encoder)
             # before hooks of others, which collect what a block returns
-            handles = [
-                norm.register_forward_pre_hook(partial(self._on_norm, index)),
-                mlp.register_forward_hook(partial(self._on_mlp, index), prepend=True),
-                block.register_forward_hook(partial(self._on_block, index), prepend=True),
-            ]
-            removers.extend(handle.remove for handle in handles)
-            removers.append(attach_tap(find_attention(block), partial(self._on_call, index)))
-        return removers
+            on_norm, on_mlp = partial(self._on_norm, index), partial(self._on_mlp, index)
+            add_remover(norm.register_forward_pre_hook(on_norm).remove)
+            add_remover(mlp.register_forward_hook(on_mlp, prepend=True).remove)
+            on_block = partial(self._on_block, index)
+            add_remover(block.register_forward_hook(on_block, prepend=True).remove)
+            add_remover(attach_tap(find_attention(block), partial(self._on_call, index)))
 
     def _on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Start merging, in a pass whose images are to be merged."""

@@ -9,7 +9,7 @@ transformers touched here: that models hand on the encoder's output object as th
 of encoders.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +32,7 @@ from sparsight.engine.ledger import Owner
 from sparsight.engine.outline import Outline
 from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass, find_pass
-from sparsight.engine.tap import attach_tap
+from sparsight.engine.tap import AddRemover, attach_tap
 from sparsight.errors import TESTED_WITH, UnsupportedError
 from sparsight.families.encoders import Sizes, list_window_order
 from sparsight.families.reading import read_kinds
@@ -94,20 +94,20 @@ class EncoderTap:
         """Return an outline that says how its images are encoded; here as the model does it."""
         return outline
 
-    def attach(self) -> list[Callable[[], None]]:
-        """Put hooks and taps on the encoder, and return what removes them."""
+    def attach(self, add_remover: AddRemover) -> None:
+        """Put hooks and taps on the encoder.
+
+        Args: add_remover: takes a function that removes a hook, as soon as the hook is on.
+        """
         tower = self.tower
-        removers = [
-            tower.register_forward_pre_hook(self._on_start, with_kwargs=True).remove,
-            tower.register_forward_hook(self._on_end, always_call=True).remove,
-        ]
+        add_remover(tower.register_forward_pre_hook(self._on_start, with_kwargs=True).remove)
+        add_remover(tower.register_forward_hook(self._on_end, always_call=True).remove)
         if any(need.kind == "features" for need in self.needs):
             source = self.blocks[self.encoder.source]
-            removers.append(source.register_forward_hook(self._on_source).remove)
+            add_remover(source.register_forward_hook(self._on_source).remove)
         for index, needs in group_by_block(self.needs, self.encoder).items():
             attention = find_attention(self.blocks[index])
-            removers.append(attach_tap(attention, partial(self._on_attention, needs)))
-        return removers
+            add_remover(attach_tap(attention, partial(self._on_attention, needs)))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Return visual tokens (..., D) for features (..., D_enc)."""

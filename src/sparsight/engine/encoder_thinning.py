@@ -11,7 +11,6 @@ Private details of transformers touched here: `hidden_states`, `cu_seqlens` and
 frames, and names of the modules that merge patches, as `families/encoders.py` lists them.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +23,7 @@ from sparsight.engine.ledger import Owner
 from sparsight.engine.outline import Encoding, Outline
 from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass, find_pass
+from sparsight.engine.tap import AddRemover
 from sparsight.errors import MethodError, UnsupportedError
 from sparsight.families.encoders import list_window_order
 from sparsight.methods.encoder import EncoderNeed, MarksPatches
@@ -107,19 +107,19 @@ class ThinningTap(EncoderTap):
             return outline
         return replace(outline, encoding=Encoding(ENCODED.kind, method=self.method))
 
-    def attach(self) -> list[Callable[[], None]]:
-        """Put hooks on the encoder, and return what removes them."""
-        removers = super().attach()
-        handles = [
-            block.register_forward_pre_hook(self._on_block, with_kwargs=True)
-            for block in self.blocks
-        ]
-        handles.append(self.blocks[-1].register_forward_hook(self._on_last, prepend=True))
+    def attach(self, add_remover: AddRemover) -> None:
+        """Put hooks on the encoder.
+
+        Args: add_remover: takes a function that removes a hook, as soon as the hook is on.
+        """
+        super().attach(add_remover)
+        for block in self.blocks:
+            handle = block.register_forward_pre_hook(self._on_block, with_kwargs=True)
+            add_remover(handle.remove)
+        add_remover(self.blocks[-1].register_forward_hook(self._on_last, prepend=True).remove)
         for path in self.encoder.mergers:
             merger = self.parts.family.get_part(self.tower, path)
-            handles.append(merger.register_forward_pre_hook(self._on_merger))
-        removers.extend(handle.remove for handle in handles)
-        return removers
+            add_remover(merger.register_forward_pre_hook(self._on_merger).remove)
 
     def _on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Mark what goes into the blocks, in a pass whose images are to be thinned out."""

@@ -104,7 +104,7 @@ class Engine:
             self._removers.append(attach_deepstack(decoder, name, self._read_batch))
         for part in (self.scaler, self.encoder):
             if part is not None:
-                self._removers.extend(part.attach())
+                part.attach(self.add_remover)
         self.attention.attach(self.add_remover)
         self.attached = True
 
@@ -131,11 +131,8 @@ class Engine:
 
     def _hook(self, module: nn.Module, before: Callable[..., Any]) -> None:
         """Put a hook before a module and one that closes its pass after it."""
-        handles = (
-            module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_hook(self._on_end, always_call=True),
-        )
-        self._removers.extend(handle.remove for handle in handles)
+        self.add_remover(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        self.add_remover(module.register_forward_hook(self._on_end, always_call=True).remove)
 
     def expect(self, input_ids: torch.Tensor, arguments: dict[str, Any]) -> None:
         """Plan the batch of a generate() call and open a pass that announces it.

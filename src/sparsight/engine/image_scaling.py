@@ -7,7 +7,6 @@ models, and that a projector returns features (images, visual tokens, width).
 """
 
 import inspect
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from sparsight.engine.ledger import Owner
 from sparsight.engine.outline import Outline, Scale
 from sparsight.engine.parts import Parts
 from sparsight.engine.passes import Pass, find_pass
+from sparsight.engine.tap import AddRemover
 from sparsight.errors import UnsupportedError
 from sparsight.methods.method import Method
 from sparsight.methods.parts.cells import scaled_cells
@@ -67,11 +67,14 @@ class ImageScaler:
         self.projector = family.get_part(parts.base, str(family.projector))
         self.switch = has_switch(self.encoder)
 
-    def attach(self) -> list[Callable[[], None]]:
-        """Put hooks on encoder and projector, and return the functions that remove them."""
+    def attach(self, add_remover: AddRemover) -> None:
+        """Put hooks on encoder and projector.
+
+        Args: add_remover: takes a function that removes a hook, as soon as the hook is on.
+        """
         encoder = self.encoder.register_forward_pre_hook(self._on_encoder, with_kwargs=True)
-        projector = self.projector.register_forward_hook(self._on_projector)
-        return [encoder.remove, projector.remove]
+        add_remover(encoder.remove)
+        add_remover(self.projector.register_forward_hook(self._on_projector).remove)
 
     def scale(self, outline: Outline) -> Outline:
         """Return the outline of a batch with the scale of its images set.

@@ -22,6 +22,8 @@ TAP_NAME = "sparsight_tap"
 
 # what a tap hands each call to; it returns an additive mask to use instead of the call's, or None
 Sink = Callable[[AttentionCall], torch.Tensor | None]
+# takes what removes a hook or tap, as soon as that is on, so that an error half way leaves none
+AddRemover = Callable[[Callable[[], None]], None]
 
 
 class _TapConfig:
