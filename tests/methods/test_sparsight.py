@@ -93,7 +93,9 @@ def test_one_token_is_left_behind_the_horizon_and_pays_for_more_in_front():
             Sparsight(64, sites=sites).plan(576, 32)
     assert not Sparsight(576).plan(grids_layout([(24, 24)]), 32).prunes
     assert Sparsight(1).plan(grids_layout([(24, 24)]), 32).counts == (1, 1)
-    with pytest.raises(BudgetError, match="the least is 1"):
+    with pytest.raises(
+        BudgetError, match=r"the least is 1, as one of a sample's 576 stays .* fraction 0.002\."
+    ):
         Sparsight(0.0001).plan(grids_layout([(24, 24)]), 32)
 
 

@@ -152,12 +152,19 @@ def check_affordable(budget: float, visual_tokens: int, full: int, layers: int) 
     if budget >= least - EPSILON:
         return
     fraction = math.ceil(least / visual_tokens * 1000) / 1000
+    instead = (
+        f"Give retain={math.ceil(least - EPSILON)} or more, or, for samples of as many tokens or "
+        f"more, the fraction {fraction:g}"
+    )
+    if not full:
+        raise BudgetError(
+            f"a layer mean of {budget:g} visual tokens cannot be met: the least is 1, as one of a "
+            f"sample's {visual_tokens} stays in any case. {instead}."
+        )
     raise BudgetError(
         f"a layer mean of {budget:g} visual tokens cannot be met: {visual_tokens} tokens run in "
-        f"full through the first {full} of {layers} layers; the least is {least:.4g}. Give "
-        f"retain={math.ceil(least - EPSILON)} or more, for samples of any size the fraction "
-        f"{fraction:g}, or prune at an earlier site (the input, sites=(0,), with methods that read "
-        "no attention)."
+        f"full through the first {full} of {layers} layers; the least is {least:.4g}. {instead}; "
+        "or prune at an earlier site (the input, sites=(0,), with methods that read no attention)."
     )
 
 
