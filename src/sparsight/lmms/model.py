@@ -2,12 +2,14 @@
 
 Details of lmms-eval touched here, as of 0.7.3: `lmms` with `is_simple`, `task_dict`, `cache_hook`,
 `_rank`, `_world_size` and `clean`; the six arguments of a chat model's request; `ChatMessages` with
-`to_hf_messages`; `GenerationResult` and `TokenCounts`; `log_metrics`.
+`to_hf_messages`; `GenerationResult` and `TokenCounts`; `log_metrics`; that it prints by loguru, and
+hides Python's warnings.
 """
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from sparsight.errors import UnsupportedError
+from sparsight.errors import InputWarning, RaterWarning, UnsupportedError
 from sparsight.lmms.answering import Answerer, Costs, Reply
 from sparsight.lmms.arguments import read_arguments, read_ranks
 from sparsight.lmms.generation import Generation, read_generation
@@ -40,6 +42,7 @@ try:
     from lmms_eval.api.model import lmms
     from lmms_eval.models.model_utils.gen_metrics import log_metrics
     from lmms_eval.protocol import ChatMessages
+    from loguru import logger
 except ImportError as error:
     raise UnsupportedError(_explain(error)) from error
 
@@ -109,6 +112,7 @@ class Sparsight(lmms):  # type: ignore[misc]  # lmms-eval is not there when type
         questions = [self._read_request(place, request) for place, request in enumerate(requests)]
         results: list[Any] = [None] * len(questions)
         with (
+            _shown_warnings(),
             tqdm(total=len(results), desc="sparsight", disable=self._rank != 0) as bar,
             answerer.pruning() as run,
         ):
@@ -174,7 +178,7 @@ class Sparsight(lmms):  # type: ignore[misc]  # lmms-eval is not there when type
         for group in groups.values():
             generation = read_generation(group[0].asked, self._arguments.most)
             for note in generation.notes:
-                warnings.warn(f"generation_kwargs: {note}.", stacklevel=3)
+                logger.warning("generation_kwargs: {}.", note)
             for start in range(0, len(group), size):
                 batches.append((group[start : start + size], generation))
         return batches
@@ -200,6 +204,15 @@ class Sparsight(lmms):  # type: ignore[misc]  # lmms-eval is not there when type
         if self._answerer is None:
             raise UnsupportedError("this model has been cleaned up after a run; load it again.")
         return self._answerer
+
+
+@contextmanager
+def _shown_warnings() -> Iterator[None]:
+    """Show sparsight's own warnings inside the block; lmms-eval hides those of all libraries."""
+    with warnings.catch_warnings():
+        for kind in (InputWarning, RaterWarning):
+            warnings.filterwarnings("default", category=kind)
+        yield
 
 
 def _report(costs: Costs, requests: int) -> None:
