@@ -48,7 +48,7 @@ generation_kwargs:
   max_new_tokens: 16
   temperature: 0
   do_sample: false
-  until: ["\\n\\n"]
+  until: ["USER:"]
   image_aspect_ratio: original
 metric_list:
   - metric: exact_match

@@ -81,6 +81,13 @@ def test_stops():
     assert read(until=["\n\n", "Q:", ""], stop_sequences="Q:").stops == ("\n\n", "Q:")
     assert read(until="</s>").stops == ("</s>",)
     assert read(until=[]).stops == ()
+    assert read(until="\n\n").stops == ("\n\n",)
+
+
+def test_what_lmms_eval_fills_in_cuts_no_answer():
+    generation = read(until=["\n\n"])
+    assert generation.stops == ()
+    assert "fills in" in generation.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,21 @@ def test_generating_stops_when_all_rows_have_ended(build):
     assert ask(model, ROWS[:1], many)[0].token_counts.output_tokens == 2
 
 
+def test_how_answers_ended_is_counted(build, logged):
+    model, processor = build.pair
+    rows = [*ROWS, TWO]
+    whole = answer_alone(build.pair, rows)
+    words = whole[0].split()
+    end = processor.tokenizer.convert_tokens_to_ids(whole[1].split()[1])
+    model.generation_config.eos_token_id = end
+    ask(build(method="dense", batch_size=4), rows, lmms.GREEDY | {"until": [words[2]]})
+    ended = sum(whole[1].split()[1] in text.split()[:6] for text in whole)
+    stopped = sum(words[2] in text.split(whole[1].split()[1])[0] for text in whole)
+    table = logged[0]["additional_metrics"]
+    assert table["share_stopped"] == stopped / 4 > 0
+    assert table["share_unfinished"] == 1 - (stopped + ended) / 4
+
+
 def test_costs_go_into_the_table_of_throughput(build, logged):
     model = build(**SPARSE, batch_size=2)
     ask(model, [*ROWS, TWO, WORDS])
@@ -150,7 +165,8 @@ def test_dense_costs(build, logged):
 
 def test_no_image_at_all_costs_no_visual_token(build, logged):
     ask(build(**SPARSE), [WORDS])
-    assert set(logged[0]["additional_metrics"]) == {"num_requests"}
+    counts = {"num_requests", "share_stopped", "share_unfinished"}
+    assert set(logged[0]["additional_metrics"]) == counts
 
 
 def test_answers_go_to_the_cache_of_lmms_eval(build):

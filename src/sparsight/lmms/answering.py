@@ -21,10 +21,10 @@ from sparsight.errors import SettingError
 from sparsight.evaluate.asking import cast_weights
 from sparsight.inputs import Messages, prompt_inputs
 from sparsight.lmms.arguments import Arguments
+from sparsight.lmms.costs import Costs
 from sparsight.lmms.generation import Generation, cut_answer, find_end
 from sparsight.lmms.turns import holds_video
 from sparsight.run import Run
-from sparsight.sequence.trace import Stats
 from sparsight.sparsify import sparsify
 
 
@@ -41,54 +41,6 @@ class Reply:
     text: str
     prompt_tokens: int
     new_tokens: int
-
-
-@dataclass
-class Costs:
-    """What answers have cost.
-
-    Args:
-        questions: that have visual tokens.
-        visual: tokens of their prompts.
-        entering: of them, that entered a decoder layer, layer mean.
-        flops: of the prefills of batches that have visual tokens; 0 where nothing is pruned.
-        dense_flops: of the same prefills, had nothing been pruned.
-        new_tokens: that were generated.
-        seconds: that generate() took.
-    """
-
-    questions: int = 0
-    visual: int = 0
-    entering: float = 0.0
-    flops: int = 0
-    dense_flops: int = 0
-    new_tokens: int = 0
-    seconds: float = 0.0
-
-    def add_dense(self, visual: Sequence[int]) -> None:
-        """Add a batch from which nothing was pruned, by the visual tokens of its rows."""
-        self.questions += sum(count > 0 for count in visual)
-        self.visual += sum(visual)
-        self.entering += sum(visual)
-
-    def add_pruned(self, stats: Stats) -> None:
-        """Add a batch that was pruned."""
-        rows = [schedule for schedule in stats.schedules if schedule.visual_tokens]
-        self.questions += len(rows)
-        self.visual += sum(stats.visual_tokens)
-        self.entering += sum(schedule.mean("entering") for schedule in rows)
-        self.flops += stats.prefill_flops
-        self.dense_flops += stats.dense_prefill_flops
-
-    def list_means(self) -> dict[str, float]:
-        """Return the means over questions with visual tokens; nothing where there are none."""
-        if not self.questions:
-            return {}
-        return {
-            "visual_tokens": self.visual / self.questions,
-            "visual_tokens_entering": self.entering / self.questions,
-            "prefill_flops_share": self.flops / self.dense_flops if self.dense_flops else 1.0,
-        }
 
 
 class Ends(StoppingCriteria):
@@ -185,8 +137,10 @@ class Answerer:
         self._count(inputs["input_ids"], run)
         new = output[:, start:]
         lengths = [self._measure(row) for row in new.tolist()]
+        whole = self._decode(new)
+        texts = [cut_answer(text, generation.stops) for text in whole]
+        self._count_ends(new, whole, generation)
         self.costs.new_tokens += sum(lengths)
-        texts = [cut_answer(text, generation.stops) for text in self._decode(new)]
         prompts = inputs["attention_mask"].sum(dim=1).tolist()
         return list(map(Reply, texts, prompts, lengths))
 
@@ -202,6 +156,16 @@ class Answerer:
             self.costs.add_dense(visual)
         elif any(visual):  # without one, the stats are those of an earlier batch
             self.costs.add_pruned(run.stats)
+
+    def _count_ends(self, new: torch.Tensor, texts: list[str], generation: Generation) -> None:
+        """Count how answers ended, by their tokens, (B, N), and their uncut texts."""
+        full = new.shape[1] == generation.options["max_new_tokens"]
+        for row, text in zip(new.tolist(), texts, strict=True):
+            stopped = find_end(text, generation.stops) is not None
+            ended = not full or not self._ends.union([self._pad]).isdisjoint(row)
+            self.costs.answers += 1
+            self.costs.stopped += stopped
+            self.costs.unfinished += not stopped and not ended
 
     def _measure(self, tokens: list[int]) -> int:
         """Return how many tokens an answer has, up to its end or its padding."""

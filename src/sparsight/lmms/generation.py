@@ -19,6 +19,7 @@ PASSED = ("repetition_penalty", "length_penalty", "no_repeat_ngram_size", "min_n
 APPLIED = ("max_new_tokens", "do_sample", "temperature", "num_beams", *DRAWN, *PASSED, *STOPS)
 OTHERS = ("image_aspect_ratio",)  # of models whose images are cut up by their own code
 FRAMEWORK = ("max_agentic_steps",)  # read by lmms-eval itself
+FILLED_IN = ["\n\n"]  # `until`, written by lmms-eval 0.7.3 where a task names no text that ends it
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ def read_generation(given: Mapping[str, Any], most: int) -> Generation:
             f"not know and which may change answers; it knows {', '.join(APPLIED)}."
         )
     draws, notes = _read_drawing(values)
+    if values.get("until") == FILLED_IN:
+        del values["until"]
+        notes.append(
+            "until=['\\n\\n'] is what lmms-eval fills in where a task names no text that ends an "
+            "answer, and is not applied"
+        )
     notes += [
         f"{name}={values[name]!r} belongs to other models and is ignored"
         for name in OTHERS

@@ -18,8 +18,9 @@ import torch
 from tqdm import tqdm
 
 from sparsight.errors import InputWarning, RaterWarning, UnsupportedError
-from sparsight.lmms.answering import Answerer, Costs, Reply
+from sparsight.lmms.answering import Answerer, Reply
 from sparsight.lmms.arguments import read_arguments, read_ranks
+from sparsight.lmms.costs import Costs
 from sparsight.lmms.generation import Generation, read_generation
 from sparsight.lmms.turns import read_turns
 
