@@ -178,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="empty folder of tasks and results")
     parser.add_argument("--json", type=Path, help="file of the facts; default: print them")
-    parser.add_argument("--questions", type=int, default=4, help="of each family")
+    parser.add_argument("--questions", type=int, default=3, help="of each family")
     parser.add_argument("--batch", type=int, default=4, help="questions answered together")
     options = parser.parse_args()
     text = json.dumps(measure(options.out, options.questions, options.batch), indent=1) + "\n"

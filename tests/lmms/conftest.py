@@ -4,8 +4,9 @@ import importlib
 import sys
 
 import pytest
+import torch
 
-from tests.support import lmms, server
+from tests.support import lmms, tiny, tiny_processor
 
 CLASS = "sparsight.lmms.model"
 
@@ -36,7 +37,7 @@ def logged(modules):
 @pytest.fixture
 def build(plugin, monkeypatch):
     """Builds the model around a tiny one; `build.pair` is that one and its processor."""
-    pair = server.tiny_pair()
+    pair = tiny.tiny_llava(dtype=torch.float32), tiny_processor.processor()
 
     def make(**given):
         monkeypatch.setattr("sparsight.lmms.answering.load_model", lambda *_: pair)
