@@ -1,17 +1,20 @@
 # make demo   set up, prepare the embedded model, ask about a photograph dense and sparse, draw what was kept
 # make test   set up, check style and types, run the tests
 # make oldest run the tests of what touches transformers on the oldest release that is supported
+# make lmms-test  run lmms-eval with --model sparsight once, in an environment of its own
+# make lmms-run   do so for three configurations, and keep the facts in benchmarks/results/
 # make newest run the same on the newest release in the registry, also beyond the bound in pyproject.toml
 
 PYTHON ?= python3
 OLDEST ?= 5.17.0
+LMMS ?= 0.7.3
 QUESTION ?= What color is the fish?
 IMAGE ?= examples/scene.png
 
 # the rooms that touch transformers; the others see no release of it
 HOSTING = tests/engine tests/families tests/methods tests/test_chat.py
 
-.PHONY: demo test oldest newest lint table clean
+.PHONY: demo test oldest newest lmms-test lmms-run lint table clean
 
 demo: .venv/ready
 	.venv/bin/sparsight prepare
@@ -27,6 +30,16 @@ newest: .venv-newest/ready
 	.venv-newest/bin/python -m pip install --quiet --upgrade transformers
 	.venv-newest/bin/python -m pip list 2>&1 | grep -i "^transformers "
 	.venv-newest/bin/python -m pytest -W "ignore:transformers .* is newer:UserWarning" $(HOSTING)
+
+lmms-test: .venv-lmms/ready
+	.venv-lmms/bin/sparsight prepare
+	.venv-lmms/bin/python -c "import lmms_eval"
+	.venv-lmms/bin/python -m pytest tests/lmms/test_real_run.py
+
+lmms-run: .venv-lmms/ready
+	.venv-lmms/bin/sparsight prepare
+	rm -rf .venv-lmms/run && mkdir .venv-lmms/run
+	.venv-lmms/bin/python benchmarks/lmms_run.py --out .venv-lmms/run --json benchmarks/results/lmms-run-cpu.json
 
 lint: .venv/ready
 	.venv/bin/ruff format --check .
@@ -50,5 +63,14 @@ table: .venv/ready
 	$(@D)/bin/python -m pip install --quiet -c $(@D)/constraints.txt "$(RELEASE)" -e ".[embedded,dev]"
 	touch $@
 
+# torchvision is required by lmms-eval's metadata, but does not load beside a CPU build of torch
+.venv-lmms/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	grep -E '^(torch|transformers)==' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -c $(@D)/constraints.txt -e ".[embedded]" "lmms-eval==$(LMMS)" "filelock<4" pytest hypothesis
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache demo.png
+	rm -rf .venv .venv-oldest .venv-newest .venv-lmms .pytest_cache .mypy_cache .ruff_cache demo.png

@@ -215,7 +215,7 @@ def test_plain_steps_keep_the_rules(code):
 # a room may import from rooms on its own floor or below; a floor is written above those that it
 # stands on
 FLOORS = (
-    ("cli", "serve", "evaluate", "bench"),
+    ("cli", "serve", "evaluate", "bench", "lmms"),
     ("chat", "inputs"),
     ("sparsify", "run", "models", "picture", "images", "pixels"),
     ("engine",),
