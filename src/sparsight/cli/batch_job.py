@@ -187,7 +187,7 @@ def _write_agreement(check: dict[str, Any]) -> str:
     if check["time_ratio"] is not None:
         text += f", which takes {check['time_ratio']:.2f} times as long"
     if check["failed"]:
-        text += f"; {check['failed']} rows have an error"
+        text += f"; rows with an error: {check['failed']}"
     if check["differing"]:
         names = ", ".join(check["differing"][:SHOWN])
         more = ", ..." if len(check["differing"]) > SHOWN else ""
@@ -210,5 +210,7 @@ def _write_summary(summary: dict[str, Any]) -> str:
             f"{summary['halved_batches']} batches were too large for the memory, and were halved; "
             "a smaller --batch-size is faster."
         )
+    if summary["check"] is not None:
+        lines.append(f"Check: {_write_agreement(summary['check'])}")
     lines.append(f"{summary['seconds']:.1f} seconds.")
     return "\n".join(lines) + "\n"
