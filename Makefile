@@ -2,6 +2,7 @@
 # make test   set up, check style and types, run the tests
 # make oldest run the tests of what touches transformers on the oldest release that is supported
 # make newest run the same on the newest release in the registry, also beyond the bound in pyproject.toml
+# make scale-test   run `sparsight run` on a local Ray cluster, of which a worker is killed
 
 PYTHON ?= python3
 OLDEST ?= 5.17.0
@@ -11,7 +12,7 @@ IMAGE ?= examples/scene.png
 # the rooms that touch transformers; the others see no release of it
 HOSTING = tests/engine tests/families tests/methods tests/test_chat.py
 
-.PHONY: demo test oldest newest lint table clean
+.PHONY: demo test oldest newest scale-test lint table clean
 
 demo: .venv/ready
 	.venv/bin/sparsight prepare
@@ -28,6 +29,9 @@ newest: .venv-newest/ready
 	.venv-newest/bin/python -m pip list 2>&1 | grep -i "^transformers "
 	.venv-newest/bin/python -m pytest -W "ignore:transformers .* is newer:UserWarning" $(HOSTING)
 
+scale-test: .venv-scale/ready
+	RAY_USAGE_STATS_ENABLED=0 .venv-scale/bin/python -m pytest tests/serve/batch
+
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -38,7 +42,12 @@ table: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,serve,dev]"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,serve,parquet,pdf,video,dev]"
+	touch $@
+
+.venv-scale/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-scale
+	.venv-scale/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,parquet,pdf,video,scale,dev]"
 	touch $@
 
 # transformers brings its own set along, so only the other direct dependencies stay pinned
@@ -51,4 +60,4 @@ table: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache demo.png
+	rm -rf .venv .venv-oldest .venv-newest .venv-scale .pytest_cache .mypy_cache .ruff_cache demo.png

@@ -4,11 +4,11 @@ The machine that runs the command writes the output, as it does without a cluste
 dead actor may have answered and a second one answers again is written once, and a job continues
 after a kill in the same way.
 
-What is used of Ray is public: `ray.init`, `ray.data.from_items`, `map_batches`, `iter_rows`. Rows
-and records travel as lines of JSON.
+Only what Ray documents is used. Rows and records travel as lines of JSON.
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from sparsight.serve.batch.rows import Row
 from sparsight.serve.batch.settings import Asking
 
 LOCAL = "local"  # starts a cluster on this machine, which ends with the command
+USED = ("from_items", "ActorPoolStrategy", "DataContext")
 MOST_BLOCKS = 10_000  # of a dataset; a block is what Ray hands out, and answers come by blocks
 
 Build = Callable[[Asking, Path], Answerer]
@@ -75,9 +76,10 @@ class Cluster:
     ) -> None:
         self._ray = load_package("ray", "--ray")
         self._data = load_package("ray", "--ray", "data")
-        for holder, name in ((self._ray, "init"), (self._data, "from_items")):
-            if not hasattr(holder, name):
-                raise UnsupportedError(f"this Ray has no {name}; install one of its 2.x releases.")
+        missing = [name for name in ("init", "shutdown") if not hasattr(self._ray, name)]
+        missing += [f"data.{name}" for name in USED if not hasattr(self._data, name)]
+        if missing:
+            raise UnsupportedError(f"this Ray has no {', '.join(missing)}; install Ray 2.60.")
         if asking.device is not None and asking.device.startswith("cuda:"):
             raise SettingError(
                 f"--device {asking.device} names one GPU; with --ray give cuda, or leave it out."
@@ -122,6 +124,8 @@ class Cluster:
         asking = replace(self._asking, device="cuda" if gpu else self._asking.device or "cpu")
         context = self._data.DataContext.get_current()
         context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         dataset = self._data.from_items(
             items, override_num_blocks=min(len(items), MOST_BLOCKS)
         ).map_batches(
@@ -129,7 +133,7 @@ class Cluster:
             fn_constructor_args=(self._build, asking, str(self._base)),
             batch_size=1,
             batch_format="numpy",
-            concurrency=self._workers,
+            compute=self._data.ActorPoolStrategy(size=self._workers),
             num_gpus=1 if gpu else 0,
         )
         for row in dataset.iter_rows():
