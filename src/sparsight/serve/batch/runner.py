@@ -1,6 +1,6 @@
 """Runs a job: rows that have no record yet are answered batch by batch, and written."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sparsight.serve.batch.answering import Answerer
@@ -98,7 +98,17 @@ def compare(dense: Answerer, sparse: Answerer, inputs: Inputs, count: int, size:
     for number, batch in enumerate(batches):
         for one in (dense, sparse) if number % 2 else (sparse, dense):
             answers[one].update((record.row, record) for record in one.answer(batch))
-    pairs = [(answers[dense][row], answers[sparse][row]) for row in sorted(answers[dense])]
+    return _judge(answers[dense], answers[sparse], dense.seconds, sparse.seconds)
+
+
+def _judge(
+    dense: Mapping[int, Record],
+    sparse: Mapping[int, Record],
+    dense_seconds: float,
+    sparse_seconds: float,
+) -> Agreement:
+    """Return how records of the same rows agree."""
+    pairs = [(dense[row], sparse[row]) for row in sorted(dense)]
     both = [(a, b) for a, b in pairs if a.error is None and b.error is None]
     differing = tuple(a.id for a, b in both if a.answer != b.answer)
     return Agreement(
@@ -106,6 +116,6 @@ def compare(dense: Answerer, sparse: Answerer, inputs: Inputs, count: int, size:
         agree=len(both) - len(differing),
         differing=differing,
         failed=len(pairs) - len(both),
-        dense_seconds=dense.seconds,
-        sparse_seconds=sparse.seconds,
+        dense_seconds=dense_seconds,
+        sparse_seconds=sparse_seconds,
     )
