@@ -93,11 +93,9 @@ def compare(
 ) -> dict[str, Any]:
     """Return images per second, their ratio, and what the model's FLOPs promise."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    answers = {name: {one["row"]: one for one in found} for name, found in records.items()}
+    dense = {one["row"]: one["answer"] for one in records["dense"]}
     shares = [one["prefill_flops_share"] for one in records["sparse"]]
-    same = [
-        answers["dense"][row]["answer"] == one["answer"] for row, one in answers["sparse"].items()
-    ]
+    same = [dense[one["row"]] == one["answer"] for one in records["sparse"]]
     return {
         "seconds": seconds,
         "images_per_second": {name: round(rows / value, 3) for name, value in medians.items()},

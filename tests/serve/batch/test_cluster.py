@@ -34,11 +34,12 @@ def build_echo(asking, base):
 def test_an_actor_answers_what_it_is_sent():
     actor = Actor(build_echo, Asking(), "base")
     rows = [jobs.make_row(number, question=f"what\u2028{number}") for number in (1, 2, 3)]
-    sent = [json.dumps([vars(row) for row in part]) for part in (rows[:2], rows[2:])]
+    sent = [json.dumps(list(map(vars, part))) for part in (rows[:2], rows[2:])]
     got = actor({"rows": sent})
     assert got["halved"] == [1, 1]
-    records = [[read_record(line) for line in lines.split("\n") if line] for lines in got["lines"]]
-    assert records == [jobs.answer(rows[:2]), jobs.answer(rows[2:])]
+    first, second = (list(map(read_record, text.split("\n")[:-1])) for text in got["lines"])
+    assert first == jobs.answer(rows[:2])
+    assert second == jobs.answer(rows[2:])
 
 
 @pytest.fixture

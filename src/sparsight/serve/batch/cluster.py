@@ -96,7 +96,7 @@ class Cluster:
 
         Raises: SettingError: the cluster cannot be reached, or has too few CPUs or GPUs.
         """
-        items = [{"rows": json.dumps([asdict(row) for row in batch])} for batch in batches]
+        items = [{"rows": json.dumps(list(map(asdict, batch)))} for batch in batches]
         self._start()
         try:
             yield from self._answer(items)
