@@ -13,7 +13,7 @@ from sparsight.cli.inputs import as_text, read_device, read_dtype
 from sparsight.cli.load import load_model
 from sparsight.cli.method import read_method, read_retain
 from sparsight.cli.streams import INTERRUPTED, print_json, put, say
-from sparsight.errors import SettingError
+from sparsight.errors import SettingError, UnsupportedError
 from sparsight.evaluate.asking import cast_weights
 from sparsight.methods.method import Method
 from sparsight.serve.batch.answering import Answerer
@@ -97,6 +97,8 @@ def run(job: Job, as_json: bool) -> None:
 def read_chosen(asking: Asking) -> Method | None:
     """Return the method that prunes; None for the dense model."""
     if asking.method.strip().lower() == DENSE:
+        if asking.paper:
+            raise UnsupportedError("dense has no published settings; leave --paper out.")
         read_retain(asking.retain)
         return None
     return read_method(asking.method, asking.retain, asking.paper)

@@ -89,6 +89,7 @@ def refused(result, *parts):
         (["--method", "nothing"], "method 'nothing' is not known"),
         (["--retain", "0"], "retain=0"),
         (["--method", "dense", "--retain", "x"], "retain='x'"),
+        (["--method", "dense", "--paper"], "dense has no published settings"),
         (["--method", "dense", "--check", "3"], "--check compares with the dense model"),
         (["--device", "nowhere"], "--device 'nowhere' is not known"),
         (["--dtype", "int8"], "--dtype 'int8' is not known"),
@@ -118,6 +119,14 @@ def test_without_the_extra_one_line_says_what_to_install(table, tmp_path, monkey
     refused(run(table, "--out", tmp_path / "a.parquet"), 'pip install "sparsight[parquet]"')
     words = [table, "--out", tmp_path / "a.jsonl", "--ray", "local"]
     refused(run(*words), 'pip install "sparsight[scale]"')
+
+
+def test_a_model_that_is_not_there_leaves_no_file(table, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refused(run(table, "--out", tmp_path / "out.jsonl", "--model", "no/where"), "no/where")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 CHANGES = {

@@ -84,6 +84,10 @@ def test_a_job_without_a_row_may_become_another_one(table, tmp_path):
     out = tmp_path / "out.jsonl"
     rows = read_inputs(table, None).rows
     Store(out, rows, {**WHAT, "model": "mistyped"}).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    # a kill leaves the files
+    assert jobs.run_in_child(lambda: Store(out, rows, {**WHAT, "model": "mistyped"}).close(), 6)
+    assert len(list(tmp_path.iterdir())) == 3
     jobs.work(table, out, WHAT)
     assert ids(out) == ALL
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sparsight.errors import SettingError, UnsupportedError
+from sparsight.errors import ModelError, SettingError, UnsupportedError
 from sparsight.serve.batch.answering import Answerer
 from sparsight.serve.batch.needs import load_package
 from sparsight.serve.batch.record import Record, read_record
@@ -120,6 +120,10 @@ class Cluster:
             ) from error
 
     def _answer(self, items: list[dict[str, str]]) -> Iterator[Sequence[Record]]:
+        """Yield the records of each batch.
+
+        Raises: ModelError: no worker can load the model, or one raised what no other can cure.
+        """
         gpu = self._needs_gpu()
         asking = replace(self._asking, device="cuda" if gpu else self._asking.device or "cpu")
         context = self._data.DataContext.get_current()
@@ -136,9 +140,13 @@ class Cluster:
             compute=self._data.ActorPoolStrategy(size=self._workers),
             num_gpus=1 if gpu else 0,
         )
-        for row in dataset.iter_rows():
-            self.halved += int(row["halved"])
-            yield [read_record(line) for line in row["lines"].split("\n") if line]
+        try:
+            for row in dataset.iter_rows():
+                self.halved += int(row["halved"])
+                yield [read_record(line) for line in row["lines"].split("\n") if line]
+        except self._ray.exceptions.RayError as error:
+            last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+            raise ModelError(f"a worker of the cluster failed for good: {last}") from error
 
     def _needs_gpu(self) -> bool:
         """Return whether each actor takes a GPU; without --device one is taken if there are any.

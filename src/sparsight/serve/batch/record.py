@@ -40,6 +40,30 @@ class Record:
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
 
 
+@dataclass
+class Totals:
+    """Sums over rows.
+
+    Args:
+        rows: that have a record.
+        errors: of them, without an answer.
+        visual_tokens: of the answered ones, before pruning.
+        visual_tokens_entering: of them, that entered a decoder layer on average.
+    """
+
+    rows: int = 0
+    errors: int = 0
+    visual_tokens: int = 0
+    visual_tokens_entering: float = 0.0
+
+    def add(self, record: Record) -> None:
+        """Count a record."""
+        self.rows += 1
+        self.errors += record.error is not None
+        self.visual_tokens += record.visual_tokens or 0
+        self.visual_tokens_entering += record.visual_tokens_entering or 0.0
+
+
 # the types of values, as JSON has them
 TYPES: dict[str, tuple[type, ...]] = {
     "row": (int,),

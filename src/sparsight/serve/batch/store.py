@@ -10,14 +10,13 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from sparsight.errors import InputError
 from sparsight.serve.batch.parquet import describes, read_rows, write_parquet
-from sparsight.serve.batch.record import Record, read_record
+from sparsight.serve.batch.record import Record, Totals, read_record
 from sparsight.serve.batch.rows import Row
 from sparsight.serve.batch.settings import PARQUET
 
@@ -25,30 +24,6 @@ try:
     import fcntl
 except ImportError:  # not on Windows: there two jobs that write one file are not noticed
     fcntl = None  # type: ignore[assignment]
-
-
-@dataclass
-class Totals:
-    """Sums over rows.
-
-    Args:
-        rows: that have a record.
-        errors: of them, without an answer.
-        visual_tokens: of the answered ones, before pruning.
-        visual_tokens_entering: of them, that entered a decoder layer on average.
-    """
-
-    rows: int = 0
-    errors: int = 0
-    visual_tokens: int = 0
-    visual_tokens_entering: float = 0.0
-
-    def add(self, record: Record) -> None:
-        """Count a record."""
-        self.rows += 1
-        self.errors += record.error is not None
-        self.visual_tokens += record.visual_tokens or 0
-        self.visual_tokens_entering += record.visual_tokens_entering or 0.0
 
 
 class Store:
@@ -75,6 +50,7 @@ class Store:
         self._side = out.with_name(out.name + ".run.json")
         self._path = out.with_name(out.name + ".rows.jsonl") if self._is_parquet else out
         self._file: int | None = None
+        self._locked = False  # whether the files are known to be those of this job
         try:
             self._open()
         except OSError as error:
@@ -98,6 +74,7 @@ class Store:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         self._lock()
         self._check_side(bool(os.fstat(self._file).st_size))
+        self._locked = True
         self._read()
 
     def _open_finished(self) -> None:
@@ -116,9 +93,14 @@ class Store:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
-                f"--out {self.out} is being written by another run; wait for it."
-            ) from None
+            raise self._build_busy_error() from None
+        if not self._path.exists() or not os.path.samestat(
+            os.fstat(self._file), self._path.stat()
+        ):  # a run that ended at this moment took the empty file away
+            raise self._build_busy_error()
+
+    def _build_busy_error(self) -> InputError:
+        return InputError(f"--out {self.out} is being written by another run; wait for it.")
 
     def _check_side(self, holds_rows: bool) -> None:
         """Check that the rows are of this job; what holds no rows may become of any job."""
@@ -241,10 +223,14 @@ class Store:
                 yield read_record(file.readline().decode("utf-8"))
 
     def close(self) -> None:
-        """Close the file; the lock ends."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        """Close the file; the lock ends. A job that has not a single row leaves no file."""
+        if self._file is None:
+            return
+        if self._locked and not self.done and not os.fstat(self._file).st_size:
+            self._path.unlink()
+            self._side.unlink(missing_ok=True)
+        os.close(self._file)
+        self._file = None
 
     def __enter__(self) -> Self:
         """Enter the block; the file is open already."""
