@@ -129,7 +129,7 @@ class Cluster:
         context = self._data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         dataset = self._data.from_items(
             items, override_num_blocks=min(len(items), MOST_BLOCKS)
         ).map_batches(

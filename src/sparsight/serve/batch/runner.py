@@ -30,7 +30,6 @@ def run_job(
     """
     total = len(inputs.rows)
     left = [row for row in inputs.rows if row.number not in store.done]
-    store.add([fail(row, row.fault) for row in left if row.fault is not None])
     if report is not None:
         report(len(store.done), total)
     sound = [row for row in left if row.fault is None]
@@ -39,6 +38,10 @@ def run_job(
             store.add(records)
             if report is not None:
                 report(len(store.done), total)
+    # last, so that a job whose model cannot be loaded leaves no row
+    store.add([fail(row, row.fault) for row in left if row.fault is not None])
+    if report is not None:
+        report(len(store.done), total)
     store.finish()
 
 
