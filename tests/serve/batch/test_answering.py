@@ -89,6 +89,16 @@ def test_a_part_that_is_ignored_becomes_a_note(pair, rows, tmp_path):
     assert (noted.error, other.note) == (None, None)
 
 
+def test_a_row_of_too_many_pixels(pair, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("sparsight.serve.batch.answering.MOST_ROW_PIXELS", 2_000_000)
+    jobs.draw(tmp_path / "large.png", size=(1000, 900))
+    some = jobs.make_row(1, images=("large.png", "large.png"))
+    more = jobs.make_row(2, images=("large.png",) * 3)
+    records = {one.row: one for one in build(pair, tmp_path).answer([some, more])}
+    assert records[1].error is None
+    assert "more than 2 million pixels" in records[2].error
+
+
 class Limited:
     """Stands for a model whose memory holds a few rows, and which cannot stand one image.
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from sparsight.bench.timing import synchronize
 from sparsight.engine.parts import find_parts
 from sparsight.engine.support import check
 from sparsight.errors import InputError, InputWarning, SparsightError
+from sparsight.images import MOST_PIXELS
 from sparsight.inputs import check_question, find_positions, prompt_inputs, user_message
 from sparsight.methods.method import Method
 from sparsight.run import Run
@@ -23,6 +25,7 @@ from sparsight.serve.batch.rows import Row, clean, locate
 from sparsight.serve.joining import Prompt, join, take_row
 from sparsight.sparsify import sparsify
 
+MOST_ROW_PIXELS = 4 * MOST_PIXELS  # of all images together
 # what errors say where memory is short and torch has no class of its own for it
 SHORT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -126,9 +129,14 @@ class Answerer:
         if row.fault is not None:
             raise InputError(row.fault)
         check_question(row.question, self._processor)
-        images = []
+        images: list[Image.Image] = []
         for name in row.images:
             images += open_media(locate(name, self._base), self._frames)
+            if sum(image.width * image.height for image in images) > MOST_ROW_PIXELS:
+                raise InputError(
+                    f"the images of the row have more than {MOST_ROW_PIXELS // 10**6} million "
+                    "pixels; give fewer, or smaller ones."
+                )
         message = user_message(row.question, images)
         inputs = prompt_inputs(self._model, self._processor, [message])
         ids = inputs["input_ids"]
