@@ -1,9 +1,10 @@
 # make demo   set up, prepare the embedded model, ask about a photograph dense and sparse, draw what was kept
 # make test   set up, check style and types, run the tests
 # make oldest run the tests of what touches transformers on the oldest release that is supported
+# make newest run the same on the newest release in the registry, also beyond the bound in pyproject.toml
 # make lmms-test  run lmms-eval with --model sparsight once, in an environment of its own
 # make lmms-run   do so for three configurations, and keep the facts in benchmarks/results/
-# make newest run the same on the newest release in the registry, also beyond the bound in pyproject.toml
+# make scale-test   run `sparsight run` on a local Ray cluster, of which a worker is killed
 
 PYTHON ?= python3
 OLDEST ?= 5.17.0
@@ -14,7 +15,7 @@ IMAGE ?= examples/scene.png
 # the rooms that touch transformers; the others see no release of it
 HOSTING = tests/engine tests/families tests/methods tests/test_chat.py
 
-.PHONY: demo test oldest newest lmms-test lmms-run lint table clean
+.PHONY: demo test oldest newest lmms-test lmms-run scale-test lint table clean
 
 demo: .venv/ready
 	.venv/bin/sparsight prepare
@@ -41,6 +42,9 @@ lmms-run: .venv-lmms/ready
 	rm -rf .venv-lmms/run && mkdir .venv-lmms/run
 	.venv-lmms/bin/python benchmarks/lmms_run.py --out .venv-lmms/run --json benchmarks/results/lmms-run-cpu.json
 
+scale-test: .venv-scale/ready
+	RAY_USAGE_STATS_ENABLED=0 .venv-scale/bin/python -m pytest tests/serve/batch
+
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -51,7 +55,12 @@ table: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,serve,dev]"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,serve,parquet,pdf,video,dev]"
+	touch $@
+
+.venv-scale/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-scale
+	.venv-scale/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,parquet,pdf,video,scale,dev]"
 	touch $@
 
 # transformers brings its own set along, so only the other direct dependencies stay pinned
@@ -73,4 +82,4 @@ table: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .venv-lmms .pytest_cache .mypy_cache .ruff_cache demo.png
+	rm -rf .venv .venv-oldest .venv-newest .venv-lmms .pytest_cache .mypy_cache .ruff_cache demo.png .venv-scale

@@ -115,6 +115,6 @@ def test_commands():
         for cell in re.findall(r"^\| (`.*?`) \|", PAGE, re.MULTILINE)
         for name in re.findall(r"`(\w+)", cell)
     }
-    commands = {"ask", "eval", "prepare", "methods", "models", "modes"}
+    commands = {"ask", "run", "eval", "prepare", "methods", "models", "modes"}
     assert commands <= listed
     assert all(name in shown for name in commands)

@@ -6,7 +6,7 @@ import torch
 from sparsight import sparsify
 from sparsight.inputs import count_last_turn, prompt_inputs, read_image, user_message
 from sparsight.methods import DivPrune, SparseVLM
-from sparsight.serve.server.prompts import Prompt, join
+from sparsight.serve.joining import Prompt, join
 from tests.support import server, tiny, tiny_rotary
 from tests.support.footprint import essence
 from tests.support.server import (

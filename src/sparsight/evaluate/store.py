@@ -156,11 +156,11 @@ def _describe(settings: Settings, suite: tuple[Question, ...]) -> dict[str, Any]
         "control": settings.control,
         "max_new_tokens": settings.max_new_tokens,
         "share_encoding": settings.share_encoding,
-        "methods": {one.key: _describe_method(one.method) for one in settings.configurations},
+        "methods": {one.key: describe_method(one.method) for one in settings.configurations},
     }
 
 
-def _describe_method(method: Method | None) -> str:
+def describe_method(method: Method | None) -> str:
     """Return a method with its settings, and with the hash of its file if it is an own one.
 
     An own method can change between two runs without changing its name or settings.

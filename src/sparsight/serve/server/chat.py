@@ -11,13 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sparsight.methods.method import Method
+from sparsight.serve.joining import Prompt
 from sparsight.serve.server.bodies import Bodies, Gone
 from sparsight.serve.server.errors import BUSY, RequestError
 from sparsight.serve.server.fetching import Fetcher
 from sparsight.serve.server.jobs import Done, Event, Failed, Job, Sampling, Text
 from sparsight.serve.server.metrics import Metrics
 from sparsight.serve.server.pictures import is_remote
-from sparsight.serve.server.prompts import Prompt, Writer
+from sparsight.serve.server.prompts import Writer
 from sparsight.serve.server.replies import END, Reply, as_event
 from sparsight.serve.server.settings import Settings
 from sparsight.serve.server.wire import ChatRequest, read_request

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparsight.serve.joining import Prompt
 from sparsight.serve.server.answers import Reason
 from sparsight.serve.server.errors import RequestError
-from sparsight.serve.server.prompts import Prompt
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import time
 import uuid
 from typing import Any
 
+from sparsight.serve.joining import Prompt
 from sparsight.serve.server.jobs import Done
-from sparsight.serve.server.prompts import Prompt
 
 END = b"data: [DONE]\n\n"
 

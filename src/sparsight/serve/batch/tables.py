@@ -1,0 +1,123 @@
+"""Reads tables of rows (CSV, JSONL), and lists a folder of images, pages and videos as rows."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sparsight.errors import InputError
+from sparsight.serve.batch.media import PICTURES, count_pages, find_page, is_video
+
+# the columns of a row, or why they could not be read
+Found = Mapping[str, Any] | str
+
+KNOWN = ("id", "image", "images", "question")
+LONGEST_CELL = 100_000_000  # characters; an image may stand in a cell as a data: URL
+
+
+def read_csv(path: Path) -> list[Found]:
+    """Return the rows of a CSV file with a head; several images of a cell stand between ";".
+
+    Raises: InputError: the head lacks a column, or names one twice.
+    """
+    limit = csv.field_size_limit(LONGEST_CELL)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = _read_lines(csv.reader(file))
+            head = next(lines, None)
+            if not isinstance(head, list):
+                raise InputError(f"{path} has no head; name its columns in the first line.")
+            columns = [name.strip() for name in head]
+            _check_columns(path, columns)
+            return [_read_cells(columns, line) for line in lines if line]
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _read_lines(reader: Iterator[list[str]]) -> Iterator[list[str] | str]:
+    """Yield the cells of each line, or why it cannot be read."""
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield f"the row is no CSV ({error})."
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
+    for name in KNOWN:
+        if columns.count(name) > 1:
+            raise InputError(f"{path} has two columns {name}; leave one.")
+    if ("image" in columns) == ("images" in columns):
+        raise InputError(
+            f"{path} needs one column image or images; its columns are {', '.join(columns)}."
+        )
+
+
+def _read_cells(columns: list[str], cells: list[str] | str) -> Found:
+    if isinstance(cells, str):
+        return cells
+    if len(cells) != len(columns):
+        return f"the row has {len(cells)} cells, but the head names {len(columns)} columns."
+    row: dict[str, Any] = dict(zip(columns, cells, strict=True))
+    names = row.get("images")
+    if names:
+        row["images"] = [name.strip() for name in names.split(";") if name.strip()]
+    return row
+
+
+def read_jsonl(path: Path) -> list[Found]:
+    """Return the rows of a file that holds one JSON object a line."""
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        return [_read_object(line) for line in file if line.strip()]
+
+
+def _read_object(line: str) -> Found:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"the row is no JSON ({error})."
+    if not isinstance(value, dict):
+        return f"the row is a JSON value of type {type(value).__name__}; give an object."
+    return value
+
+
+READERS: Mapping[str, Callable[[Path], list[Found]]] = {".csv": read_csv, ".jsonl": read_jsonl}
+
+
+def list_folder(folder: Path) -> tuple[list[Found], tuple[str, ...]]:
+    """Return a row for each image, page of a PDF and video below a folder, and notes for people.
+
+    The id of a row is its path in the folder. Hidden files and folders are left out.
+
+    Raises:
+        InputError: the folder cannot be read.
+        UnsupportedError: it holds a PDF, and the package that reads PDFs is not installed.
+    """
+    found: list[Found] = []
+    others = 0
+    for name in sorted(_walk(folder)):
+        if find_page(name):
+            found += [{"id": page, "image": page} for page in count_pages(name, folder)]
+        elif name.lower().endswith(PICTURES) or is_video(name):
+            found.append({"id": name, "image": name})
+        else:
+            others += 1
+    notes = (f"{others} files of {folder} are no images, PDFs or videos, and are left out.",)
+    return found, notes if others else ()
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Yield the paths of all files in a folder that are not hidden, relative to it."""
+
+    def fail(error: OSError) -> None:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}).") from error
+
+    for place, folders, files in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                yield (Path(place) / name).relative_to(folder).as_posix()

@@ -1,0 +1,171 @@
+"""Tables and folders of rows; a broken row has a fault, a broken table is refused."""
+
+import itertools
+import json
+
+import pytest
+
+from sparsight.errors import InputError
+from sparsight.serve.batch.order import make_batches, measure
+from sparsight.serve.batch.rows import locate, read_inputs
+from tests.support import jobs
+
+Q = jobs.QUESTION
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_csv(tmp_path):
+    text = '\ufeffid,image,question,price\na,x.png,"what, is it ?",1\n,"y;1.png",what ?,2\n'
+    first, second = read_inputs(write(tmp_path / "in.csv", text), None).rows
+    assert (first.id, first.images, first.question) == ("a", ("x.png",), "what, is it ?")
+    assert (second.id, second.images, second.fault) == ("2", ("y;1.png",), None)
+
+
+def test_csv_with_several_images_a_row_and_one_question(tmp_path):
+    inputs = read_inputs(write(tmp_path / "in.csv", "images\nx.png; y.png\nz.png\n"), Q)
+    assert [row.images for row in inputs.rows] == [("x.png", "y.png"), ("z.png",)]
+    assert {row.question for row in inputs.rows} == {Q}
+
+
+def test_a_long_cell_and_the_limit_of_cells_afterwards(tmp_path):
+    import csv
+
+    before = csv.field_size_limit()
+    name = "data:image/png;base64," + "A" * 300_000
+    (row,) = read_inputs(write(tmp_path / "in.csv", f'image\n"{name}"\n'), Q).rows
+    assert row.images == (name,)
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "has no head"),
+        ("picture,question\nx.png,what ?\n", "needs one column image or images"),
+        ("image,images,question\nx.png,,what ?\n", "needs one column image or images"),
+        ("image,image,question\nx.png,y.png,what ?\n", "two columns image"),
+        ("image,question\n", "holds no row"),
+        ("id,image,question\na,x.png,what ?\na,y.png,what ?\n", "'a' stands in rows 1 and 2"),
+        ("id,image,question\n2,x.png,what ?\n,y.png,what ?\n", "'2' stands in rows 1 and 2"),
+    ],
+)
+def test_tables_that_are_refused(tmp_path, text, part):
+    with pytest.raises(InputError, match=part):
+        read_inputs(write(tmp_path / "in.csv", text), None)
+
+
+def test_files_that_are_refused(tmp_path):
+    (tmp_path / "latin.csv").write_bytes(b"image,question\n\xe9.png,what ?\n")
+    jobs.draw(tmp_path / "folder" / "x.png")
+    write(tmp_path / "own.csv", f"image,question\nx.png,{Q}\n")
+    for name, question, part in [
+        ("no.csv", None, "no such file"),
+        ("in.xlsx", None, "no known kind"),
+        ("latin.csv", None, "no text in UTF-8"),
+        ("folder", None, "give one --question"),
+        ("folder", " ", "--question is empty"),
+        ("own.csv", Q, "row 1 has a question of its own"),
+    ]:
+        with pytest.raises(InputError, match=part):
+            read_inputs(tmp_path / name, question)
+
+
+BROKEN = [
+    ({"image": "x.png"}, "no question"),
+    ({"image": "x.png", "question": "  "}, "question is empty"),
+    ({"image": "x.png", "question": 3}, "question is of type int"),
+    ({"image": "x.png", "question": "\ud800"}, "no valid Unicode"),
+    ({"question": Q}, "no image"),
+    ({"image": "", "question": Q}, "no image"),
+    ({"images": [], "question": Q}, "no image"),
+    ({"image": 3, "question": Q}, "given by no text"),
+    ({"images": ["x.png", None], "question": Q}, "given by no text"),
+    ({"image": "x.png", "images": ["x.png"], "question": Q}, "image and images"),
+    ({"id": {}, "image": "x.png", "question": Q}, "id is of type dict"),
+    ({"id": True, "image": "x.png", "question": Q}, "id is of type bool"),
+    ([1], "of type list"),
+    (None, "of type NoneType"),
+]
+
+
+@pytest.mark.parametrize(("row", "fault"), BROKEN)
+def test_a_broken_row_keeps_its_place(tmp_path, row, fault):
+    sound = {"id": 7, "image": "x.png", "question": Q}
+    first, second = read_inputs(jobs.write_jsonl(tmp_path / "in.jsonl", [row, sound]), None).rows
+    assert fault in first.fault
+    assert first.id == "1"
+    first.question.encode("utf-8")
+    assert (second.id, second.fault) == ("7", None)
+
+
+def test_lines_that_are_no_json_or_no_csv(tmp_path):
+    text = "{broken\n\n" + json.dumps({"image": "x.png", "question": Q}) + "\n" + "[" * 100_000
+    rows = read_inputs(write(tmp_path / "in.jsonl", text), None).rows
+    assert [row.fault is None for row in rows] == [False, True, False]
+    assert "no JSON" in rows[0].fault
+    rows = read_inputs(write(tmp_path / "in.csv", "image,question\nx.png\nx.png,q,3\n"), None).rows
+    assert [row.fault.split(", ")[0] for row in rows] == [
+        "the row has 1 cells",
+        "the row has 3 cells",
+    ]
+
+
+def test_a_folder(tmp_path):
+    for name in ("b/2.JPG", "a.png", ".hidden/x.png", ".x.png"):
+        jobs.draw(tmp_path / name)
+    write(tmp_path / "notes.txt", "mine")
+    inputs = read_inputs(tmp_path, Q)
+    assert [(row.id, row.images) for row in inputs.rows] == [
+        ("a.png", ("a.png",)),
+        ("b/2.JPG", ("b/2.JPG",)),
+    ]
+    assert inputs.notes[0].startswith("1 files of")
+
+
+def test_relative_paths_start_from_the_inputs(tmp_path, monkeypatch):
+    assert locate("x.png", tmp_path) == str(tmp_path / "x.png")
+    for name in (str(tmp_path / "x.png"), "~/x.png", "data:image/png;base64,AA", "https://a.b/x"):
+        assert locate(name, tmp_path) == name
+    monkeypatch.chdir(jobs.draw(tmp_path / "elsewhere" / "x.png").parent)
+    assert locate("x.png", tmp_path) == str(tmp_path / "x.png")
+
+
+def test_the_hash_knows_what_changes(tmp_path):
+    def read(question=None):
+        return read_inputs(table, question).sha256
+
+    table = jobs.make_table(tmp_path, 2)
+    before = read()
+    assert read() == before
+    jobs.draw(tmp_path / "0.png", size=(41, 31))
+    changed = read()
+    assert changed != before
+    table.write_text(table.read_text().replace("color", "colour"))
+    assert read() not in (before, changed)
+
+
+def test_batches_are_even_and_complete(tmp_path):
+    sizes = [(20, 30), (60, 20), (20, 30), (60, 20), (20, 30)]
+    rows = [jobs.make_row(number) for number in range(1, 8)]
+    for row, size in zip(rows, sizes, strict=False):
+        jobs.draw(tmp_path / row.images[0], size=size)
+    (tmp_path / "6.png").write_bytes(b"broken")  # and 7.png is missing
+    batches = list(make_batches(rows, tmp_path, 2))
+    assert sorted(row.number for batch in batches for row in batch) == list(range(1, 8))
+    assert max(map(len, batches)) == 2
+    shapes = [measure(row, tmp_path) for row in itertools.chain(*batches)]
+    assert len({measure(row, tmp_path) for row in rows}) == 3
+    # rows of one shape stand side by side: 7 rows of 3 shapes in batches of 2
+    assert len(list(itertools.groupby(shapes))) == 3
+
+
+def test_a_longer_question_goes_to_another_batch(tmp_path):
+    rows = [jobs.make_row(n, question=Q * (1 + n % 2), images=("x.png",)) for n in range(1, 5)]
+    jobs.draw(tmp_path / "x.png")
+    short, long = make_batches(rows, tmp_path, 2)
+    assert [row.number for row in short] == [2, 4]
+    assert [row.number for row in long] == [1, 3]
