@@ -120,6 +120,8 @@ def check_encoder(parts: Parts, method: Method) -> None:
     tower = parts.family.get_part(parts.base, encoder.path)
     blocks = list_blocks(tower, encoder)
     check_kernel(tower)
+    if encoder.features is not None:
+        parts.family.get_part(tower, encoder.features)
     for index in group_by_block(needs, encoder):
         find_attention(blocks[index])
     _check_changes(parts, encoder, blocks, needs)
