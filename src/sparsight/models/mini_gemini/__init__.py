@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 AutoConfig.register(MiniGeminiConfig.model_type, MiniGeminiConfig, exist_ok=True)
-AutoModel.register(MiniGeminiConfig, MiniGeminiModel, exist_ok=True)  # type: ignore[no-untyped-call]
-AutoModelForImageTextToText.register(  # type: ignore[no-untyped-call]
+AutoModel.register(MiniGeminiConfig, MiniGeminiModel, exist_ok=True)
+AutoModelForImageTextToText.register(
     MiniGeminiConfig, MiniGeminiForConditionalGeneration, exist_ok=True
 )
 AutoImageProcessor.register(  # type: ignore[no-untyped-call]

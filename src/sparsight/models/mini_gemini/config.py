@@ -24,7 +24,7 @@ DECODERS = {
 STRIDE = 4  # px on a side of a cell of the high-resolution features
 
 
-class MiniGeminiConfig(LlavaConfig):
+class MiniGeminiConfig(LlavaConfig):  # type: ignore[no-untyped-call]
     """Config of a converted Mini-Gemini.
 
     Source: Li et al., Mini-Gemini, arXiv 2403.18814; fields as the authors' config.json has them.
@@ -46,7 +46,7 @@ class MiniGeminiConfig(LlavaConfig):
         """Build the nested configs."""
         if not isinstance(self.high_res_config, PretrainedConfig):
             self.high_res_config = ConvNextConfig(**(self.high_res_config or {}))
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     @property
     def tiles(self) -> int:
@@ -80,7 +80,7 @@ class MiniGeminiConfig(LlavaConfig):
             )
 
 
-class UnconvertedConfig(PretrainedConfig):
+class UnconvertedConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Config of an authors' folder, which is refused: its weights have other names."""
 
     @classmethod

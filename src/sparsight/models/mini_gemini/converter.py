@@ -100,7 +100,9 @@ def convert(
     weights = read_weights(shards)
     names = {key: name for key in weights if (name := rename(key)) is not None}
     words = read_words(folder, original, chat)
-    rows = -(-max(original.words, words.image_token_id + 1) // ROUND) * ROUND
+    rows = original.words
+    if words.image_token_id >= rows:
+        rows = -(-(words.image_token_id + 1) // ROUND) * ROUND
     shapes = {key: weight.shape for key, weight in weights.items()}
     tower = None if vision_tower is None else Path(vision_tower)
     config = build_config(original, shapes, words.image_token_id, rows, tower)
@@ -174,6 +176,7 @@ def _write_weights(plan: Plan, work: Path, progress: Progress | None) -> None:
                 if key in plan.names
             }
             save_file(tensors, work / name, metadata={"format": "pt"})
+            (work / name).chmod(0o644)  # safetensors gives its owner alone the right to read
         index |= dict.fromkeys(tensors, name)
         total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if progress is not None:
@@ -196,13 +199,13 @@ def _write_rest(plan: Plan, words: Words, work: Path) -> None:
     text: Any = plan.config.text_config
     plan.config.save_pretrained(work)
     # a row of zeros gives the logit 0, which could win
-    new = list(range(plan.words, text.vocab_size))
+    new = sorted({words.image_token_id, *range(plan.words, text.vocab_size)})
     ids: dict[str, Any] = {"bos_token_id": text.bos_token_id, "pad_token_id": text.pad_token_id}
     ids |= words.ids
     ends = [*_as_list(text.eos_token_id), *_as_list(words.end)]
     ids["eos_token_id"] = list(dict.fromkeys(ends)) or None
-    generation: Any = GenerationConfig(**ids, suppress_tokens=new or None)
-    generation.save_pretrained(work)
+    make: Any = GenerationConfig  # has no types
+    make(**ids, suppress_tokens=new).save_pretrained(work)
     if words.tokenizer is not None:
         build_processor(plan.config, words).save_pretrained(work)
 

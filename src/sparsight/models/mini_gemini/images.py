@@ -5,7 +5,7 @@ writes them by `to_dict`, and calls `preprocess`; `BatchFeature`.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,8 +58,8 @@ def prepare(
     square = Image.new("RGB", (edge, edge), colour)
     square.paste(rgb, ((edge - rgb.width) // 2, (edge - rgb.height) // 2))
     resized = square.resize((high_side, high_side), Image.Resampling.BICUBIC)
-    pixels = np.asarray(resized, dtype=np.float32) / 255
-    pixels = (pixels - np.float32(MEAN)) / np.float32(STD)
+    pixels = np.asarray(resized, dtype=np.float32) / np.float32(255)
+    pixels = (pixels - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
     high = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     low = _shrink(high, side * grid)
     if grid == 1 and not whole:
@@ -88,7 +88,7 @@ class MiniGeminiImageProcessor(BaseImageProcessor):
         others: what transformers writes beside them.
     """
 
-    model_input_names: ClassVar[list[str]] = ["pixel_values", "high_res_pixel_values"]
+    model_input_names = ["pixel_values", "high_res_pixel_values"]  # noqa: RUF012 - as transformers
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ class MiniGeminiModel(LlavaModel):
         self.vision_tower = MinedTower(config)
         self.multi_modal_projector = LlavaMultiModalProjector(config)
         self.language_model = AutoModel.from_config(config.text_config)  # type: ignore[no-untyped-call]
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_image_features(
         self,
@@ -102,7 +102,8 @@ class MiniGeminiModel(LlavaModel):
         if encoded is not None:
             features = torch.cat(list(encoded.pooler_output)).to(embeds.device, embeds.dtype)
             features = _scale(features, table)
-            mask = self.get_placeholder_mask(input_ids, embeds, features[None])
+            find: Any = self.get_placeholder_mask  # its types leave out embeddings alone
+            mask = find(input_ids, embeds, features[None])
             embeds = embeds.masked_scatter(mask, features)
         if past_key_values is not None:
             kwargs |= cache_argument(self.language_model, past_key_values)
@@ -121,7 +122,9 @@ def _scale(features: torch.Tensor, table: nn.Module) -> torch.Tensor:
     return features if scale is None else features * scale.to(features.device, features.dtype)
 
 
-class MiniGeminiForConditionalGeneration(LlavaForConditionalGeneration):
+class MiniGeminiForConditionalGeneration(  # type: ignore[no-untyped-call]
+    LlavaForConditionalGeneration
+):
     """Mini-Gemini with a language-model head."""
 
     config_class = MiniGeminiConfig
@@ -131,7 +134,7 @@ class MiniGeminiForConditionalGeneration(LlavaForConditionalGeneration):
         text: Any = config.text_config
         self.model = MiniGeminiModel(config)
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_image_features(
         self,

@@ -43,7 +43,8 @@ class MiniGeminiProcessor(ProcessorMixin):
             raise InputError(
                 f"the tokenizer has no word {image_token!r}; `sparsight convert-mgm` adds it."
             )
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        start: Any = super().__init__  # has no types
+        start(image_processor, tokenizer, chat_template=chat_template)
 
     def __call__(
         self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any

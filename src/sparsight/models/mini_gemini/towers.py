@@ -124,12 +124,12 @@ class MinedTower(nn.Module):
             pixel_values: (I, T, 3, s, s) with the overview last, or (I, 3, s, s) of one tile.
             high_res_pixel_values: (I, 3, S, S).
         """
-        weight = self.mining.query[1].weight
-        pixels = self._order_tiles(pixel_values, high_res_pixel_values).to(weight.dtype)
+        dtype = next(self.mining.parameters()).dtype
+        pixels = self._order_tiles(pixel_values, high_res_pixel_values).to(dtype)
         output = self.clip(pixels.flatten(0, 1), output_hidden_states=True)
         low = output.hidden_states[self.layer][:, 1:]  # without the class token
         low = low.view(*pixels.shape[:2], *low.shape[1:])  # (I, T, P, C)
-        high = self.high_res(high_res_pixel_values.to(weight.dtype))
+        high = self.high_res(high_res_pixel_values.to(dtype))
         output.last_hidden_state = self.mining(low, self._cut(high))
         return output
 
@@ -156,5 +156,7 @@ class MinedTower(nn.Module):
         """Return the high-resolution features of each tile in the order of visual tokens."""
         size = high.shape[-1] // self.grid
         overview = [resize(high, (size, size))] if self.whole else []
-        rows = high.split(size, dim=2)
-        return [*overview, *(tile for row in rows for tile in row.split(size, dim=3))]
+        tiles: list[torch.Tensor] = []
+        for row in torch.split(high, size, dim=2):
+            tiles += torch.split(row, size, dim=3)
+        return [*overview, *tiles]
