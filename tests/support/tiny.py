@@ -9,6 +9,7 @@ from transformers import (
     AriaTextConfig,
     CLIPVisionConfig,
     CohereConfig,
+    GemmaConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -35,6 +36,7 @@ TEXTS = {
     "mixtral": MixtralConfig,
     "qwen3": Qwen3Config,
     "cohere": CohereConfig,
+    "gemma": GemmaConfig,
     "aria": AriaTextConfig,
 }
 

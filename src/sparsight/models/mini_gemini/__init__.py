@@ -34,7 +34,7 @@ AutoModelForImageTextToText.register(
 AutoImageProcessor.register(  # type: ignore[no-untyped-call]
     MiniGeminiConfig, image_processor_classes={"pil": MiniGeminiImageProcessor}, exist_ok=True
 )
-AutoProcessor.register(MiniGeminiConfig, MiniGeminiProcessor, exist_ok=True)  # type: ignore[no-untyped-call]
+AutoProcessor.register(MiniGeminiConfig, MiniGeminiProcessor, exist_ok=True)
 for _kind in DECODERS:
     _refused = type("UnconvertedConfig", (UnconvertedConfig,), {"model_type": _kind})
     AutoConfig.register(_kind, _refused, exist_ok=True)

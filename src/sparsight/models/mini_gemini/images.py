@@ -58,7 +58,7 @@ def prepare(
     square = Image.new("RGB", (edge, edge), colour)
     square.paste(rgb, ((edge - rgb.width) // 2, (edge - rgb.height) // 2))
     resized = square.resize((high_side, high_side), Image.Resampling.BICUBIC)
-    pixels = np.asarray(resized, dtype=np.float32) / np.float32(255)
+    pixels: Any = np.asarray(resized, dtype=np.float32) / np.float32(255)
     pixels = (pixels - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
     high = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     low = _shrink(high, side * grid)

@@ -64,7 +64,6 @@ def read_words(folder: Path, original: Original, chat: str | None) -> Words:
         return Words(original.words)
     tokenizer = _load_tokenizer(folder, original)
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-    tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     template = chat or choose_template(original.decoder, tokenizer)
@@ -93,7 +92,7 @@ def _load_tokenizer(folder: Path, original: Original) -> Any:
         (Path(work) / "config.json").write_text(json.dumps({"model_type": original.decoder}))
         try:
             return AutoTokenizer.from_pretrained(
-                work, local_files_only=True, trust_remote_code=False
+                work, local_files_only=True, trust_remote_code=False, padding_side="left"
             )
         except Exception as error:  # transformers raises anything on broken files
             raise ModelError(f"the tokenizer in {folder} cannot be read: {error}") from error
