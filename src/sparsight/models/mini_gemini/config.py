@@ -47,6 +47,7 @@ class MiniGeminiConfig(LlavaConfig):  # type: ignore[no-untyped-call]
         if not isinstance(self.high_res_config, PretrainedConfig):
             self.high_res_config = ConvNextConfig(**(self.high_res_config or {}))
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        self.architectures = self.architectures or ["MiniGeminiForConditionalGeneration"]
 
     @property
     def tiles(self) -> int:

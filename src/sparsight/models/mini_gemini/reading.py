@@ -135,7 +135,6 @@ def build_config(
         raise ModelError(f"config.json does not fit the weights: {error}") from error
     except Exception as error:  # transformers raises anything on values of a wrong type
         raise ModelError(f"config.json makes no config: {error}.") from error
-    config.architectures = ["MiniGeminiForConditionalGeneration"]
     return config
 
 
