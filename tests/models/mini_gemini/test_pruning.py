@@ -23,8 +23,8 @@ ROWS = [["image", 5], [2, "image", 2, "image", 6]]
 # what would have to happen before the second encoder is asked, or needs features of CLIP's alone
 REFUSED = {
     "downscale": "not known to take images of any size",
-    "tome": "none of which may be merged before",
-    "tome renumbered": "none of which may be merged before",
+    "tome": "a second encoder is asked for each patch",
+    "tome renumbered": "a second encoder is asked for each patch",
     "cdpruner by clip": "its image encoder is a mini_gemini of width 32",
     "eadp by clip": "its image encoder is a mini_gemini of width 32",
 }
