@@ -31,10 +31,12 @@ AutoModel.register(MiniGeminiConfig, MiniGeminiModel, exist_ok=True)
 AutoModelForImageTextToText.register(
     MiniGeminiConfig, MiniGeminiForConditionalGeneration, exist_ok=True
 )
-AutoImageProcessor.register(  # type: ignore[no-untyped-call]
+AutoImageProcessor.register(
     MiniGeminiConfig, image_processor_classes={"pil": MiniGeminiImageProcessor}, exist_ok=True
 )
-AutoProcessor.register(MiniGeminiConfig, MiniGeminiProcessor, exist_ok=True)
+AutoProcessor.register(  # type: ignore[no-untyped-call]
+    MiniGeminiConfig, MiniGeminiProcessor, exist_ok=True
+)
 for _kind in DECODERS:
     _refused = type("UnconvertedConfig", (UnconvertedConfig,), {"model_type": _kind})
     AutoConfig.register(_kind, _refused, exist_ok=True)
