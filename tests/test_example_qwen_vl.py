@@ -16,7 +16,9 @@ from sparsight.methods import SparseVLM
 
 PATH = Path(__file__).parents[1] / "examples" / "qwen_vl_chat.py"
 EXAMPLE = runpy.run_path(str(PATH))
-WIDTH, HEADS, LAYERS, INNER, VISUAL = 32, 4, 4, 48, 64
+WIDTH, INNER = 32, 48
+HEADS, LAYERS = 4, 4
+VISUAL = 64
 WORDS = EXAMPLE["IMAGE_END"] + 2
 CONFIG = {
     "model_type": "qwen", "vocab_size": WORDS, "hidden_size": WIDTH, "intermediate_size": 2 * INNER,

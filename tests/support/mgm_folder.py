@@ -13,7 +13,8 @@ from sparsight.models.mini_gemini import convert
 from tests.support import tiny_processor
 
 DATA = Path(__file__).parents[1] / "data" / "mini-gemini.safetensors"
-WIDTH, WORDS, SIDE, HIGH = 64, 96, 24, 96
+WIDTH, WORDS = 64, 96
+SIDE, HIGH = 24, 96  # px
 TEXTS = {
     "gemma": (hf.GemmaConfig, hf.GemmaForCausalLM, {"head_dim": 16, "hidden_act": "gelu"}),
     "mixtral": (hf.MixtralConfig, hf.MixtralForCausalLM, {"num_local_experts": 4}),
