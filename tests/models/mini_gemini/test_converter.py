@@ -208,8 +208,14 @@ def test_buffers_are_left_out_and_tied_heads_are_not_doubled(tmp_path):
     assert not any("rotary" in key for key in written)
 
 
+def test_quantised_weights_are_refused(tmp_path):
+    source = changed(tmp_path, lambda w: w.update({"lm_head.weight": torch.zeros(96, 64).byte()}))
+    refused(source, "lm_head.weight has the dtype U8; allowed: BF16, F16")
+
+
 def test_weights_keep_their_dtype_and_bits(tmp_path):
     weights = {key: value.bfloat16() for key, value in mgm_folder.recorded_weights().items()}
+    weights["model.norm.weight"] = weights["model.norm.weight"].float()
     source = mgm_folder.write(tmp_path / "in", weights=weights)
     convert(source, tmp_path / "out", source / "clip")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"

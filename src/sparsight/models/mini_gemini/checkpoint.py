@@ -19,6 +19,14 @@ from sparsight.errors import ModelError
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 LORA = ("adapter_config.json", "adapter_model.bin", "adapter_model.safetensors")
+# as safetensors calls them; buffers may be whole numbers
+DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I64": torch.int64,
+}
 LARGEST_JSON = 64_000_000  # bytes; an index of a large model has about a tenth of it
 BROKEN = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, EOFError)
 
@@ -59,6 +67,22 @@ class Shard:
             self._file.get_tensor(key) if self._tensors is None else self._tensors[key]
         )
         return tensor
+
+    def describe(self, key: str) -> tuple[tuple[int, ...], torch.dtype]:
+        """Return shape and dtype of one tensor, which is not read for it.
+
+        Raises: ModelError: the dtype is none that models are saved in.
+        """
+        if self._tensors is not None:
+            return tuple(self._tensors[key].shape), self._tensors[key].dtype
+        part = self._file.get_slice(key)
+        dtype = DTYPES.get(part.get_dtype())
+        if dtype is None:
+            raise ModelError(
+                f"{key} has the dtype {part.get_dtype()}; allowed: {', '.join(DTYPES)}. Quantised "
+                "weights are not converted."
+            )
+        return tuple(part.get_shape()), dtype
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -167,6 +191,5 @@ def read_weights(shards: list[Path]) -> dict[str, Weight]:
             for key in shard.list_keys():
                 if key in weights:
                     raise ModelError(f"{path.name} and {weights[key].shard} both hold {key!r}.")
-                tensor = shard.get(key)
-                weights[key] = Weight(path.name, tuple(tensor.shape), tensor.dtype)
+                weights[key] = Weight(path.name, *shard.describe(key))
     return weights

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,12 @@ from safetensors.torch import save_file
 from transformers import GenerationConfig
 
 from sparsight.errors import ModelError
-from sparsight.models.mini_gemini.checkpoint import list_shards, open_shard, read_weights
+from sparsight.models.mini_gemini.checkpoint import (
+    Weight,
+    list_shards,
+    open_shard,
+    read_weights,
+)
 from sparsight.models.mini_gemini.config import MiniGeminiConfig
 from sparsight.models.mini_gemini.names import check_shapes, list_expected, rename
 from sparsight.models.mini_gemini.reading import build_config, read_original
@@ -111,9 +117,11 @@ def convert(
     check_shapes(
         {name: shapes[key] for key, name in names.items()}, list_expected(config, original.words)
     )
-    dtypes = {weights[key].dtype for key in names}
-    config.dtype = max(dtypes, key=lambda dtype: (dtype.is_floating_point, dtype.itemsize))
-    size = sum(_count_bytes(weights[key].shape, weights[key].dtype) for key in names)
+    sizes = Counter[torch.dtype]()
+    for key in names:
+        sizes[weights[key].dtype] += _count_bytes(weights[key])
+    size = sizes.total()
+    config.dtype = sizes.most_common(1)[0][0]  # a few weights may be of another dtype
     plan = Plan(config, shards, names, original.words, size)
     with _workplace(place, size) as work:
         _write_weights(plan, work, progress)
@@ -122,8 +130,8 @@ def convert(
     return Converted(place, config.image_seq_length, size, words.template)
 
 
-def _count_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return int(torch.Size(shape).numel() * dtype.itemsize)
+def _count_bytes(weight: Weight) -> int:
+    return int(torch.Size(weight.shape).numel() * weight.dtype.itemsize)
 
 
 def _check_place(place: Path) -> None:
