@@ -1,5 +1,6 @@
 """Pruned Mini-Gemini: the contract for every method, tiles, Gemma, Mixtral, and what it costs."""
 
+import copy
 import functools
 from dataclasses import replace
 
@@ -9,10 +10,13 @@ import transformers as hf
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsight import SparseVLM, sparsify
+from sparsight.engine.parts import find_parts
 from sparsight.engine.support import describe, supports
-from sparsight.errors import InputError, UnsupportedError
+from sparsight.errors import InputError, SettingError, UnsupportedError
 from sparsight.families import decoder_shape, family_of
+from sparsight.families.mini_gemini import read_mined
 from sparsight.methods import FasterVLM, HiPrune, Pool, Uniform, VisionZip
+from sparsight.models.mini_gemini import MiniGeminiForConditionalGeneration, towers
 from tests.support import contract, tiny
 from tests.support.cases import METHODS, PUBLISHED, same
 from tests.support.tiny_families import family_batch, tiny_family
@@ -182,6 +186,35 @@ def test_pictures_that_do_not_fit():
             model(**given, high_res_pixel_values=changed)
     with pytest.raises(InputError, match="exactly one of input_ids"):
         model.model(high_res_pixel_values=high)
+
+
+def test_parts_that_moved_are_noticed(monkeypatch):
+    config = tiny_family(HD).config
+    monkeypatch.setattr(towers.AutoModel, "from_config", lambda _: torch.nn.Linear(2, 2))
+    with pytest.raises(UnsupportedError, match=r"Linear has no embeddings and encoder\.stages"):
+        towers.HighResTower(config.high_res_config)
+    monkeypatch.undo()
+    model = tiny_family(HD)
+    moved = replace(read_mined(model.model.config), features="sampler")
+    family = replace(family_of(model), image_encoder=lambda _: moved)
+    parts = replace(find_parts(model), family=family)
+    messages = [refusal.message for refusal in supports(parts, HiPrune(retain=0.5))]
+    assert any("MinedTower has no part 'sampler'" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"high_res_size": 40}, "high_res_size=40 does not fit image_grid=2"),
+        ({"image_grid": 0}, "does not fit image_grid=0"),
+        ({"image_global": False}, r"image_seq_length=80, and 4 tiles .* make 64 visual tokens"),
+    ],
+)
+def test_sizes_that_do_not_fit(changes, words):
+    config = copy.deepcopy(tiny_family(HD).config)
+    vars(config).update(changes)
+    with pytest.raises(SettingError, match=words):
+        MiniGeminiForConditionalGeneration(config)
 
 
 def test_a_config_tells_what_is_refused():
