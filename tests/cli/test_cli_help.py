@@ -11,6 +11,7 @@ from sparsight.cli.method import cli_name
 from sparsight.evaluate import DENSE
 from sparsight.evaluate.settings import CONTROLS, DTYPES
 from sparsight.methods import methods
+from sparsight.models.mini_gemini.templates import TEMPLATES
 
 
 def test_help_names_what_there_is():
@@ -18,6 +19,7 @@ def test_help_names_what_there_is():
         cli_name(method) for method in methods()
     ]
     assert set(choices.METHODS.split(",")) <= {DENSE.name, *choices.METHOD_NAMES.split(", ")}
+    assert ", ".join(TEMPLATES) == choices.CHATS
     assert ", ".join(DTYPES) == choices.DTYPES
     assert ", ".join(CONTROLS) == choices.CONTROLS
 

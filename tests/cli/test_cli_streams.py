@@ -198,7 +198,9 @@ def test_verbose_shows_warnings_and_where_an_error_comes_from(words, monkeypatch
     assert transformers_logging.get_verbosity() == before
 
 
-@pytest.mark.parametrize("command", ["ask", "eval", "prepare", "methods", "models", "modes"])
+@pytest.mark.parametrize(
+    "command", ["ask", "eval", "prepare", "convert-mgm", "methods", "models", "modes"]
+)
 def test_every_command_takes_verbose(command):
     assert "--verbose" in re.sub(r"\x1b\[[0-9;]*m", "", run(command, "--help").stdout)
 

@@ -86,7 +86,10 @@ def test_tokens_of_images_that_are_given_as_pixels(name):
     for index, grid in enumerate(layout.grids):
         assert min(grid.size) > 1
         for cell in targets(grid.size):
-            seen = noticing(model, given, lit(given, index, grid.size, cell, pixels))
+            tile = index
+            if name == "mini-gemini-hd":  # five tiles an image, whose last one has the first tokens
+                tile = index - index % 5 + (index - 1) % 5
+            seen = noticing(model, given, lit(given, tile, grid.size, cell, pixels))
             assert int(seen.argmax()) in grid.tokens
             check(layout, grid, cell, seen)
 

@@ -105,11 +105,13 @@ def test_parts_of_the_decoder(kind):
 def test_families_name_what_exists():
     import transformers
 
+    from sparsight.models import mini_gemini
+
     # younger than the oldest supported version, or older than the newest
     renamed = {"mm_encoder_outputs", "image_hidden_states", "pixel_values_images"}
     for family in families():
         for name in family.classes:
-            kind = getattr(transformers, name, None)
+            kind = getattr(transformers, name, None) or getattr(mini_gemini, name, None)
             if kind is None:
                 continue  # younger than this version
             forward = inspect.signature(kind.forward).parameters

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import VideoLlavaConfig
 
 from sparsight import sparsify
 from sparsight.counts.layout import Block, layout_of
 from sparsight.errors import BudgetError, SettingError
+from sparsight.families import family_named
 from sparsight.methods import TOPS, PyramidDrop, SparseVLM, VScan
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals
 from sparsight.methods.view import View
@@ -171,6 +173,25 @@ def test_tops_inside_goes_by_raters_and_hidden_states():
             view.attention.mean()[0], alike, view.keep_count, alpha=0.5, weight=0.5, scale="mean"
         )
         assert step.keep.tolist() == sorted(step.present[order].tolist())
+
+
+def test_a_video_of_video_llava_has_2056_tokens():
+    config = VideoLlavaConfig()
+    config.architectures = ["VideoLlavaForConditionalGeneration"]
+    given = {
+        "input_ids": torch.full((1, 2056), config.video_token_id),
+        "pixel_values_videos": torch.empty(1, 8, 3, 224, 224, device="meta"),
+    }
+    layout = family_named("VideoLlavaForConditionalGeneration").layout(config, given)
+    assert len(layout) == config.video_seq_length == 2056
+    assert layout.sizes == ((16, 16),) * 8
+    assert (layout.row == -1).nonzero().flatten().tolist() == list(range(0, 2056, 257))
+    method = SparseVLM.paper(194)
+    assert method == SparseVLM.paper_video(194)
+    plan = method.plan(layout, 32)
+    assert (plan.sites, plan.counts, plan.exact) == ((2,), (69,), False)
+    assert plan.mean() == (2 * 2056 + 30 * 69) / 32
+    assert method.plan(13 + 62, 32).counts == (75,), "as many as are there"
 
 
 def test_the_rank_of_videos_may_be_bounded():

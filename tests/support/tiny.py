@@ -9,10 +9,12 @@ from transformers import (
     AriaTextConfig,
     CLIPVisionConfig,
     CohereConfig,
+    GemmaConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     MistralConfig,
+    MixtralConfig,
     Qwen2Config,
     Qwen3Config,
 )
@@ -31,8 +33,10 @@ TEXTS = {
     "llama": LlamaConfig,
     "qwen2": Qwen2Config,
     "mistral": MistralConfig,
+    "mixtral": MixtralConfig,
     "qwen3": Qwen3Config,
     "cohere": CohereConfig,
+    "gemma": GemmaConfig,
     "aria": AriaTextConfig,
 }
 
@@ -57,7 +61,8 @@ def text_config(kind="llama", **changes):
     make = TEXTS[kind]
     settings = {
         **TEXT,
-        **({"sliding_window": None} if kind == "mistral" else {}),
+        **({"sliding_window": None} if kind in ("mistral", "mixtral") else {}),
+        **({"num_local_experts": 4} if kind == "mixtral" else {}),
         **({"head_dim": 16} if kind == "qwen3" else {}),
     }
     return make(**{**settings, **changes})

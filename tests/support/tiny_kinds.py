@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers as hf
 
+from sparsight.models.mini_gemini import MiniGeminiConfig
 from tests.support.tiny import IMAGE, OLD, PAD, VOCAB, text_config
 
 # ids: of video placeholders, of row ends, of the first word
@@ -18,6 +19,7 @@ FIRST = 10
 SMALL = 16
 SIDE = 32
 PATCH = 4
+HIGH = 64  # of the second encoder of Mini-Gemini
 WIDE, TALL = (
     [SMALL, 2 * SMALL],
     [2 * SMALL - 8, SMALL],
@@ -129,6 +131,29 @@ def llava(kind, **changes):
     return make
 
 
+def pair(random, number, tiles=1):
+    """Both inputs of an image of Mini-Gemini: its tiles, and all of it in more px."""
+    low = plain(random, number, tiles)["pixel_values"][None]
+    high = plain(random, number, side=HIGH)["pixel_values"]
+    return {"pixel_values": low, "high_res_pixel_values": high}
+
+
+def mined(grid, text_config, **changes):
+    """A config of Mini-Gemini with a grid of tiles, and an overview if there are several."""
+    tiles = grid**2 + (grid > 1)
+    convnext = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 12, 12], "initializer_range": 0.3}
+    return llava(
+        MiniGeminiConfig,
+        text_config=text_config,
+        image_seq_length=16 * tiles,
+        image_grid=grid,
+        image_global=grid > 1,
+        high_res_config={**convnext, "layer_scale_init_value": 0.5},
+        high_res_size=HIGH,
+        **changes,
+    )
+
+
 def siglip(side=SIDE):
     return vision(hf.SiglipVisionConfig, image_size=side)
 
@@ -232,6 +257,8 @@ KINDS = {
     "vipllava": Kind(
         llava(hf.VipLlavaConfig, vision_feature_layers=(-1, -2), image_seq_length=16), plain
     ),
+    "mini-gemini-hd": Kind(mined(2, text("llama")), functools.partial(pair, tiles=5)),
+    "mini-gemini-mixtral": Kind(mined(1, text("mixtral")), pair),
     "llava-next": Kind(llava(hf.LlavaNextConfig, **NEXT), anyres),
     "llava-next-video": Kind(llava(hf.LlavaNextVideoConfig, **NEXT, **BOTH), anyres, clip_of(4)),
     "llava-onevision": Kind(

@@ -1,6 +1,7 @@
-"""The command line: `sparsight ask`, `run`, `eval`, `serve`, `prepare`, `methods` and others."""
+"""The command line: `sparsight ask`, `run`, `eval`, `serve`, `prepare` and others."""
 
 from sparsight.cli import batch as batch  # adds its command to the app
+from sparsight.cli import convert as convert
 from sparsight.cli import serve as serve  # adds its command to the app
 from sparsight.cli.app import app, main
 

@@ -10,6 +10,7 @@ METHOD_NAMES = (
     "prunesid, divprune, scope, cdpruner, mmtok, eadp, vscan, tops, evs, vidcom2, restore, random, "
     "uniform, pool, downscale"
 )
+CHATS = "vicuna, llama_3, chatml, mistral, gemma"
 DTYPES = "float32, bfloat16, float16"
 CONTROLS = "none, question-only, swapped"
 DEVICES = "cpu, cuda, cuda:N or mps"

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+import sparsight.models.mini_gemini  # noqa: F401 - registers its classes
 from sparsight.errors import ModelError, SparsightError, UnsupportedError
 from sparsight.families import families, family_of
 from sparsight.models import embedded

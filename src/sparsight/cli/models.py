@@ -15,6 +15,7 @@ from sparsight.families.refused import REFUSED
 from sparsight.families.unknown import DANGERS
 from sparsight.methods import SparseVLM, methods
 from sparsight.methods.method import Method
+from sparsight.models import mini_gemini
 
 HEADS = ("family", "model classes", "positions", "video", "refused")
 METHODS: tuple[Method, ...] = (
@@ -81,11 +82,16 @@ def _refusals_of(family: Family) -> Iterator[Refusal]:
     for name in family.classes:
         if name.endswith("Model"):
             continue  # the part without language-model head has the config of the whole
-        config_class: Any = getattr(transformers, name).config_class
+        config_class: Any = find_class(name).config_class
         config = config_class()
         config.architectures = [name]
         for method in METHODS:
             yield from supports(describe(config), method)
+
+
+def find_class(name: str) -> Any:
+    """Return a model class by its name: of transformers, or one of ours."""
+    return getattr(transformers, name, None) or getattr(mini_gemini, name)
 
 
 def join_readers(refused: Iterable[str]) -> list[str]:

@@ -100,6 +100,8 @@ def _find_reason_against_change(need: EncoderNeed, encoder: ImageEncoder) -> tup
         if encoder.packed:
             return None
         return "its image encoder takes whole images, not lists of patches", "use ToMe or DivPrune"
+    if encoder.features is not None:
+        return "a second encoder is asked for each patch, so none may be merged before", OTHERS
     if encoder.second is None:
         why = "its image encoder makes one visual token of neighbouring patches, none of which may "
         return f"{why}be merged before", OTHERS
@@ -120,6 +122,8 @@ def check_encoder(parts: Parts, method: Method) -> None:
     tower = parts.family.get_part(parts.base, encoder.path)
     blocks = list_blocks(tower, encoder)
     check_kernel(tower)
+    if encoder.features is not None:
+        parts.family.get_part(tower, encoder.features)
     for index in group_by_block(needs, encoder):
         find_attention(blocks[index])
     _check_changes(parts, encoder, blocks, needs)

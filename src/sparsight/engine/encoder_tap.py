@@ -103,7 +103,9 @@ class EncoderTap:
         add_remover(tower.register_forward_pre_hook(self._on_start, with_kwargs=True).remove)
         add_remover(tower.register_forward_hook(self._on_end, always_call=True).remove)
         if any(need.kind == "features" for need in self.needs):
-            source = self.blocks[self.encoder.source]
+            path = self.encoder.features
+            block = self.blocks[self.encoder.source]
+            source = block if path is None else self.parts.family.get_part(tower, path)
             add_remover(source.register_forward_hook(self._on_source).remove)
         for index, needs in group_by_block(self.needs, self.encoder).items():
             attention = find_attention(self.blocks[index])
@@ -232,7 +234,9 @@ class EncoderTap:
         reading = self._current()
         if reading is not None:
             features = output[0] if isinstance(output, tuple) else output  # (I, N, D) or (N, D)
-            reading.pieces[EncoderNeed("features")] = [self._flatten(features)]
+            alone = self.encoder.features is not None
+            rows = features.flatten(0, 1) if alone else self._flatten(features)
+            reading.pieces[EncoderNeed("features")] = [rows]
 
     def _on_attention(self, needs: tuple[EncoderNeed, ...], call: AttentionCall) -> None:
         reading = self._current()

@@ -20,6 +20,7 @@ from sparsight.families.llava_like import (
     VIPLLAVA,
 )
 from sparsight.families.llava_next import LLAVA_NEXT, LLAVA_NEXT_VIDEO, LLAVA_ONEVISION
+from sparsight.families.mini_gemini import MINI_GEMINI
 from sparsight.families.qwen_vl import GLM4V, QWEN3_VL, QWEN_VL
 from sparsight.families.refused import REFUSED
 from sparsight.families.unknown import find_unknown_family, text_family
@@ -36,6 +37,7 @@ def families() -> tuple[Family, ...]:
         LLAVA_ONEVISION,
         VIDEO_LLAVA,
         VIPLLAVA,
+        MINI_GEMINI,
         INTERNVL,
         IDEFICS,
         MISTRAL3,

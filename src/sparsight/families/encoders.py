@@ -60,6 +60,8 @@ class ImageEncoder:
             0..1; None where this was never looked into.
         mergers: paths from the encoder to the modules that turn patches into visual tokens, or into
             features of DeepStack.
+        features: path from the encoder to the module that makes the features of patches alone
+            (I, V, D_enc), behind the block `source`; None where that block makes them.
     """
 
     path: str
@@ -78,6 +80,7 @@ class ImageEncoder:
     second: tuple[str, str] | None = None
     colours: Colours | None = None
     mergers: tuple[str, ...] = ()
+    features: str | None = None
 
     def find_block(self, block: float) -> int:
         """Return the index of a block that a method names.

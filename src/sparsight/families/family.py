@@ -161,6 +161,8 @@ def _read_ffn_width(config: Any) -> int:
     layers, dense_width = int(config.num_hidden_layers), int(config.intermediate_size)
     experts = getattr(config, "num_experts_per_tok", None)
     expert_width = getattr(config, "moe_intermediate_size", None)
+    if not expert_width and getattr(config, "num_local_experts", None):
+        expert_width = dense_width  # Mixtral: every layer has experts, and names one width
     if not experts or not expert_width:
         return dense_width
     step = getattr(config, "decoder_sparse_step", None) or 1

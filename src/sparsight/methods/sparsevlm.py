@@ -25,6 +25,7 @@ from sparsight.methods.rebuilding import rebuild_dropped
 from sparsight.methods.view import Selection, View
 
 VIDEO_SITES = (2,)
+PAPER_VIDEO = 194  # of a video of Video-LLaVA
 PAPER_KEPT: dict[int, tuple[int, ...]] = {
     192: (300, 200, 110),
     128: (303, 110, 36),
@@ -131,13 +132,15 @@ class SparseVLM(Method):
         """Return the authors' exact settings for one of their budgets.
 
         Source: authors' code: 192, 128 and 64 from branch v1.5, 96 from main; pruning after layers
-            2, 6 and 15.
+            2, 6 and 15. 194, of a video, are the settings of `paper_video`.
         Differs: the counts are absolute, made for 576 visual tokens and 32 layers; `retain` names
             the layer mean under the authors' accounting. A sample with no more visual tokens than
             `retain` keeps all; one with more, but fewer than the first site keeps, is refused.
 
         Raises: BudgetError: the budget was not published.
         """
+        if retain == PAPER_VIDEO:
+            return cls.paper_video(retain)
         return cls(
             retain=retain,
             sites=PAPER_SITES,
@@ -153,8 +156,10 @@ class SparseVLM(Method):
         Source: authors' code, branch video: one site after layer 1, which keeps as many tokens as
             the rank of the raters' attention, mean over heads, and recycles as elsewhere.
         Differs: `retain` bounds the count; None sets no bound, as in the code. The trace shows the
-            rank as the tokens kept, and beside it the raters, which bound it: of 2,048 tokens, 13
-            raters keep at most 13, and 62 recycled ones.
+            rank as the tokens kept, and beside it the raters, which bound it: of 2,056 tokens, 13
+            raters keep at most 13, and 62 recycled ones. The paper counts 8 frames of 256 tokens
+            and names a mean of 194; Video-LLaVA's decoder is given 2,056, as each frame brings its
+            class token. The bound 194 leaves 69 tokens, and 193.2 enter a layer.
         """
         return cls(
             retain=retain, sites=VIDEO_SITES, positions="renumber", level="rank", prune_scale=1.0

@@ -41,6 +41,8 @@ def find_seen_boxes(processor: Any, size: tuple[int, int]) -> list[Box]:
     if pixels.ndim < 4 or pixels.shape[-3] != 3:
         return [WHOLE]
     tiles = _denormalise(pixels.reshape(-1, *pixels.shape[-3:]), image_processor)
+    order = getattr(image_processor, "token_order", None)  # of Mini-Gemini: the last tile first
+    tiles = tiles if order is None else tiles[order]
     return [_find_box(tile, size) for tile in tiles]
 
 
