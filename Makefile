@@ -38,7 +38,7 @@ table: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,serve,dev]"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,serve,video,dev]"
 	touch $@
 
 # transformers brings its own set along, so only the other direct dependencies stay pinned

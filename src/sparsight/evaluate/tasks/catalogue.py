@@ -50,6 +50,7 @@ def _make_textvqa(name: str, title: str) -> Task:
         combine=scoring.combine_mean,
         max_new_tokens=SHORT,
         count=5000,
+        extra=name != "textvqa",
     )
 
 

@@ -126,11 +126,4 @@ def _read_id(item: Item) -> str:
 
 def describe_sheets(sheets: Sequence[Sheet]) -> dict[str, Mapping[str, object]]:
     """Return what must not change about the questions while an evaluation is continued."""
-    return {
-        sheet.task.name: {
-            "sha256": sheet.digest,
-            "questions": sheet.whole,
-            "asked": len(sheet.items),
-        }
-        for sheet in sheets
-    }
+    return {sheet.task.name: {"sha256": sheet.digest, "questions": sheet.whole} for sheet in sheets}

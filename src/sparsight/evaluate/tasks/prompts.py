@@ -98,10 +98,11 @@ def find_padding(processor: Any) -> tuple[int, int, int] | None:
     square first, with the mean colour of the encoder.
     """
     images = getattr(processor, "image_processor", None)
-    size = getattr(images, "crop_size", None)
-    mean = getattr(images, "image_mean", None)
-    crops = getattr(images, "do_center_crop", False) and size is not None and mean is not None
-    if not crops or size["height"] != size["width"]:
+    size: Any = getattr(images, "crop_size", None)
+    mean: Any = getattr(images, "image_mean", None)
+    if not getattr(images, "do_center_crop", False) or size is None or mean is None:
+        return None
+    if size["height"] != size["width"]:
         return None
     red, green, blue = mean[:3]
     return int(red * 255), int(green * 255), int(blue * 255)

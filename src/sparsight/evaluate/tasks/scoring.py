@@ -36,7 +36,7 @@ def mark_mmbench(answer: str, target: Mapping[str, Any]) -> bool:
 
     Args: target: `answer`, a letter, and `options`, text by letter.
     """
-    return choose_option(answer, target["options"]) == target["answer"]
+    return choose_option(answer, target["options"]) == str(target["answer"])
 
 
 def choose_option(answer: str, options: Mapping[str, str]) -> str | None:
@@ -87,7 +87,7 @@ def mark_scienceqa(answer: str, target: Mapping[str, Any]) -> bool:
         letter = stated[0]
     else:
         return False
-    return letter in LETTERS[: target["choices"]] and letter == target["answer"]
+    return letter in LETTERS[: target["choices"]] and letter == str(target["answer"])
 
 
 # ---- sums of one group

@@ -84,6 +84,7 @@ class Task:
         frames: that are shown of a video; 0 for still images.
         sample: questions of each part that are asked where no limit is given; None for all.
         count: of questions in the release that the published rows are of; None if not known.
+        extra: whether it is none of the paper's, and stands in no mean.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Task:
     frames: int = 0
     sample: int | None = None
     count: int | None = None
+    extra: bool = False
 
     @property
     def judged(self) -> bool:

@@ -4,7 +4,6 @@ import copy
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -147,23 +146,9 @@ def list_costs(jobs: Sequence[Job], run: Run | None) -> list[Cost]:
     if run is None:
         visual = [job.prompt.visual_tokens for job in jobs]
         return [Cost(count, float(count), 1.0) for count in visual]
-    return [_as_cost(_take_row(run.stats, row)) for row in range(len(jobs))]
+    return [_as_cost(run.stats.take_row(row)) for row in range(len(jobs))]
 
 
 def _as_cost(stats: Stats) -> Cost:
     share = stats.prefill_flops / stats.dense_prefill_flops
     return Cost(stats.visual_tokens[0], stats.mean_visual_tokens, share)
-
-
-def _take_row(stats: Stats, row: int) -> Stats:
-    """Return the stats of one sample of a batch."""
-    at = slice(row, row + 1)
-    return replace(
-        stats,
-        visual_tokens=stats.visual_tokens[at],
-        text_tokens=stats.text_tokens[at],
-        raters=stats.raters[at],
-        schedules=stats.schedules[at],
-        pools=stats.pools[at],
-        ahead=stats.ahead[at],
-    )
