@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsight.errors import InputError, SettingError
+from sparsight.errors import InputError, SettingError, SparsightError
 from sparsight.evaluate.judge.client import Endpoint
 from sparsight.evaluate.judge.wordings import Wording
 from sparsight.evaluate.tasks.lines import Reply, append_rows, build_damage_error, load_rows
@@ -119,21 +119,39 @@ def judge_all(
         known = verdicts.read(judge, task, reply)
         if known is None or task.mark(known, "") is None:
             open_ones[judge.make_key(task, reply)] = (task, reply)
-    done = 0
-    if report is not None:
-        report(done, len(open_ones))
+    report = report or _report_nothing
+    report(0, len(open_ones))
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        waiting: list[Future[dict[str, Any]]] = [
+        waiting = [
             pool.submit(_ask, judge, endpoint, key, *pair) for key, pair in open_ones.items()
         ]
-        for future in as_completed(waiting):
-            verdicts.add(future.result())
-            done += 1
-            if report is not None:
-                report(done, len(open_ones))
+        _collect(waiting, verdicts, report)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _collect(waiting: list[Future[dict[str, Any]]], verdicts: Verdicts, report: Report) -> None:
+    """Write verdicts as they come; after a failure write those that are under way, and raise it."""
+    failure: SparsightError | None = None
+    done = 0
+    for future in as_completed(waiting):
+        if future.cancelled():
+            continue
+        try:
+            verdicts.add(future.result())
+        except SparsightError as error:
+            failure = failure or error
+            for other in waiting:
+                other.cancel()
+        done += 1
+        report(done, len(waiting))
+    if failure is not None:
+        raise failure
+
+
+def _report_nothing(done: int, total: int) -> None:
+    """Take a report that nobody asked for."""
 
 
 def _ask(judge: Judge, endpoint: Endpoint, key: str, task: Task, reply: Reply) -> dict[str, Any]:
