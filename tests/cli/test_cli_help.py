@@ -10,6 +10,7 @@ from sparsight.cli import choices
 from sparsight.cli.method import cli_name
 from sparsight.evaluate import DENSE
 from sparsight.evaluate.settings import CONTROLS, DTYPES
+from sparsight.evaluate.tasks import TASKS
 from sparsight.methods import methods
 
 
@@ -18,12 +19,16 @@ def test_help_names_what_there_is():
         cli_name(method) for method in methods()
     ]
     assert set(choices.METHODS.split(",")) <= {DENSE.name, *choices.METHOD_NAMES.split(", ")}
+    assert set(choices.TASK_METHODS.split(",")) <= {DENSE.name, *choices.METHOD_NAMES.split(", ")}
+    assert ", ".join(TASKS) == choices.TASKS
     assert ", ".join(DTYPES) == choices.DTYPES
     assert ", ".join(CONTROLS) == choices.CONTROLS
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["ask", "--help"], ["serve", "--help"], ["--version"]], ids=" ".join
+    "words",
+    [["--help"], ["ask", "--help"], ["serve", "--help"], ["eval", "--help"], ["--version"]],
+    ids=" ".join,
 )
 def test_help_waits_for_no_library(words):
     code = f"import sys; sys.argv[1:] = {words}\nfrom sparsight.cli import main\n"

@@ -141,7 +141,7 @@ def evaluate_tasks(
         settings.out,
         judge=judge,
         keys=[one.key for one in settings.configurations],
-        asked={sheet.task.name: [item.id for item in sheet.items] for sheet in sheets},
+        asked={sheet.task.name: sheet.ids for sheet in sheets},
         heading=heading,
     )
     _print(results, settings.out, as_json)

@@ -174,7 +174,7 @@ def eval_command(
         _refuse("--score", {"--tasks": tasks, **of_scenes, **of_tasks})
         from sparsight.cli.evaluate_tasks import score_again
 
-        score_again(score, *of_judge.values(), as_json=as_json)
+        score_again(score, judge, judge_model, judge_prompt, as_json=as_json)
     elif tasks is not None:
         _refuse("--tasks", of_scenes)
         from sparsight.cli.evaluate_tasks import read_configurations, read_settings

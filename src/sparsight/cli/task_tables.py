@@ -104,14 +104,7 @@ def _list_notes(results: dict[str, Any], out: Path) -> list[str]:
     lines = []
     for key, reasons in (results["refused"] or {}).items():
         lines += [f"{key} refuses {name}: {reason}" for name, reason in reasons.items()]
-    differs: dict[str, list[str]] = {}
-    for row in results["configurations"]:
-        for name, result in row["tasks"].items():
-            title = results["tasks"][name]["title"]
-            for text in result["published"][0]["differs"] if result.get("published") else []:
-                titles = differs.setdefault(text, [])
-                titles += [] if title in titles else [title]
-    lines += [f"published rows differ in: {text} ({', '.join(on)})" for text, on in differs.items()]
+    lines += _list_differences(results)
     for facts in results["tasks"].values():
         if facts["note"]:
             lines.append(f"{facts['title']}: {facts['note']}")
@@ -125,6 +118,17 @@ def _list_notes(results: dict[str, Any], out: Path) -> list[str]:
         f"published ratio lies outside; results in {out}"
     )
     return lines
+
+
+def _list_differences(results: dict[str, Any]) -> list[str]:
+    """Return in what the published rows beside the results are of another evaluation."""
+    differs: dict[str, dict[str, None]] = {}  # titles by difference, each once and in order
+    for row in results["configurations"]:
+        for name, result in row["tasks"].items():
+            for rows in result.get("published", [])[:1]:
+                for text in rows["differs"]:
+                    differs.setdefault(text, {})[results["tasks"][name]["title"]] = None
+    return [f"published rows differ in: {text} ({', '.join(on)})" for text, on in differs.items()]
 
 
 def _start_table(*columns: str) -> Table:

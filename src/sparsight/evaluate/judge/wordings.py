@@ -107,8 +107,13 @@ def read_wordings(path: Path | None) -> Mapping[str, Wording]:
             '{"video": {"system": "...", "user": "... {question} {answer} {prediction}"}}.'
         ) from error
     for name, wording in found.items():
-        missing = [place for place in PLACES if place not in wording.user]
-        if name not in OWN or missing:
-            why = f"has no {', '.join(missing)}" if missing else "is not known"
-            raise InputError(f"{path}: {name} {why}; known are {', '.join(OWN)}.")
+        _check_wording(path, name, wording)
     return {**OWN, **found}
+
+
+def _check_wording(path: Path, name: str, wording: Wording) -> None:
+    """Raise InputError if a wording is of nothing known, or lacks a place."""
+    missing = [place for place in PLACES if place not in wording.user]
+    if name not in OWN or missing:
+        why = f"has no {', '.join(missing)}" if missing else "is not known"
+        raise InputError(f"{path}: {name} {why}; known are {', '.join(OWN)}.")

@@ -29,6 +29,11 @@ class Sheet:
     whole: int
     digest: str
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the questions that are asked."""
+        return tuple(item.id for item in self.items)
+
 
 def read_sheets(tasks: Sequence[Task], data: Path, limit: int | None = None) -> list[Sheet]:
     """Return the questions of benchmarks, checked to be whole.

@@ -52,11 +52,13 @@ def mark_all(task: Task, replies: Sequence[Reply], verdict: Verdict) -> Marked:
         mark = None if text is None else task.mark(text, reply.target)
         unjudged += mark is None
         groups.setdefault(reply.part, {}).setdefault(reply.group, []).append(mark)
-    sums = {
-        part: np.array([task.tally(own[name]) for name in sorted(own)], dtype=np.float64)
-        for part, own in sorted(groups.items())
-    }
+    sums = {part: _tally_groups(task, own) for part, own in sorted(groups.items())}
     return Marked(sums, len(replies), unjudged)
+
+
+def _tally_groups(task: Task, groups: Mapping[str, Sequence[Any]]) -> Sums:
+    """Return the sums (groups, K), in the order of the groups' names."""
+    return np.array([task.tally(groups[name]) for name in sorted(groups)], dtype=np.float64)
 
 
 def _read_id(reply: Reply) -> str:
@@ -193,21 +195,24 @@ def _average(
 ) -> dict[str, dict[str, Any]]:
     """Return mean retentions: of the image sets, of those that need no judge, of the video sets."""
     own = [task for task in tasks if task.name in ratios and not task.extra]
+    images = [task for task in own if not task.frames]
     kinds = {
-        "images": [task for task in own if not task.frames],
-        "images_unjudged": [task for task in own if not task.frames and not task.judged],
+        "images": images,
+        "images_unjudged": [task for task in images if not task.judged],
         "videos": [task for task in own if task.frames],
     }
-    means = {}
-    for name, chosen in kinds.items():
-        if chosen:
-            samples = np.mean([ratios[task.name][1] for task in chosen], axis=0)
-            means[name] = {
-                "retention": statistics.fmean(ratios[task.name][0] for task in chosen),
-                "interval": _find_interval(samples),
-                "tasks": [task.name for task in chosen],
-            }
-    return means
+    return {name: _average_kind(chosen, ratios) for name, chosen in kinds.items() if chosen}
+
+
+def _average_kind(
+    tasks: Sequence[Task], ratios: Mapping[str, tuple[float, Sums]]
+) -> dict[str, Any]:
+    samples = np.mean([ratios[task.name][1] for task in tasks], axis=0)
+    return {
+        "retention": statistics.fmean(ratios[task.name][0] for task in tasks),
+        "interval": _find_interval(samples),
+        "tasks": [task.name for task in tasks],
+    }
 
 
 def _summarise_cost(replies: Sequence[Reply]) -> dict[str, Any] | None:

@@ -97,17 +97,23 @@ def list_batches(
     keys = [one.key for one in settings.configurations]
     for sheet in sheets:
         known = store.replies[sheet.task.name]
-        open_by_id = {
-            item.id: [key for key in keys if (key, item.id) not in known] for item in sheet.items
-        }
+        open_by_id: dict[str, list[str]] = {}
+        for item in sheet.items:
+            open_by_id[item.id] = [key for key in keys if (key, item.id) not in known]
         items = [item for item in sheet.items if open_by_id[item.id]]
         for start in range(0, len(items), settings.batch):
             chosen = tuple(items[start : start + settings.batch])
-            missing = {
-                key: frozenset(item.id for item in chosen if key in open_by_id[item.id])
-                for key in keys
-            }
-            yield Batch(sheet, chosen, missing)
+            yield Batch(sheet, chosen, {key: _find_open(key, chosen, open_by_id) for key in keys})
+
+
+def _find_open(
+    key: str, items: Sequence[Item], open_by_id: Mapping[str, Sequence[str]]
+) -> frozenset[str]:
+    return frozenset(item.id for item in items if key in open_by_id[item.id])
+
+
+def _report_nothing(done: int, total: int) -> None:
+    """Take a report that nobody asked for."""
 
 
 def _ask_all(
@@ -119,33 +125,24 @@ def _ask_all(
 ) -> Refusals:
     """Ask what is not answered yet, and return what was refused.
 
-    All configurations answer one batch before the next one is asked. After its first refusal, a
-    configuration is asked no more of that benchmark.
+    All configurations answer one batch before the next one is asked.
     """
     total = count_open(settings, sheets, store)
     done = 0
-    refusals: Refusals = {}
-    first: BudgetError | UnsupportedError | None = None
-    if report is not None:
-        report(done, total)
+    round_ = _Round(settings, store)
+    report = report or _report_nothing
+    report(done, total)
     for batch in list_batches(settings, sheets, store):
-        name = batch.sheet.task.name
         paper = _Paper(asker, batch)
         for configuration in settings.configurations:
-            refused = refusals.setdefault(configuration.key, {})
             places = batch.select(configuration.key)
-            if places and name not in refused:
-                try:
-                    _answer(paper, places, configuration, store, settings.seed)
-                except (BudgetError, UnsupportedError) as error:
-                    first = first or error
-                    refused[name] = str(error)
-            done += len(places)
-            if report is not None:
+            if places:
+                round_.answer(paper, places, configuration)
+                done += len(places)
                 report(done, total)
-    if first is not None and not store.count():
-        raise first
-    return {key: reasons for key, reasons in refusals.items() if reasons}
+    if round_.first is not None and not store.count():
+        raise round_.first
+    return round_.refusals
 
 
 class _Paper:
@@ -166,34 +163,48 @@ class _Paper:
         return self._inputs[places]
 
 
-def _answer(
-    paper: _Paper,
-    places: list[int],
-    configuration: Configuration,
-    store: TaskStore,
-    seed: int,
-) -> None:
-    """Store the answers of one configuration to some questions of a batch.
+class _Round:
+    """Stores answers, and remembers what was refused.
 
-    Methods that draw answer one question at a time, each with a seed of its own, so
-    that a draw does not depend on the batch.
+    After its first refusal, a configuration is asked no more of that benchmark.
     """
-    alone = draws(configuration.method)
-    task = paper.batch.sheet.task
-    for chosen in [(at,) for at in places] if alone else [tuple(places)]:
-        items = [paper.batch.items[at] for at in chosen]
+
+    def __init__(self, settings: TaskSettings, store: TaskStore) -> None:
+        self._seed = settings.seed
+        self._store = store
+        self.refusals: Refusals = {}
+        self.first: BudgetError | UnsupportedError | None = None
+
+    def answer(self, paper: _Paper, places: list[int], configuration: Configuration) -> None:
+        """Store the answers of one configuration to some questions of a batch, if it has any."""
+        name = paper.batch.sheet.task.name
+        if name in self.refusals.get(configuration.key, {}):
+            return
+        try:
+            self._ask(paper, places, configuration)
+        except (BudgetError, UnsupportedError) as error:
+            self.first = self.first or error
+            self.refusals.setdefault(configuration.key, {})[name] = str(error)
+
+    def _ask(self, paper: _Paper, places: list[int], configuration: Configuration) -> None:
+        """Ask, one question at a time where a method draws.
+
+        Each question has a seed of its own, so that a draw does not depend on the batch.
+        """
         method = configuration.method
-        if method is not None and alone:
-            method = reseed(method, zlib.crc32(f"{seed}/{items[0].id}".encode()))
-        inputs = paper.write(chosen)
-        replies = paper.asker.ask(task, items, inputs, configuration.key, method)
-        store.add(task.name, replies)
+        alone = method is not None and draws(method)
+        task = paper.batch.sheet.task
+        for chosen in [(at,) for at in places] if alone else [tuple(places)]:
+            items = [paper.batch.items[at] for at in chosen]
+            if method is not None and alone:
+                method = reseed(method, zlib.crc32(f"{self._seed}/{items[0].id}".encode()))
+            inputs = paper.write(chosen)
+            replies = paper.asker.ask(task, items, inputs, configuration.key, method)
+            self._store.add(task.name, replies)
 
 
-def draws(method: Method | None) -> bool:
+def draws(method: Method) -> bool:
     """Return whether a method, or the one that it is built on, draws at random."""
-    if method is None:
-        return False
     values = [(field.name, getattr(method, field.name)) for field in fields(method)]
     return any(
         name == "seed" or (isinstance(value, Method) and draws(value)) for name, value in values
