@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from sparsight import SparseVLM
 from sparsight.evaluate.tasks import TASKS
 from sparsight.evaluate.tasks.prompts import (
     SYSTEM,
@@ -114,17 +115,22 @@ def test_models_are_known_by_name(name, same):
 
 def test_rows_say_what_differs():
     task = TASKS["gqa"]
-    rows = find_rows(task, "sparsevlm@192", "llava-hf/llava-1.5-7b-hf", 12578, 12578)
+    whole, settings = (12578, 12578), repr(SparseVLM.paper(192))
+    rows = find_rows(task, "sparsevlm@192", "llava-hf/llava-1.5-7b-hf", whole, settings)
     assert rows[0]["source"] == "paper-v4"
     assert rows[0]["ratio"] == rows[0]["value"] / rows[0]["dense"]
     assert rows[0]["differs"] == []
-    assert find_rows(task, "sparsevlm@192", "embedded", 5, 12578)[0]["differs"] == [
+    own = repr(SparseVLM(retain=192))
+    assert find_rows(task, "sparsevlm@192", "embedded", (5, 12578), own)[0]["differs"] == [
         "model llava-1.5-7b",
         "12578 questions",
+        "the authors' settings (--paper)",
     ]
-    assert find_rows(task, "sparsevlm@100", "embedded", 5, 5) == []
-    assert find_rows(task, "sparsevlm:recycle=false@192", "embedded", 5, 5) == []
-    judged = find_rows(TASKS["mmvet"], "dense", "llava-1.5-7b", 218, 218)
+    assert find_rows(task, "sparsevlm@100", "embedded", whole) == []
+    assert find_rows(task, "sparsevlm:recycle=false@192", "embedded", whole) == []
+    for model, source in (("Qwen2-VL-7B-Instruct", "paper-v4-qwen"), ("other", "paper-v4")):
+        assert find_rows(TASKS["textvqa"], "dense", model, (5000, 5000))[0]["source"] == source
+    judged = find_rows(TASKS["mmvet"], "dense", "llava-1.5-7b", (218, 218))
     assert judged[0]["differs"] == ["judge not named"]
 
 
@@ -132,7 +138,9 @@ def test_rows_say_what_differs():
 def test_ratios_outside_the_interval_are_marked(interval, outside):
     result = {"n": 12578, "interval": interval}
     row = {"key": "sparsevlm@192", "tasks": {"gqa": result}}
-    add_published([row], TASKS, "llava-1.5-7b", {"gqa": (12578, 12578)})
+    sizes = {"gqa": (12578, 12578)}
+    methods = {row["key"]: repr(SparseVLM.paper(192))}
+    add_published([row], TASKS, "llava-1.5-7b", sizes, methods)
     assert result["outside"] is outside
-    add_published([row], TASKS, "embedded", {"gqa": (12578, 12578)})
+    add_published([row], TASKS, "embedded", sizes, methods)
     assert result["outside"] is None

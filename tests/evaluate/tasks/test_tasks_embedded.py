@@ -1,6 +1,7 @@
 """The embedded model answers questions of the image benchmarks, from the command to the table."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -15,14 +16,14 @@ pytestmark = [
         not is_prepared(), reason="the embedded model is not prepared; run `sparsight prepare`"
     ),
 ]
+SCENE = Path(__file__).parents[3] / "examples" / "scene.png"
 NAMES = ("gqa", "mmbench", "sqa", "textvqa", "mmvet")  # those of one part, for speed
 
 
 def test_the_embedded_model_answers(tmp_path):
     for name in NAMES:
         layouts.WRITERS[name](tmp_path / "data")
-    # a thing that the model knows, on a photograph that is no square
-    scene = Image.open("examples/scene.png").convert("RGB")
+    scene = Image.open(SCENE).convert("RGB")
     scene.save(tmp_path / "data" / "gqa" / "data" / "images" / "n0.jpg")
     path = tmp_path / "data" / "gqa" / "llava_gqa_testdev_balanced.jsonl"
     text = "What color is the fish?"
@@ -38,6 +39,7 @@ def test_the_embedded_model_answers(tmp_path):
     assert sparse["cost"]["mean_visual_tokens"] <= 192
     lines = (tmp_path / "out" / "gqa.jsonl").read_text().splitlines()
     answers = {row["configuration"]: row["prediction"] for row in map(json.loads, lines)}
-    print(answers)
+    assert answers["dense"]
+    assert set(answers) == {"dense", "sparsevlm@192"}
     for name in NAMES:
         assert {dense["tasks"][name]["n"], sparse["tasks"][name]["n"]} == {1 + (name == "mmbench")}

@@ -12,6 +12,9 @@ from sparsight.evaluate.tasks.task import Task
 
 FILE = Path(__file__).with_name("published.json")
 DENSE_OF = {"paper-v1": "paper-v4"}  # sources that quote the dense row of another one
+OWN_PRESET = "sparsevlm"  # the method whose published budgets are of settings of their own
+AUTHORS = "accounting='authors'"  # in these settings
+OTHER_MODEL = "model "  # begins what differs
 NO_WORDS = re.compile(r"[^a-z0-9.]+")
 
 
@@ -34,19 +37,22 @@ def is_model(published: str, name: str) -> bool:
     return plain.startswith(published)
 
 
-def find_rows(task: Task, key: str, model: str, asked: int, questions: int) -> list[dict[str, Any]]:
+def find_rows(
+    task: Task, key: str, model: str, size: tuple[int, int], settings: str = ""
+) -> list[dict[str, Any]]:
     """Return the published rows that stand beside one configuration's result on a benchmark.
 
     Args:
         task: the benchmark.
         key: of the configuration, such as "sparsevlm@192".
         model: that was evaluated.
-        asked: questions that it was asked.
-        questions: of the benchmark's file.
+        size: questions that were asked, and questions of the benchmark's file.
+        settings: of the configuration's method, as the folder's description has them.
 
     Returns:
-        For each row `source`, `value`, `dense`, `ratio` (None where either is missing), and
-        `differs`, in what the run is another one; an empty list where it is the same.
+        For each row, those of the same model first, `source`, `value`, `dense`, `ratio` (None where
+        either is missing), and `differs`, in what the run is another one; an empty list where it is
+        the same.
     """
     published = read_published()
     name, _, budget = key.partition("@")
@@ -57,10 +63,12 @@ def find_rows(task: Task, key: str, model: str, asked: int, questions: int) -> l
             continue
         source = published["sources"][row["source"]]
         dense = _find_dense(published["rows"], row)
-        differs = [] if is_model(source["model"], model) else [f"model {source['model']}"]
-        usual = task.count or min(questions, task.sample or questions)
-        if asked != usual:
+        differs = [] if is_model(source["model"], model) else [OTHER_MODEL + source["model"]]
+        usual = task.count or min(size[1], task.sample or size[1])
+        if size[0] != usual:
             differs.append(f"{usual} questions")
+        if name == OWN_PRESET and AUTHORS not in settings:
+            differs.append("the authors' settings (--paper)")
         if task.judged:
             differs.append("judge not named")
         rows.append(
@@ -72,7 +80,11 @@ def find_rows(task: Task, key: str, model: str, asked: int, questions: int) -> l
                 "differs": differs,
             }
         )
-    return rows
+    return sorted(rows, key=_is_of_other_model)
+
+
+def _is_of_other_model(row: Mapping[str, Any]) -> bool:
+    return any(text.startswith(OTHER_MODEL) for text in row["differs"])
 
 
 def _find_dense(rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> float | None:
@@ -94,6 +106,7 @@ def add_published(
     tasks: Mapping[str, Task],
     model: str,
     sizes: Mapping[str, tuple[int, int]],
+    methods: Mapping[str, str],
 ) -> None:
     """Put `published` into each result on a benchmark, and `outside` where they can be compared.
 
@@ -105,11 +118,12 @@ def add_published(
         tasks: by name.
         model: that was evaluated.
         sizes: questions asked, and questions of the file, by benchmark.
+        methods: settings by key of the configuration.
     """
     for row in rows:
         for name, summary in row["tasks"].items():
             task = tasks[name]
-            found = find_rows(task, row["key"], model, *sizes[name])
+            found = find_rows(task, row["key"], model, sizes[name], methods[row["key"]])
             bounds = summary.get("interval")
             same = found and not found[0]["differs"] and found[0]["ratio"] is not None
             summary["published"] = found

@@ -80,7 +80,7 @@ def score_folder(
         seed=run["seed"],
     )
     sizes = {name: (len(ids[name]), run["tasks"][name]["questions"]) for name in names}
-    add_published(rows, tasks, run["model"], sizes)
+    add_published(rows, tasks, run["model"], sizes, run["methods"])
     document = {
         KIND: TASKS_KIND,
         **(_read_heading(folder) if heading is None else heading),
