@@ -1,18 +1,22 @@
 """Benchmarks from the folder to the table: a tiny model, a judge on the loopback, continuation."""
 
 import json
+import re
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from sparsight import SparseVLM
-from sparsight.cli import app
+from sparsight.cli import app, evaluate_tasks
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Configuration
 from sparsight.evaluate.judge import client
 from sparsight.evaluate.tasks import find_tasks, read_sheets
+from sparsight.evaluate.tasks.asking import Asker
 from sparsight.evaluate.tasks.runner import run_tasks
 from sparsight.evaluate.tasks.scores import score_folder
 from sparsight.evaluate.tasks.settings import TaskSettings
@@ -25,6 +29,7 @@ SPARSE = Configuration("sparsevlm", SparseVLM(retain=14))
 DRAWN = Configuration("random", Random(retain=12))
 ALL = (DENSE, SPARSE, DRAWN)
 IMAGES = layouts.IMAGE_TASKS
+PAGE = Path(__file__).parents[3] / "docs" / "reproduce.md"
 WORDS = ("--max-new-tokens", 3, "--retain", 14)
 
 
@@ -238,6 +243,47 @@ def test_refuses_before_loading(words, part, data, tmp_path, monkeypatch):
     assert result.exit_code == 2
     assert part in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_keeps_what_is_answered(data, folder, tmp_path, monkeypatch):
+    plain = Asker.ask
+    asked = []
+
+    def ask(*args):
+        asked.append(args)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    monkeypatch.setattr(Asker, "ask", ask)
+    words = ["--tasks", "gqa", "--data", data, "--model", folder, "--out", tmp_path, *WORDS]
+    stopped = call(*words, "--methods", "dense", "--batch", 2)
+    assert stopped.exit_code == 130
+    assert "stopped; 2 answers are kept" in stopped.stderr
+    assert call(*words, "--methods", "dense", "--batch", 2).exit_code == 0
+    assert len(asked) == 3
+    monkeypatch.setattr(evaluate_tasks, "load_model", None)  # nothing is missing
+    assert call(*words, "--methods", "dense", "--batch", 4).exit_code == 0
+
+
+def read_page():
+    """Return the words of each command of the page that asks benchmarks."""
+    text = PAGE.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line.split("  #")[0] for block in blocks for line in block.splitlines()]
+    return [shlex.split(line)[2:] for line in lines if line.startswith("sparsight eval --tasks")]
+
+
+@pytest.mark.parametrize("words", read_page(), ids=lambda words: words[-1])
+def test_commands_of_the_page_can_be_typed(words):
+    values = {name: words[at + 1] for at, name in enumerate(words[:-1])}
+    assert find_tasks(tuple(values["--tasks"].split(",")))
+    chosen = evaluate_tasks.read_configurations(
+        values["--methods"], values["--retain"], paper="--paper" in words
+    )
+    assert chosen[0] == DENSE
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", call("--help").stdout)
+    assert [word for word in words if word.startswith("--") and word not in shown] == []
 
 
 def test_data_have_to_be_named(tmp_path):
