@@ -104,6 +104,13 @@ def _list_notes(results: dict[str, Any], out: Path) -> list[str]:
     lines = []
     for key, reasons in (results["refused"] or {}).items():
         lines += [f"{key} refuses {name}: {reason}" for name, reason in reasons.items()]
+    for row in results["configurations"]:
+        for name, count in row["incomplete"].items():
+            facts = results["tasks"][name]
+            lines.append(
+                f"{row['key']} has answered {count} of {facts['asked']} questions of "
+                f"{facts['title']}, and is left out there"
+            )
     lines += _list_differences(results)
     for facts in results["tasks"].values():
         if facts["note"]:

@@ -130,11 +130,27 @@ def compute_task_results(
             {
                 "key": key,
                 "tasks": summaries,
+                "incomplete": _count_incomplete(key, tasks, replies, asked),
                 "means": _average(tasks, ratios),
                 "cost": _summarise_cost(answered),
             }
         )
     return rows
+
+
+def _count_incomplete(
+    key: str,
+    tasks: Sequence[Task],
+    replies: Mapping[str, Mapping[tuple[str, str], Reply]],
+    asked: Mapping[str, Sequence[str]],
+) -> dict[str, int]:
+    """Return how many questions were answered, of each benchmark that was answered in part."""
+    counts = {}
+    for task in tasks:
+        count = sum((key, id) in replies[task.name] for id in asked[task.name])
+        if 0 < count < len(asked[task.name]):
+            counts[task.name] = count
+    return counts
 
 
 def _mark_whole(
