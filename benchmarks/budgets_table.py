@@ -11,7 +11,7 @@ from typing import Any
 
 from scenes_table import label
 
-from sparsight.evaluate.store import RESULTS
+from sparsight.evaluate.folder import RESULTS
 
 MIDDLE = 64  # the budget by which rows are sorted
 ABOVE, BELOW = "\N{BLACK UP-POINTING TRIANGLE}", "\N{BLACK DOWN-POINTING TRIANGLE}"

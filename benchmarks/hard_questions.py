@@ -10,9 +10,10 @@ from pathlib import Path
 
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Record, read_records
+from sparsight.evaluate.folder import RUN
 from sparsight.evaluate.scenes import load_suite
 from sparsight.evaluate.scenes.suite import write_questions
-from sparsight.evaluate.store import RUN, hash_suite
+from sparsight.evaluate.store import hash_suite
 
 DOWNSCALE = "downscale"
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from hard_questions import mark_evaluated
 
+from sparsight.evaluate.folder import RESULTS
 from sparsight.evaluate.scenes import FAMILIES
-from sparsight.evaluate.store import RESULTS
 
 
 def write_table(results: Mapping[str, Any]) -> str:

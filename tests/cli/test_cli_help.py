@@ -10,6 +10,7 @@ from sparsight.cli import choices
 from sparsight.cli.method import cli_name
 from sparsight.evaluate import DENSE
 from sparsight.evaluate.settings import CONTROLS, DTYPES
+from sparsight.evaluate.tasks import TASKS
 from sparsight.methods import methods
 from sparsight.models.mini_gemini.templates import TEMPLATES
 
@@ -20,13 +21,22 @@ def test_help_names_what_there_is():
     ]
     assert set(choices.METHODS.split(",")) <= {DENSE.name, *choices.METHOD_NAMES.split(", ")}
     assert ", ".join(TEMPLATES) == choices.CHATS
+    assert set(choices.TASK_METHODS.split(",")) <= {DENSE.name, *choices.METHOD_NAMES.split(", ")}
+    assert ", ".join(TASKS) == choices.TASKS
     assert ", ".join(DTYPES) == choices.DTYPES
     assert ", ".join(CONTROLS) == choices.CONTROLS
 
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["ask", "--help"], ["run", "--help"], ["serve", "--help"], ["--version"]],
+    [
+        ["--help"],
+        ["ask", "--help"],
+        ["run", "--help"],
+        ["eval", "--help"],
+        ["serve", "--help"],
+        ["--version"],
+    ],
     ids=" ".join,
 )
 def test_help_waits_for_no_library(words):

@@ -2,6 +2,7 @@
 
 from sparsight.cli import batch as batch  # adds its command to the app
 from sparsight.cli import convert as convert
+from sparsight.cli import evaluating as evaluating
 from sparsight.cli import serve as serve  # adds its command to the app
 from sparsight.cli.app import app, main
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,14 +18,9 @@ from typer.core import TyperGroup
 
 import sparsight
 from sparsight.cli.choices import (
-    BUDGETS,
-    CONTROLS,
     DEVICES,
     DTYPES,
     METHOD_NAMES,
-    METHODS,
-    SCENES,
-    SUITES,
 )
 from sparsight.cli.streams import (
     check_output,
@@ -182,62 +177,6 @@ def ask_command(
         picture=picture,
         as_json=as_json,
     )
-
-
-@app.command(name="eval")
-@command
-def eval_command(
-    *,
-    suite: Annotated[
-        str, typer.Option(help=f"{SUITES}, or the folder of a suite; {SCENES} is the default one.")
-    ] = SCENES,
-    methods: Annotated[
-        str | None, typer.Option(help=f"Separated by commas; default: {METHODS}.")
-    ] = None,
-    retain: Annotated[
-        str, typer.Option(help="Budgets, separated by commas: counts for one image, or fractions.")
-    ] = BUDGETS,
-    model: Model = None,
-    families: Annotated[
-        str | None, typer.Option(help="Of questions, separated by commas; default: all.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Questions of each part; default: all.")] = None,
-    control: Annotated[str, typer.Option(help=f"What is shown: {CONTROLS}.")] = "none",
-    dtype: Annotated[str, typer.Option(help=f"dtype of the weights: {DTYPES}.")] = "float32",
-    share_encoding: Annotated[
-        bool,
-        typer.Option(
-            "--share-encoding", help="Encode a question's images once for all; no seconds then."
-        ),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Of random dropping and of resampling.")] = 0,
-    out: Annotated[
-        Path, typer.Option(help="Folder of answers and results; the same folder continues.")
-    ] = Path("sparsight-eval"),
-    as_json: Json = False,
-    device: Device = None,
-    verbose: Verbose = False,
-) -> None:
-    """Score a suite's questions, dense and at each budget, side by side."""
-    from sparsight.cli.evaluate import evaluate, read_configurations, read_families, read_suite
-    from sparsight.cli.inputs import read_device
-    from sparsight.cli.load import EMBEDDED
-    from sparsight.evaluate.settings import Control, Settings
-
-    del verbose
-    settings = Settings(
-        suite=read_suite(suite),
-        configurations=read_configurations(methods, retain, control),
-        families=read_families(families),
-        limit=limit,
-        control=cast("Control", control),
-        seed=seed,
-        model=model or EMBEDDED,
-        dtype=dtype,
-        share_encoding=share_encoding,
-        out=out,
-    )
-    evaluate(settings, model, read_device(device), as_json)
 
 
 @app.command()

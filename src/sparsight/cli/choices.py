@@ -18,3 +18,8 @@ SCENES = "scenes"
 SUITES = "scenes-1, scenes-2, scenes-2-dev"
 METHODS = "dense,random,uniform,pool,downscale,sparsevlm,sparsight"
 BUDGETS = "192,128,64,32"
+TASK_METHODS = "dense,sparsevlm,sparsight"
+TASKS = (
+    "gqa, mmbench, mme, pope, sqa, seed, textvqa, mmvet, textvqa-plain, tgif, msvd, msrvtt, "
+    "activitynet"
+)

@@ -93,7 +93,7 @@ def read_families(text: str | None) -> tuple[str, ...]:
 
 
 def read_configurations(
-    methods: str | None, budgets: str, control: str
+    methods: str | None, budgets: str, control: str, *, paper: bool = False
 ) -> tuple[Configuration, ...]:
     """Return every method at every budget; the dense model, which has no budget, once.
 
@@ -102,10 +102,13 @@ def read_configurations(
             METHODS, or dense alone where the control shows no image that could be pruned.
         budgets: separated by commas.
         control: what is shown.
+        paper: whether methods have their published settings.
 
     Raises:
         SettingError: an unknown method, or a method or budget given twice.
-        BudgetError: a budget that is no number, even where no method uses it.
+        BudgetError: a budget that is no number, even where no method uses it, or one that was not
+            published.
+        UnsupportedError: a method without published settings, where these are wanted.
     """
     if methods is None:
         methods = DENSE.name if control == "question-only" else METHODS
@@ -121,7 +124,7 @@ def read_configurations(
             configurations.append(DENSE)
             continue
         for text in values:
-            method = read_method(name, text, paper=False)
+            method = read_method(name, text, paper=paper)
             settings = [part.strip() for part in find_method(name)[1]]
             label = ":".join([cli_name(type(method)), *settings])
             configurations.append(Configuration(label, method))
@@ -134,11 +137,11 @@ def split_at_commas(text: str) -> list[str]:
 
 
 @contextmanager
-def show_answer_count() -> Iterator[Report]:
+def show_answer_count(doing: str = "answering") -> Iterator[Report]:
     """Show a progress bar on a terminal's standard error; yield the function that moves it."""
     console = Console(stderr=True)
     columns = (
-        TextColumn("answering"),
+        TextColumn(doing),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

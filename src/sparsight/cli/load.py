@@ -1,5 +1,6 @@
 """Loads the model that a command runs: the embedded one, a folder, or one from the model hub."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from sparsight.families import families, family_of
 from sparsight.models import embedded
 
 EMBEDDED = "embedded"
+SMALL = (".json", ".jinja", ".txt", ".model")  # files that say how a model is used
+LARGE = 64 * 2**20  # bytes
 
 
 def load_model(name: str | None, device: torch.device) -> tuple[Any, Any]:
@@ -47,6 +50,24 @@ def _load_named(name: str) -> tuple[Any, Any]:
     except Exception as error:  # transformers raises anything on a broken folder or network
         raise ModelError(explain_failure(name, error)) from error
     return model, processor
+
+
+def hash_files(name: str | None) -> str:
+    """Return a SHA-256 of a model's files: names and sizes, and what the small ones hold.
+
+    It is known before the model is loaded. Weights count by size alone, as reading them takes long.
+
+    Args: name: folder or hub id; None for the embedded model.
+    Returns: "" for a hub id, whose files may not be here.
+    """
+    folder = embedded.model_dir() if name is None else Path(name)
+    digest = hashlib.sha256()
+    found = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
+    for path in found:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        if path.suffix in SMALL and path.stat().st_size < LARGE:
+            digest.update(path.read_bytes())
+    return digest.hexdigest() if found else ""
 
 
 def check_architecture(config: Any) -> None:

@@ -53,10 +53,10 @@ class Configuration:
         retain = method.retain
         if isinstance(retain, int) and (question.frames or len(question.images) > 1):
             method = replace(method, retain=min(retain / still, 1.0))
-        return _draw(method, zlib.crc32(f"{seed}/{question.id}".encode()))
+        return reseed(method, zlib.crc32(f"{seed}/{question.id}".encode()))
 
 
-def _draw(method: Method, seed: int) -> Method:
+def reseed(method: Method, seed: int) -> Method:
     """Return a method with another seed, if it or the method that it is built on draws."""
     changes: dict[str, Any] = {}
     for field in fields(method):
@@ -64,7 +64,7 @@ def _draw(method: Method, seed: int) -> Method:
         if field.name == "seed":
             changes["seed"] = seed
         elif isinstance(value, Method):
-            changes[field.name] = _draw(value, seed)
+            changes[field.name] = reseed(value, seed)
     return replace(method, **changes) if changes else method
 
 

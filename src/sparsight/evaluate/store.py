@@ -1,7 +1,6 @@
 """The folder of an evaluation: run.json says what it is of, answers.jsonl holds every answer."""
 
 import hashlib
-import inspect
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -12,15 +11,20 @@ from typing import Any, Self
 
 import sparsight
 from sparsight.errors import InputError
+from sparsight.evaluate.folder import (
+    RESULTS,
+    RUN,
+    check_same,
+    describe_method,
+    read_description,
+    write_whole,
+)
 from sparsight.evaluate.record import Record, read_line
 from sparsight.evaluate.scenes import Question, load_suite
 from sparsight.evaluate.scoring import is_right
 from sparsight.evaluate.settings import Settings
-from sparsight.methods.method import Method
 
-RUN = "run.json"
 ANSWERS = "answers.jsonl"
-RESULTS = "results.json"
 
 
 class Store:
@@ -83,12 +87,12 @@ def open_store(settings: Settings, suite: tuple[Question, ...] | None = None) ->
     now = _describe(settings, suite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        before = _read_description(folder)
+        before = read_description(folder, ANSWERS)
         if before is not None:
-            _check_same(folder, before, now)
+            check_same(folder, before, now)
             now["methods"] = before["methods"] | now["methods"]
         records, notes = _read_answers(folder / ANSWERS, now["methods"], suite)
-        _write_whole(folder / RUN, now)
+        write_whole(folder / RUN, now)
         return Store(folder, {record.pair: record for record in records}, notes)
     except OSError as error:
         raise InputError(
@@ -104,7 +108,7 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
     """
     path = folder / RESULTS
     try:
-        _write_whole(path, results)
+        write_whole(path, results)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}).") from error
 
@@ -158,61 +162,6 @@ def _describe(settings: Settings, suite: tuple[Question, ...]) -> dict[str, Any]
         "share_encoding": settings.share_encoding,
         "methods": {one.key: describe_method(one.method) for one in settings.configurations},
     }
-
-
-def describe_method(method: Method | None) -> str:
-    """Return a method with its settings, and with the hash of its file if it is an own one.
-
-    An own method can change between two runs without changing its name or settings.
-    """
-    kind = type(method)
-    if method is None or kind.__module__.startswith("sparsight."):
-        return repr(method)
-    try:
-        source = Path(inspect.getfile(kind)).read_bytes()
-    except (OSError, TypeError):  # written in a notebook, or at a prompt
-        return repr(method)
-    return f"{method!r} of a file with SHA-256 {hashlib.sha256(source).hexdigest()[:16]}"
-
-
-def _read_description(folder: Path) -> dict[str, Any] | None:
-    """Return the description that a folder's answers were made with; None for a new folder.
-
-    Raises:
-        InputError: the description is missing or damaged.
-    """
-    path = folder / RUN
-    if not path.exists():
-        if (folder / ANSWERS).exists():
-            raise InputError(
-                f"{folder} holds answers without a {RUN} that says whose; give another --out."
-            )
-        return None
-    try:
-        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {**description, "methods": dict(description["methods"])}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error}); give another --out.") from error
-
-
-def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Check that two descriptions agree in everything but methods that only one of them has.
-
-    Raises:
-        InputError: they do not.
-    """
-    differences = []
-    for name in {**before, **now}:
-        if name != "methods" and before.get(name) != now.get(name):
-            differences.append(f"{name} {before.get(name)!r} there, {now.get(name)!r} now")
-    for key, method in now["methods"].items():
-        earlier = before["methods"].get(key, method)
-        if earlier != method:
-            differences.append(f"{key} {earlier} there, {method} now")
-    if differences:
-        raise InputError(
-            f"{folder} holds another evaluation ({'; '.join(differences)}); give another --out."
-        )
 
 
 def _read_answers(
@@ -272,11 +221,3 @@ def _parse(path: Path, data: bytes) -> tuple[list[Record], int]:
         except ValueError as error:
             raise _build_damage_error(path, number, error) from error
     return records, whole
-
-
-def _write_whole(path: Path, document: dict[str, Any]) -> None:
-    """Write a JSON document whole or not at all: to a new file that then replaces the old one."""
-    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)

@@ -3,7 +3,8 @@
 A site is the decoder layer on whose entry the sequence got shorter.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 
@@ -114,6 +115,19 @@ class Stats:
         """(B, L) text and visual tokens that each layer processed."""
         rows = zip(self.text_tokens, self.visual_tokens_per_layer, strict=True)
         return tuple(_add(text, visual) for text, visual in rows)
+
+    def take_row(self, row: int) -> Self:
+        """Return the counts and costs of one sample of a batch."""
+        at = slice(row, row + 1)
+        return replace(
+            self,
+            visual_tokens=self.visual_tokens[at],
+            text_tokens=self.text_tokens[at],
+            raters=self.raters[at],
+            schedules=self.schedules[at],
+            pools=self.pools[at],
+            ahead=self.ahead[at],
+        )
 
     def mean_visual_tokens_of(self, accounting: Accounting) -> float:
         """Return the layer mean of visual tokens, averaged over the samples that have any.

@@ -1,13 +1,12 @@
 """Puts the model's inputs of several prompts into one batch, and takes its stats apart again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from sparsight.methods.method import Method
-from sparsight.sequence.trace import Stats
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,17 +73,3 @@ def join(prompts: Sequence[Prompt], pad: int) -> dict[str, Any]:
 def _pad(row: torch.Tensor, length: int, fill: int) -> torch.Tensor:
     """Return (1, N) filled up to (1, length) on the left."""
     return torch.nn.functional.pad(row, (length - row.shape[1], 0), value=fill)
-
-
-def take_row(stats: Stats, row: int) -> Stats:
-    """Return the stats of one sample of a batch."""
-    at = slice(row, row + 1)
-    return replace(
-        stats,
-        visual_tokens=stats.visual_tokens[at],
-        text_tokens=stats.text_tokens[at],
-        raters=stats.raters[at],
-        schedules=stats.schedules[at],
-        pools=stats.pools[at],
-        ahead=stats.ahead[at],
-    )

@@ -5,6 +5,6 @@ visual tokens, 30 decoder layers. The encoder and the decoder come out of two wh
 index (`prepare`); the trained adapter ships with sparsight.
 """
 
-from sparsight.models.embedded.assemble import cache_dir, is_prepared, load, prepare
+from sparsight.models.embedded.assemble import cache_dir, is_prepared, load, model_dir, prepare
 
-__all__ = ["cache_dir", "is_prepared", "load", "prepare"]
+__all__ = ["cache_dir", "is_prepared", "load", "model_dir", "prepare"]

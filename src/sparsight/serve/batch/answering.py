@@ -22,7 +22,7 @@ from sparsight.run import Run
 from sparsight.serve.batch.media import open_media
 from sparsight.serve.batch.record import Record, fail, succeed
 from sparsight.serve.batch.rows import Row, clean, locate
-from sparsight.serve.joining import Prompt, join, take_row
+from sparsight.serve.joining import Prompt, join
 from sparsight.sparsify import sparsify
 
 MOST_ROW_PIXELS = 4 * MOST_PIXELS  # of all images together
@@ -214,7 +214,7 @@ def _list_costs(prompts: Sequence[Prompt], run: Run | None) -> list[dict[str, An
         return [_name_cost(count, float(count), 1.0) for count in counts]
     costs = []
     for number in range(len(prompts)):
-        stats = take_row(run.stats, number)
+        stats = run.stats.take_row(number)
         share = stats.prefill_flops / stats.dense_prefill_flops
         costs.append(_name_cost(stats.visual_tokens[0], stats.mean_visual_tokens, share))
     return costs

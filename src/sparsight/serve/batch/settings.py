@@ -6,7 +6,7 @@ from typing import Any
 
 import sparsight
 from sparsight.errors import InputError, SettingError
-from sparsight.evaluate.store import describe_method
+from sparsight.evaluate.folder import describe_method
 from sparsight.methods.method import Method
 from sparsight.serve.batch.needs import check_package
 from sparsight.serve.batch.rows import Inputs

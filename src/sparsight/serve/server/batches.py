@@ -11,7 +11,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from sparsight.run import Run
 from sparsight.sequence.trace import Stats
-from sparsight.serve.joining import join, take_row
+from sparsight.serve.joining import join
 from sparsight.serve.server.answers import Answer
 from sparsight.serve.server.jobs import Cost, Done, Job, Started, Text
 from sparsight.serve.server.metrics import Metrics
@@ -146,7 +146,7 @@ def list_costs(jobs: Sequence[Job], run: Run | None) -> list[Cost]:
     if run is None:
         visual = [job.prompt.visual_tokens for job in jobs]
         return [Cost(count, float(count), 1.0) for count in visual]
-    return [_as_cost(take_row(run.stats, row)) for row in range(len(jobs))]
+    return [_as_cost(run.stats.take_row(row)) for row in range(len(jobs))]
 
 
 def _as_cost(stats: Stats) -> Cost:

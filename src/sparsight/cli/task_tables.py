@@ -1,0 +1,153 @@
+"""Tables of an evaluation on benchmarks: scores, retention with intervals, published ratios."""
+
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+MEANS = {
+    "images": "mean, image sets",
+    "images_unjudged": "mean, without judged sets",
+    "videos": "mean, video sets",
+}
+
+
+def show_tasks(results: dict[str, Any], console: Console, out: Path) -> None:
+    """Print scores, retention, published rows, costs and refusals.
+
+    Args:
+        results: document of results.json.
+        console: that is printed to.
+        out: folder that holds the results.
+    """
+    console.print()
+    console.print(_build_scores(results))
+    console.print(_build_costs(results["configurations"]))
+    for line in _list_notes(results, out):
+        console.print(line, style="dim", highlight=False, markup=False)
+
+
+def _build_scores(results: dict[str, Any]) -> Table:
+    columns = ("", "", "n", "score", "retention", "95 % interval", "published", "of scores")
+    table = _start_table(*columns)
+    for name, facts in results["tasks"].items():
+        for row in results["configurations"]:
+            if name in row["tasks"]:
+                table.add_row(facts["title"], row["key"], *_format_result(row["tasks"][name]))
+        table.add_section()
+    for name, title in MEANS.items():
+        for row in results["configurations"]:
+            if name in row["means"]:
+                mean = row["means"][name]
+                cells = [_percent(mean["retention"]), _interval(mean["interval"])]
+                count = f"{len(mean['tasks'])} set{'s' * (len(mean['tasks']) > 1)}"
+                table.add_row(title, row["key"], count, "", *cells, _average(row, mean), "")
+    return table
+
+
+def _format_result(result: dict[str, Any]) -> list[str | Text]:
+    """Return the cells of one configuration's result on one benchmark."""
+    unjudged = result["unjudged"]
+    count = str(result["n"]) + (f" ({unjudged} unjudged)" if unjudged else "")
+    if result["score"] is None:
+        return [count, "not judged", "-", "-", "-", "-"]
+    score = f"{result['score']:.1f}"
+    if "judge_score" in result:
+        score += f" / {result['judge_score']:.2f}"
+    cells: list[str | Text] = [
+        count,
+        score,
+        _percent(result["retention"]),
+        _interval(result["interval"]),
+    ]
+    published = result["published"]
+    if not published:
+        return [*cells, "-", "-"]
+    first = published[0]
+    style = "red" if result["outside"] else "dim" if first["differs"] else ""
+    ratio = _percent(first["ratio"]) + (" !" if result["outside"] else "")
+    values = f"{first['value']:g}"
+    if first["dense"] is not None and first["value"] != first["dense"]:
+        values = f"{first['value']:g} of {first['dense']:g}"
+    return [*cells, Text(ratio, style), Text(values, style)]
+
+
+def _average(row: dict[str, Any], mean: dict[str, Any]) -> Text:
+    """Return the mean of the published ratios of the same benchmarks, where all were published."""
+    found = [row["tasks"][name]["published"][:1] for name in mean["tasks"]]
+    ratios = [one["ratio"] for rows in found for one in rows if one["ratio"] is not None]
+    whole = len(ratios) == len(mean["tasks"])
+    return Text(_percent(sum(ratios) / len(ratios)) if whole else "-", "dim")
+
+
+def _build_costs(rows: list[dict[str, Any]]) -> Table:
+    table = _start_table("", "visual tokens", "kept", "kept, authors' count", "FLOPs", "seconds")
+    for row in rows:
+        cost = row["cost"]
+        if cost is not None:
+            table.add_row(
+                row["key"],
+                f"{cost['visual_tokens']:.0f}",
+                f"{cost['mean_visual_tokens']:.0f}",
+                f"{cost['mean_visual_tokens_authors']:.0f}",
+                _percent(cost["flops_share"]),
+                f"{cost['seconds_median']:.2f}",
+            )
+    return table
+
+
+def _list_notes(results: dict[str, Any], out: Path) -> list[str]:
+    """Return what has to be known beside the numbers."""
+    lines = []
+    for key, reasons in (results["refused"] or {}).items():
+        lines += [f"{key} refuses {name}: {reason}" for name, reason in reasons.items()]
+    for row in results["configurations"]:
+        for name, count in row["incomplete"].items():
+            facts = results["tasks"][name]
+            lines.append(
+                f"{row['key']} has answered {count} of {facts['asked']} questions of "
+                f"{facts['title']}, and is left out there"
+            )
+    lines += _list_differences(results)
+    for facts in results["tasks"].values():
+        if facts["note"]:
+            lines.append(f"{facts['title']}: {facts['note']}")
+    judge = results["judge"]
+    if judge is not None:
+        wording = "sparsight's own wording" if judge["own_wordings"] else "a wording of yours"
+        lines.append(f"judge {', '.join(judge['named']) or judge['asked']}, {wording}")
+    lines.append(
+        f"{results['model']} in {results['dtype']}; scores in %, of MME in points; retention: "
+        "share of this run's dense score, in %; 95 % intervals by paired bootstrap; ! where a "
+        f"published ratio lies outside; results in {out}"
+    )
+    return lines
+
+
+def _list_differences(results: dict[str, Any]) -> list[str]:
+    """Return in what the published rows beside the results are of another evaluation."""
+    differs: dict[str, dict[str, None]] = {}  # titles by difference, each once and in order
+    for row in results["configurations"]:
+        for name, result in row["tasks"].items():
+            for rows in result.get("published", [])[:1]:
+                for text in rows["differs"]:
+                    differs.setdefault(text, {})[results["tasks"][name]["title"]] = None
+    return [f"published rows differ in: {text} ({', '.join(on)})" for text, on in differs.items()]
+
+
+def _start_table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number > 1 else "left", no_wrap=True)
+    return table
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return "-" if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}"

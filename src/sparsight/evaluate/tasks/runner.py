@@ -1,0 +1,211 @@
+"""run_tasks(): asks every configuration what it has not answered yet, and writes the results."""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from PIL import Image
+
+from sparsight.bench.timing import collect_facts
+from sparsight.errors import BudgetError, SettingError, UnsupportedError
+from sparsight.evaluate.settings import Configuration, reseed
+from sparsight.evaluate.tasks.asking import Asker
+from sparsight.evaluate.tasks.data import Sheet
+from sparsight.evaluate.tasks.settings import TaskSettings
+from sparsight.evaluate.tasks.store import TaskStore
+from sparsight.evaluate.tasks.task import Item
+from sparsight.methods.method import Method
+
+Report = Callable[[int, int], None]
+Refusals = dict[str, dict[str, str]]  # by configuration and benchmark, the first reason
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Questions that are shown together, and who has not answered which of them.
+
+    Args:
+        sheet: of the benchmark.
+        items: at most as many as the settings allow.
+        open: ids by key of the configuration.
+    """
+
+    sheet: Sheet
+    items: tuple[Item, ...]
+    open: Mapping[str, frozenset[str]]
+
+    def select(self, key: str) -> list[int]:
+        """Return the places of the questions that a configuration has not answered."""
+        return [at for at, item in enumerate(self.items) if item.id in self.open[key]]
+
+
+def run_tasks(
+    model: Any,
+    processor: Any,
+    settings: TaskSettings,
+    sheets: Sequence[Sheet],
+    store: TaskStore,
+    *,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Ask a model what is not answered yet, store the answers, and return facts for the results.
+
+    Args:
+        model: of a supported family, in evaluation mode, of `settings.dtype`.
+        processor: of the model, with a chat template.
+        settings: of the evaluation.
+        sheets: questions, as `read_sheets` gives them.
+        store: that `open_task_store` opened.
+        report: called with the number of answers given and in total.
+
+    Returns:
+        `refused`, the first reason by configuration and benchmark; `prompts` and `padding`, how
+        questions and images were shown; and `facts` on machine and versions.
+
+    Raises:
+        InputError: an image or video cannot be read, or the processor has no chat template.
+        SettingError: the model has another dtype.
+        BudgetError: nothing was answered, and the first refusal was of a budget.
+        UnsupportedError: nothing was answered, and the first refusal was of another kind.
+    """
+    dtype = str(model.dtype).removeprefix("torch.")
+    if dtype != settings.dtype:
+        raise SettingError(
+            f"the model is in {dtype}, the settings say dtype={settings.dtype!r}; make them equal."
+        )
+    asker = Asker(model, processor, store.run, settings.max_new_tokens)
+    refusals = _ask_all(asker, settings, sheets, store, report)
+    return {
+        "refused": refusals,
+        "prompts": {sheet.task.name: asker.find_wording(sheet.task).name for sheet in sheets},
+        "padding": asker.padding,
+        "facts": collect_facts(model.device, model.dtype),
+    }
+
+
+def count_open(settings: TaskSettings, sheets: Sequence[Sheet], store: TaskStore) -> int:
+    """Return how many answers are missing."""
+    batches = list_batches(settings, sheets, store)
+    return sum(len(ids) for batch in batches for ids in batch.open.values())
+
+
+def list_batches(
+    settings: TaskSettings, sheets: Sequence[Sheet], store: TaskStore
+) -> Iterator[Batch]:
+    """Yield the questions that some configuration has not answered, in batches."""
+    keys = [one.key for one in settings.configurations]
+    for sheet in sheets:
+        known = store.replies[sheet.task.name]
+        open_by_id: dict[str, list[str]] = {}
+        for item in sheet.items:
+            open_by_id[item.id] = [key for key in keys if (key, item.id) not in known]
+        items = [item for item in sheet.items if open_by_id[item.id]]
+        for start in range(0, len(items), settings.batch):
+            chosen = tuple(items[start : start + settings.batch])
+            yield Batch(sheet, chosen, {key: _find_open(key, chosen, open_by_id) for key in keys})
+
+
+def _find_open(
+    key: str, items: Sequence[Item], open_by_id: Mapping[str, Sequence[str]]
+) -> frozenset[str]:
+    return frozenset(item.id for item in items if key in open_by_id[item.id])
+
+
+def _report_nothing(done: int, total: int) -> None:
+    """Take a report that nobody asked for."""
+
+
+def _ask_all(
+    asker: Asker,
+    settings: TaskSettings,
+    sheets: Sequence[Sheet],
+    store: TaskStore,
+    report: Report | None,
+) -> Refusals:
+    """Ask what is not answered yet, and return what was refused.
+
+    All configurations answer one batch before the next one is asked.
+    """
+    total = count_open(settings, sheets, store)
+    done = 0
+    round_ = _Round(settings, store)
+    report = report or _report_nothing
+    report(done, total)
+    for batch in list_batches(settings, sheets, store):
+        paper = _Paper(asker, batch)
+        for configuration in settings.configurations:
+            places = batch.select(configuration.key)
+            if places:
+                round_.answer(paper, places, configuration)
+                done += len(places)
+                report(done, total)
+    if round_.first is not None and not store.count():
+        raise round_.first
+    return round_.refusals
+
+
+class _Paper:
+    """A batch as it is shown: images are read once, inputs are written once for equal questions."""
+
+    def __init__(self, asker: Asker, batch: Batch) -> None:
+        self.asker = asker
+        self.batch = batch
+        self._shown: list[list[Image.Image]] = asker.show(batch.sheet.task, batch.items)
+        self._inputs: dict[tuple[int, ...], dict[str, Any]] = {}
+
+    def write(self, places: tuple[int, ...]) -> dict[str, Any]:
+        """Return the model's inputs of some of the questions."""
+        if places not in self._inputs:
+            items = [self.batch.items[at] for at in places]
+            shown = [self._shown[at] for at in places]
+            self._inputs = {places: self.asker.write(self.batch.sheet.task, items, shown)}
+        return self._inputs[places]
+
+
+class _Round:
+    """Stores answers, and remembers what was refused.
+
+    After its first refusal, a configuration is asked no more of that benchmark.
+    """
+
+    def __init__(self, settings: TaskSettings, store: TaskStore) -> None:
+        self._seed = settings.seed
+        self._store = store
+        self.refusals: Refusals = {}
+        self.first: BudgetError | UnsupportedError | None = None
+
+    def answer(self, paper: _Paper, places: list[int], configuration: Configuration) -> None:
+        """Store the answers of one configuration to some questions of a batch, if it has any."""
+        name = paper.batch.sheet.task.name
+        if name in self.refusals.get(configuration.key, {}):
+            return
+        try:
+            self._ask(paper, places, configuration)
+        except (BudgetError, UnsupportedError) as error:
+            self.first = self.first or error
+            self.refusals.setdefault(configuration.key, {})[name] = str(error)
+
+    def _ask(self, paper: _Paper, places: list[int], configuration: Configuration) -> None:
+        """Ask, one question at a time where a method draws.
+
+        Each question has a seed of its own, so that a draw does not depend on the batch.
+        """
+        method = configuration.method
+        alone = method is not None and draws(method)
+        task = paper.batch.sheet.task
+        for chosen in [(at,) for at in places] if alone else [tuple(places)]:
+            items = [paper.batch.items[at] for at in chosen]
+            if method is not None and alone:
+                method = reseed(method, zlib.crc32(f"{self._seed}/{items[0].id}".encode()))
+            inputs = paper.write(chosen)
+            replies = paper.asker.ask(task, items, inputs, configuration.key, method)
+            self._store.add(task.name, replies)
+
+
+def draws(method: Method) -> bool:
+    """Return whether a method, or the one that it is built on, draws at random."""
+    values = [(field.name, getattr(method, field.name)) for field in fields(method)]
+    return any(
+        name == "seed" or (isinstance(value, Method) and draws(value)) for name, value in values
+    )
