@@ -7,7 +7,7 @@ from sparsight.errors import PromptError
 from sparsight.serve.vllm.positions import (
     CHANNELS,
     Span,
-    check_apart,
+    check_surrounded,
     lay_positions,
     place_chosen,
     read_positions,
@@ -96,7 +96,8 @@ def test_a_prompt_may_begin_with_an_image():
     assert place_chosen(ids, IMAGE, laid, where, 0).T.tolist() == [[0, 0, 1], [0, 1, 0], [2, 2, 2]]
 
 
-def test_images_side_by_side_are_refused():
-    check_apart([5, IMAGE, 6, 5, IMAGE, 6], IMAGE)
-    with pytest.raises(PromptError, match="follow each other"):
-        check_apart([5, IMAGE, IMAGE, 6], IMAGE)
+def test_images_without_text_behind_them_are_refused():
+    check_surrounded([5, IMAGE, 6, 5, IMAGE, 6], IMAGE)
+    for ids in ([5, IMAGE, IMAGE, 6], [5, IMAGE]):
+        with pytest.raises(PromptError, match="an image is followed"):
+            check_surrounded(ids, IMAGE)

@@ -107,16 +107,16 @@ def place_chosen(
     return result
 
 
-def check_apart(ids: Sequence[int], image: int) -> None:
-    """Check that text stands between images, from which their positions are counted.
+def check_surrounded(ids: Sequence[int], image: int) -> None:
+    """Check that text stands between images and behind them, from which positions are counted.
 
     Args:
         ids: of the prompt, with one placeholder for each image.
         image: id of the placeholder.
-    Raises: PromptError: two placeholders follow each other.
+    Raises: PromptError: two placeholders follow each other, or the prompt ends with one.
     """
-    if any(one == other == image for one, other in pairwise(ids)):
+    if any(one == other == image for one, other in pairwise(ids)) or list(ids[-1:]) == [image]:
         raise PromptError(
-            "two images follow each other without a token between them; write the prompt as the "
-            "model's chat template does, which puts marks around each."
+            "an image is followed by another one or by nothing; write the prompt as the model's "
+            "chat template does, which puts marks around each image."
         )

@@ -37,8 +37,7 @@ HOOKS = {
     "get_dummy_inputs": ("seq_len", "mm_counts", "mm_options"),
     "_get_mm_hashes": ("inputs",),
     "_get_cache_missing_processor_kwargs": ("inputs", "mm_is_cached"),
-    "_call_hf_processor": ("hf_data", "hf_kwargs"),
-    "_postprocess_hf_mm_data": ("mm_inputs", "hf_processor_mm_kwargs", "processed_data"),
+    "_apply_hf_processor_main": ("mm_items", "hf_kwargs"),
     "_get_mm_fields_config": ("hf_inputs", "hf_processor_mm_kwargs"),
     "_get_prompt_updates": ("mm_items", "hf_processor_mm_kwargs", "out_mm_kwargs"),
 }
@@ -177,22 +176,17 @@ class SparseProcessor:
         pairs = zip(given[GUIDE], mm_is_cached["image"], strict=True)
         return {**given, GUIDE: [guide for guide, cached in pairs if not cached]}
 
-    def _call_hf_processor(self, hf_data: Any, hf_kwargs: Any) -> Any:
-        return super()._call_hf_processor(hf_data, drop_ours(hf_kwargs))  # type: ignore[misc]
-
-    def _postprocess_hf_mm_data(
-        self, mm_inputs: Any, hf_processor_mm_kwargs: Any, processed_data: Any
-    ) -> Any:
-        given = hf_processor_mm_kwargs
-        data = super()._postprocess_hf_mm_data(  # type: ignore[misc]
-            mm_inputs, drop_ours(given), processed_data
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Any) -> Any:
+        """Add the count and the guide of each image to what the processor makes of it."""
+        data = super()._apply_hf_processor_main(  # type: ignore[misc]
+            mm_items=mm_items, hf_kwargs=drop_ours(hf_kwargs)
         )
         layouts = self.read_layouts(self.info.get_hf_config(), data)
         if not layouts:
             return data
-        budget = given.get(RETAIN, self.settings.retain)
+        budget = hf_kwargs.get(RETAIN, self.settings.retain)
         counts = [count_kept(self.settings.method, layout, budget) for layout in layouts]
-        guides = given.get(GUIDE, [NO_GUIDE] * len(layouts))
+        guides = hf_kwargs.get(GUIDE, [NO_GUIDE] * len(layouts))
         data[KEEP] = torch.tensor(counts)
         data[GUIDE] = [torch.tensor(guide) for guide in guides]
         return data

@@ -63,6 +63,10 @@ class SparseModel:
         """Return what is read of the image encoder."""
         return ()
 
+    def read_hidden(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return what of an image's tokens (V, ...) enters the decoder in front, (V, D)."""
+        return tokens
+
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Encode images, and return the tokens of each that stay."""
         keep, guides = kwargs.pop(KEEP, None), kwargs.pop(GUIDE, None)
@@ -96,7 +100,7 @@ class SparseModel:
         for index, (own, layout) in enumerate(zip(tokens, layouts, strict=True)):
             places = choose_kept(
                 self.sparse_settings.method,
-                own,
+                self.read_hidden(own),
                 layout,
                 int(keep[index]),
                 text=self._read_guide(guides[index], own),

@@ -11,6 +11,8 @@ PLACE = "sparsight.serve.vllm."
 # architecture that a user names: module and class that vLLM imports when it is chosen
 ARCHITECTURES = {
     "SparsightLlavaForConditionalGeneration": "llava:SparsightLlava",
+    "SparsightQwen2_5_VLForConditionalGeneration": "qwen2_5_vl:SparsightQwen2_5_VL",
+    "SparsightQwen3VLForConditionalGeneration": "qwen3_vl:SparsightQwen3VL",
 }
 TESTED = ("0.32",)  # minor releases of vLLM that the tests pass on
 LOG = logging.getLogger("vllm.sparsight")
