@@ -197,6 +197,27 @@ class LlavaReference(Reference):
         return embeds, None, no_extra
 
 
+class LlavaNextReference(LlavaReference):
+    """LLaVA-NeXT: an overview and tiles, in one row of tokens."""
+
+    def count_tokens(self, inputs, visual):
+        if "image_sizes" not in inputs:
+            return []
+        features = self.encode(inputs)
+        return [len(image) for image in features]
+
+    def encode(self, inputs):
+        return self.model.model.get_image_features(
+            inputs["pixel_values"], inputs["image_sizes"], return_dict=True
+        ).pooler_output
+
+    def read(self, inputs):
+        embeds = self.model.get_input_embeddings()(inputs["input_ids"])[0]
+        if "pixel_values" in inputs:
+            embeds[inputs["input_ids"][0] == self.image] = torch.cat(list(self.encode(inputs)))
+        return embeds, None, no_extra
+
+
 class QwenReference(Reference):
     """Qwen-VL: tokens keep their true positions, and features of later layers are cut with them."""
 

@@ -139,6 +139,27 @@ def save_qwen(folder, number="2_5"):
     return folder
 
 
+def save_llava_next(folder, side=56):
+    """LLaVA-NeXT with tiles of 4 x 4 visual tokens."""
+    pinpoints = [[side, 2 * side], [2 * side, side], [2 * side, 2 * side], [side, 3 * side]]
+    config = hf.LlavaNextConfig(
+        vision_config=hf.CLIPVisionConfig(**CLIP, image_size=side),
+        text_config=hf.LlamaConfig(**TEXT),
+        image_token_index=IMAGE,
+        image_grid_pinpoints=pinpoints,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=(side // 14) ** 2,
+    )
+    model = make(hf.LlavaNextForConditionalGeneration, config, "multi_modal_projector")
+    torch.nn.init.normal_(model.model.image_newline)
+    save(model, folder, rename=True)
+    clip_processor(hf.LlavaNextProcessor, side, image_grid_pinpoints=pinpoints).save_pretrained(
+        folder
+    )
+    return folder
+
+
 def clip_processor(kind, side, **changes):
     images = (hf.LlavaNextImageProcessor if changes else hf.CLIPImageProcessor)(
         size={"shortest_edge": side},

@@ -2,14 +2,14 @@
 
 vLLM asks a model for the positions of a prompt before anything is encoded, and asks again when the
 embeddings of images come, if pruning is on; upstream prunes videos so. Private details of vLLM
-touched here, and checked: the methods in HOOKS, `visual.merger`, `use_data_parallel`, fields of
+touched here, and checked: the methods in HOOKS, the merger's norm, `use_data_parallel`, fields of
 features, `is_multimodal_pruning_enabled` of the model's config of media, which one engine's config
 is given as its own, and that the runner takes trailing channels of embeddings off again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from vllm.config.multimodal import MultiModalConfig
@@ -72,7 +72,7 @@ class OnlyImages:
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         """Return how many media of each kind a prompt may have: any number of images, no video."""
-        return {"image": None}
+        return {"image": None, "video": 0}
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Any) -> Mapping[str, int]:
         """Return how many tokens an image has at most, when it keeps everything."""
@@ -97,6 +97,7 @@ class MRopeModel(SparseModel):
 
     read_layouts = staticmethod(read_layouts)
     space = "features"
+    merger_norm: ClassVar[str]  # what the merger gives its input to first
     visual: Any
     use_data_parallel: bool
     _parse_and_validate_image_input: Any
@@ -146,7 +147,9 @@ class MRopeModel(SparseModel):
             del module
             pieces.append(given[0])
 
-        handle = self.visual.merger.register_forward_pre_hook(keep)
+        # vLLM calls the merger itself past its hooks
+        norm = getattr(self.visual.merger, self.merger_norm)
+        handle = norm.register_forward_pre_hook(keep)
         try:
             yield pieces
         finally:
@@ -160,13 +163,14 @@ class MRopeModel(SparseModel):
             return None
         encoder = read_merging(self.config)
         counts = [frames * rows * columns // encoder.merge for frames, rows, columns in sizes]
-        rows = torch.cat(list(pieces)) if pieces else torch.empty(0)
-        rows = widen(rows).view(-1, encoder.merge, rows.shape[-1]).mean(dim=1)
-        if len(rows) != sum(counts):
+        given = sum(piece.numel() // piece.shape[-1] for piece in pieces)
+        if given != sum(counts) * encoder.merge:
             raise MethodError(
-                f"the image encoder gave features of {len(rows)} tokens instead of {sum(counts)}; "
-                "set space='tokens'."
+                f"the image encoder gave features of {given} patches instead of "
+                f"{sum(counts) * encoder.merge}; set space='tokens', or compile no image encoder."
             )
+        rows = torch.cat([piece.flatten(0, -2) for piece in pieces])
+        rows = widen(rows).view(-1, encoder.merge, rows.shape[-1]).mean(dim=1)
         if encoder.window:
             order = list_window_order([(t, h, w) for t, h, w in sizes], encoder).to(rows.device)
             rows = torch.empty_like(rows).index_copy(0, order, rows)

@@ -28,3 +28,5 @@ class Processor(MRopeProcessor, Qwen2_5_VLMultiModalProcessor):
 )
 class SparsightQwen2_5_VL(MRopeModel, Qwen2_5_VLForConditionalGeneration):
     """Qwen2.5-VL with fewer visual tokens."""
+
+    merger_norm = "ln_q"

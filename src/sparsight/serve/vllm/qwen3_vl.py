@@ -34,6 +34,8 @@ class Processor(MRopeProcessor, Qwen3VLMultiModalProcessor):
 class SparsightQwen3VL(MRopeModel, Qwen3VLForConditionalGeneration):
     """Qwen3-VL with fewer visual tokens."""
 
+    merger_norm = "norm"
+
     def read_hidden(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the columns that enter the first layer, without those of later ones."""
         return tokens[:, : self.visual_dim]

@@ -11,6 +11,7 @@ PLACE = "sparsight.serve.vllm."
 # architecture that a user names: module and class that vLLM imports when it is chosen
 ARCHITECTURES = {
     "SparsightLlavaForConditionalGeneration": "llava:SparsightLlava",
+    "SparsightLlavaNextForConditionalGeneration": "llava_next:SparsightLlavaNext",
     "SparsightQwen2_5_VLForConditionalGeneration": "qwen2_5_vl:SparsightQwen2_5_VL",
     "SparsightQwen3VLForConditionalGeneration": "qwen3_vl:SparsightQwen3VL",
 }
