@@ -115,8 +115,11 @@ class Reference:
         self.chosen = {}  # kept places by method, image and guide
 
     @torch.no_grad()
-    def answer(self, request, method):
-        """Token ids of the answer to a request, with a method at the request's budget."""
+    def answer(self, request, method, behind=None):
+        """Token ids of the answer to a request, with a method at the request's budget.
+
+        Args: behind: the text that guides; None for all behind the last image.
+        """
         inputs = self.processor(
             text=request.text, images=list(request.images) or None, return_tensors="pt"
         )
@@ -125,7 +128,7 @@ class Reference:
         keep = torch.ones(len(ids), dtype=torch.bool)
         visual = (ids == self.image).nonzero().flatten()
         sizes = self.count_tokens(inputs, visual)
-        behind = request.text.rpartition(self.processor.image_token)[2]
+        behind = behind or request.text.rpartition(self.processor.image_token)[2]
         for number, own in enumerate(visual.split(sizes)):
             kept = self.choose(
                 request.images[number], behind, replace(method, retain=request.retain)

@@ -34,8 +34,7 @@ def read_layouts(config: Any, given: Mapping[str, Any]) -> list[Layout]:
         config: of the model.
         given: what the processor made of the images.
     """
-    blocks = list(tile_images(config, given))
-    return [layout_of(tuple(pair)) for pair in zip(blocks[::2], blocks[1::2], strict=True)]
+    return [layout_of(tuple(blocks)) for blocks in tile_images(config, given)]
 
 
 def check_config(config: Any) -> None:
@@ -47,8 +46,8 @@ def check_config(config: Any) -> None:
     strategy = config.vision_feature_select_strategy
     if strategy == "full" and config.vision_config.model_type == TOWERS[0]:
         raise UnsupportedError(
-            f"a LLaVA-NeXT with vision_feature_select_strategy={strategy!r} makes its class token a "
-            "visual token, which is not supported in vLLM; 'default' is."
+            f"a LLaVA-NeXT with vision_feature_select_strategy={strategy!r} makes its class token "
+            "a visual token, which is not supported in vLLM; 'default' is."
         )
 
 
