@@ -72,7 +72,8 @@ OUTCOMES = ("failure", "error", "skipped")
 def read_vllm() -> str:
     """Return the release of vLLM, which has more than one name in registries."""
     code = "import vllm; print(vllm.__version__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     return done.stdout.split()[-1]
 
 

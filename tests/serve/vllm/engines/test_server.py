@@ -46,10 +46,12 @@ def test_twelve_requests_at_once_with_twelve_budgets(trusting):
     budgets = [1, 2, 3, 5, 8, 13, 21, 34, 55, 64, 0.5, 0.25]
     counts = [*budgets[:10], 32, 16]
     url = data_url(2)
+
+    def send(retain):
+        return trusting.chat(url, QUESTION, **budget(retain))
+
     with ThreadPoolExecutor(12) as pool:
-        together = list(
-            pool.map(lambda retain: trusting.chat(url, QUESTION, **budget(retain)), budgets)
-        )
+        together = list(pool.map(send, budgets))
     assert [status for status, _ in together] == [200] * 12
     assert [a["usage"]["prompt_tokens"] for _, a in together] == [AROUND + n for n in counts]
     for retain, (_, answer) in zip(budgets, together, strict=True):
