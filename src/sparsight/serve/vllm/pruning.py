@@ -14,7 +14,7 @@ from sparsight.counts.layout import Layout
 from sparsight.errors import MethodError, UnsupportedError
 from sparsight.methods.method import Space
 from sparsight.serve.vllm.choosing import choose_kept
-from sparsight.serve.vllm.processing import KEEP
+from sparsight.serve.vllm.processing import KEEP, drop_ours
 from sparsight.serve.vllm.settings import GUIDE, Settings, read_settings
 
 HOOKS = {"embed_multimodal": (), "get_language_model": ()}
@@ -70,7 +70,7 @@ class SparseModel:
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Encode images, and return the tokens of each that stay."""
         keep, guides = kwargs.pop(KEEP, None), kwargs.pop(GUIDE, None)
-        tokens = super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        tokens = super().embed_multimodal(**drop_ours(kwargs))  # type: ignore[misc]
         return [cut.tokens for cut in self.cut(tokens, kwargs, keep, guides)]
 
     def cut(

@@ -12,6 +12,7 @@ PLACE = "sparsight.serve.vllm."
 ARCHITECTURES = {
     "SparsightLlavaForConditionalGeneration": "llava:SparsightLlava",
     "SparsightLlavaNextForConditionalGeneration": "llava_next:SparsightLlavaNext",
+    "SparsightTransformersMultiModalForCausalLM": "backend:SparsightTransformers",
     "SparsightQwen2_5_VLForConditionalGeneration": "qwen2_5_vl:SparsightQwen2_5_VL",
     "SparsightQwen3VLForConditionalGeneration": "qwen3_vl:SparsightQwen3VL",
 }
