@@ -188,7 +188,8 @@ class LlavaReference(Reference):
     """LLaVA-1.5: positions are counted anew over what is left."""
 
     def count_tokens(self, inputs, visual):
-        return [64] * (len(visual) // 64)
+        images = len(inputs.get("pixel_values", ()))
+        return [len(visual) // images] * images if images else []
 
     def read(self, inputs):
         embeds = self.model.get_input_embeddings()(inputs["input_ids"])[0]

@@ -76,12 +76,12 @@ def tokenizer(image="<image>"):
     )
 
 
-def save_llava(folder, side=112):
-    """LLaVA-1.5 of 8 x 8 visual tokens."""
+def save_llava(folder, side=112, **text):
+    """LLaVA-1.5 of 8 x 8 visual tokens; `text` changes its decoder."""
     vision = hf.CLIPVisionConfig(**CLIP, image_size=side)
     config = hf.LlavaConfig(
         vision_config=vision,
-        text_config=hf.LlamaConfig(**TEXT),
+        text_config=hf.LlamaConfig(**{**TEXT, **text}),
         image_token_index=IMAGE,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",

@@ -56,6 +56,15 @@ CASES = {
         "<image>",
         SQUARE,
     ),
+    "backend": Case(
+        "SparsightTransformersMultiModalForCausalLM",
+        vllm_models.save_llava,
+        "LlavaForConditionalGeneration",
+        vllm_engine.LlavaReference,
+        vllm_models.IMAGE,
+        "<image>",
+        SQUARE,
+    ),
     "llava_next": Case(
         "SparsightLlavaNextForConditionalGeneration",
         vllm_models.save_llava_next,
