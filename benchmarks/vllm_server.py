@@ -111,7 +111,8 @@ def ask(url: str, body: dict[str, Any], retain: float) -> tuple[float, int]:
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
-    first, tokens, start = 0.0, 0, time.perf_counter()
+    first, tokens = 0.0, 0
+    start = time.perf_counter()
     with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310
         for line in answer:
             if not line.startswith(b"data: {"):
@@ -143,15 +144,23 @@ def measure(url: str, shape: Shape, rounds: int) -> dict[str, Any]:
             if turn:
                 firsts[name].append(first)
                 rates[name].append(len(batch) / (time.perf_counter() - start))
+    return {name: summarise(prompts[name], firsts[name], rates[name]) for name in BUDGETS}
+
+
+def summarise(prompt: int, firsts: list[float], rates: list[float]) -> dict[str, Any]:
+    """Return what was measured with one budget, and its medians.
+
+    Args:
+        prompt: tokens of the prompt.
+        firsts: seconds to the first token, of each round.
+        rates: requests a second, of each round.
+    """
     return {
-        name: {
-            "prompt_tokens": prompts[name],
-            "ttft_ms": round(1000 * statistics.median(firsts[name]), 1),
-            "requests_per_second": round(statistics.median(rates[name]), 3),
-            "ttft_ms_all": [round(1000 * value, 1) for value in firsts[name]],
-            "requests_per_second_all": [round(value, 3) for value in rates[name]],
-        }
-        for name in BUDGETS
+        "prompt_tokens": prompt,
+        "ttft_ms": round(1000 * statistics.median(firsts), 1),
+        "requests_per_second": round(statistics.median(rates), 3),
+        "ttft_ms_all": [round(1000 * value, 1) for value in firsts],
+        "requests_per_second_all": [round(value, 3) for value in rates],
     }
 
 

@@ -111,7 +111,8 @@ class Reference:
     """
 
     def __init__(self, model, processor, image):
-        self.model, self.processor, self.image = model.eval(), processor, image
+        self.model, self.processor = model.eval(), processor
+        self.image = image
         self.chosen = {}  # kept places by method, image and guide
 
     @torch.no_grad()

@@ -20,7 +20,8 @@ IMAGE = 3
 def make(grids, kept, seed=0):
     """A prompt with images cut to `kept` tokens: ids, spans, places, and true positions."""
     random = torch.Generator().manual_seed(seed)
-    ids, true, at = [9, 9], [[0, 0, 0], [1, 1, 1]], 2
+    ids, true = [9, 9], [[0, 0, 0], [1, 1, 1]]
+    at = 2
     spans, places = [], []
     for (rows, columns), count in zip(grids, kept, strict=True):
         ids.append(5)

@@ -1,5 +1,6 @@
 """Checkpoints, engines and references, each made once; the suite's warnings are vLLM's own."""
 
+import importlib.util
 from dataclasses import dataclass
 
 import pytest
@@ -95,6 +96,11 @@ CASES = {
         "features",
     ),
 }
+
+
+def pytest_runtest_setup():
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM cannot be imported; `make vllm-test` installs it and runs these")
 
 
 @pytest.fixture(autouse=True)

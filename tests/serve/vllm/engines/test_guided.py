@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from sparsight.serve.vllm.processing import SparseProcessor
 from sparsight.serve.vllm.settings import GUIDE
 from tests.serve.vllm.engines.conftest import CASES
 from tests.support.vllm_engine import Request, ask, engine, picture, said
@@ -57,6 +56,8 @@ def test_each_question_about_one_image_gets_its_own_tokens(llm, truth):
 
 def test_without_the_words_in_the_key_answers_are_wrong(llm, truth, monkeypatch):
     """The test above can fail."""
+    from sparsight.serve.vllm.processing import SparseProcessor
+
     honest = SparseProcessor._get_mm_hashes
 
     def forget(self, inputs):
