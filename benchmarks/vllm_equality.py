@@ -8,12 +8,13 @@ tests, and its last line is the JSON that it wrote.
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=None, help="JSON file of the results")
     parser.add_argument("--select", default="", help="run tests whose names have these words only")
+    parser.add_argument(
+        "--reports", type=Path, nargs="+", default=[], help="count these in place of a run"
+    )
     return parser.parse_args()
 
 
@@ -46,15 +50,30 @@ def run_tests(select: str, report: Path) -> int:
     return subprocess.run(command, cwd=ROOT, check=False).returncode  # noqa: S603
 
 
-def count(report: Path) -> dict[str, Any]:
+def read(reports: Sequence[Path]) -> dict[tuple[str, str], str]:
+    """Return the outcome of each test, by module and name; of a later report where two have it."""
+    outcomes = {}
+    for report in reports:
+        for case in ElementTree.parse(report).getroot().iter("testcase"):  # noqa: S314  # our own
+            module = case.get("classname", "").rpartition(".")[2]
+            outcome = next((child.tag for child in case if child.tag in OUTCOMES), "passed")
+            outcomes[module, case.get("name", "")] = outcome
+    return outcomes
+
+
+def time_of(reports: Sequence[Path]) -> float:
+    """Return the seconds that the runs of some reports took."""
+    suites = [ElementTree.parse(report).getroot().find("testsuite") for report in reports]  # noqa: S314
+    return sum(float(suite.get("time", 0)) for suite in suites if suite is not None)
+
+
+def count(outcomes: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     """Return how many tests passed, by module, and by family, method and mode for equality."""
     totals: Counter[str] = Counter()
     modules: dict[str, Counter[str]] = {}
     equality: dict[str, dict[str, str]] = {}
-    for case in ElementTree.parse(report).getroot().iter("testcase"):  # noqa: S314  # our own
-        outcome = next((child.tag for child in case if child.tag in OUTCOMES), "passed")
-        module = case.get("classname", "").rpartition(".")[2]
-        name, _, variant = case.get("name", "").partition("[")
+    for (module, full), outcome in outcomes.items():
+        name, _, variant = full.partition("[")
         totals[outcome] += 1
         modules.setdefault(module, Counter())[outcome] += 1
         if module == "test_equality":
@@ -80,12 +99,14 @@ def read_vllm() -> str:
 def main() -> None:
     """Run, write and print."""
     given = parse()
-    start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        code = run_tests(given.select, report)
-        result = count(report)
-    result["seconds"] = round(time.monotonic() - start, 1)
+        reports, code = given.reports, 0
+        if not reports:
+            reports = [Path(folder) / "report.xml"]
+            code = run_tests(given.select, reports[0])
+        result = count(read(reports))
+        result["runs"], result["seconds"] = len(reports), round(time_of(reports), 1)
+    result["load"] = [round(value, 1) for value in os.getloadavg()]
     result["versions"] = {name: version(name) for name in PACKAGES}
     result["versions"] |= {"vllm": read_vllm(), "python": platform.python_version()}
     text = json.dumps(result, indent=2)

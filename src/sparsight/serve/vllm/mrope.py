@@ -85,6 +85,7 @@ class MRopeProcessor(SparseProcessor):
 
     read_layouts = staticmethod(read_layouts)
     space = "features"
+    signals = ("features",)
     placeholder = "image_token_id"
 
     def check_prompt(self, ids: Sequence[int]) -> None:
@@ -115,10 +116,6 @@ class MRopeModel(SparseModel):
                 "with mm_encoder_tp_mode='data' no process sees the encoder's features of all "
                 "images; set space='tokens', or leave the mode out."
             )
-
-    def list_signals(self) -> Sequence[str]:
-        """Return what is read of the image encoder: features in front of the merger."""
-        return ("features",)
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Encode images, and return the tokens of each that stay, with their positions."""

@@ -16,7 +16,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.processing import BaseMultiModalProcessor, PromptReplacement
 
 from sparsight.counts.layout import Layout
-from sparsight.errors import PromptError, SettingError
+from sparsight.errors import PromptError, SettingError, UnsupportedError
 from sparsight.methods.method import Space
 from sparsight.serve.vllm.choosing import count_kept
 from sparsight.serve.vllm.guides import Ids, find_guides, find_mark
@@ -48,6 +48,7 @@ class SparseProcessor:
     """Goes before a processor class of vLLM; a subclass says where tokens of its images lie."""
 
     space: ClassVar[Space] = "tokens"
+    signals: ClassVar[tuple[str, ...]] = ()  # what the model's part reads of the image encoder
     placeholder: ClassVar[str]  # field of the config that holds the id of an image's placeholder
     info: Any
 
@@ -61,7 +62,12 @@ class SparseProcessor:
                 f"mm_processor_kwargs of an engine has {', '.join(ours)}; give the budget of all "
                 "requests by hf_overrides={'sparsight': {'retain': ...}}."
             )
-        _ = self.settings  # refuses what is wrong with it before any request
+        wanted = {need.kind for need in self.settings.method.encoder_needs} - set(self.signals)
+        if wanted:
+            raise UnsupportedError(
+                f"{self.settings.method.name} reads {', '.join(sorted(wanted))} of the image "
+                "encoder, which are not read of this model in vLLM; set space='tokens'."
+            )
 
     @staticmethod
     def read_layouts(config: Any, given: Mapping[str, Any]) -> list[Layout]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from sparsight.counts.layout import Layout
-from sparsight.errors import MethodError, UnsupportedError
+from sparsight.errors import MethodError
 from sparsight.methods.method import Space
 from sparsight.serve.vllm.choosing import choose_kept
 from sparsight.serve.vllm.processing import KEEP, drop_ours
@@ -50,18 +50,7 @@ class SparseModel:
     @cached_property
     def sparse_settings(self) -> Settings:
         """Settings of the engine."""
-        settings = read_settings(self.config, self.space)
-        wants = {need.kind for need in settings.method.encoder_needs} - set(self.list_signals())
-        if wants:
-            raise UnsupportedError(
-                f"{settings.method.name} reads {', '.join(sorted(wants))} of the image encoder, "
-                f"which {type(self).__name__} does not give; set space='tokens'."
-            )
-        return settings
-
-    def list_signals(self) -> Sequence[str]:
-        """Return what is read of the image encoder."""
-        return ()
+        return read_settings(self.config, self.space)
 
     def read_hidden(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return what of an image's tokens (V, ...) enters the decoder in front, (V, D)."""
