@@ -56,14 +56,14 @@ SHAPES = {
     "large": Shape(
         336,
         {
-            "hidden_size": 1024,
-            "intermediate_size": 2816,
-            "num_hidden_layers": 16,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 16,
+            "hidden_size": 512,
+            "intermediate_size": 1408,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 8,
         },
+        2,
         3,
-        4,
     ),
 }
 
