@@ -8,6 +8,7 @@ import pytest
 from sparsight.serve.vllm.settings import build_method
 from tests.support import vllm_engine, vllm_models
 
+HAVE = importlib.util.find_spec("vllm") is not None
 WORKER = "sparsight.serve.vllm.cpu_worker.SparseCPUWorker"
 CHUNK = 32  # tokens of a prefill at a time, fewer than an image has
 
@@ -57,15 +58,6 @@ CASES = {
         "<image>",
         SQUARE,
     ),
-    "backend": Case(
-        "SparsightTransformersMultiModalForCausalLM",
-        vllm_models.save_llava,
-        "LlavaForConditionalGeneration",
-        vllm_engine.LlavaReference,
-        vllm_models.IMAGE,
-        "<image>",
-        SQUARE,
-    ),
     "llava_next": Case(
         "SparsightLlavaNextForConditionalGeneration",
         vllm_models.save_llava_next,
@@ -95,11 +87,20 @@ CASES = {
         MIXED,
         "features",
     ),
+    "backend": Case(
+        "SparsightTransformersMultiModalForCausalLM",
+        vllm_models.save_llava,
+        "LlavaForConditionalGeneration",
+        vllm_engine.LlavaReference,
+        vllm_models.IMAGE,
+        "<image>",
+        SQUARE,
+    ),
 }
 
 
 def pytest_runtest_setup():
-    if importlib.util.find_spec("vllm") is None:
+    if not HAVE:
         pytest.skip("vLLM cannot be imported; `make vllm-test` installs it and runs these")
 
 
@@ -122,9 +123,12 @@ def folder_of(tmp_path_factory):
     return get
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def reference_of(folder_of):
-    """Return the reference of a family."""
+    """Return the reference of a family; all are made before any engine.
+
+    vLLM's backend for transformers changes classes of transformers for the process.
+    """
     import torch
     import transformers
 
@@ -139,6 +143,8 @@ def reference_of(folder_of):
             made[family] = case.reference(model, processor, case.image)
         return made[family]
 
+    for family in CASES if HAVE else ():
+        get(family)
     return get
 
 

@@ -79,10 +79,11 @@ def test_qwen_on_a_cpu_needs_our_worker_and_takes_no_videos(folder_of, capfd):
         pass
     assert "SparseCPUWorker" in str(refused.value) + capfd.readouterr().err
     with engine(folder, QWEN.architecture, given, worker_cls=WORKER) as llm:
-        frames = np.zeros((4, 56, 56, 3), dtype=np.uint8)
+        facts = {"fps": 2.0, "duration": 2.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3]}
+        video = (np.zeros((4, 56, 56, 3), dtype=np.uint8), {**facts, "video_backend": "opencv"})
         text = "USER : <|vision_start|><|video_pad|><|vision_end|> w9 ASSISTANT :"
         with pytest.raises(ValueError, match="At most 0 video"):
-            llm.generate([{"prompt": text, "multi_modal_data": {"video": [frames]}}])
+            llm.generate([{"prompt": text, "multi_modal_data": {"video": [video]}}])
         pads = "<|image_pad|>"
         with pytest.raises(ValueError, match="followed by another one"):
             ask(llm, [Request(f"USER : {pads}{pads} w9 ASSISTANT :", (IMAGE, IMAGE))])
