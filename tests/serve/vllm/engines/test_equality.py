@@ -10,10 +10,7 @@ from sparsight.serve.vllm.settings import OFFERED
 from tests.serve.vllm.engines.conftest import CASES, CHUNK
 from tests.support.vllm_engine import LENGTH, Request, ask, picture, said
 
-BACKEND = ("sparsight", "cdpruner")  # the rest of it is LLaVA's
-PAIRS = [
-    (family, method) for family in CASES for method in (BACKEND if family == "backend" else OFFERED)
-]
+PAIRS = [(family, method) for family in CASES if family != "backend" for method in OFFERED]
 NAMES = [f"{family}-{method}" for family, method in PAIRS]
 pytestmark = pytest.mark.parametrize("running", PAIRS, ids=NAMES, indirect=True)
 DEFAULT = 16
