@@ -74,6 +74,8 @@ def test_an_engine_that_cannot_work_does_not_start(folder_of, sparsight, options
 
 
 def test_qwen_on_a_cpu_needs_our_worker_and_takes_no_videos(folder_of, capfd):
+    from vllm.exceptions import VLLMValidationError
+
     folder, given = folder_of("qwen2_5_vl"), {"retain": 0.5}
     with pytest.raises(Exception) as refused, engine(folder, QWEN.architecture, given):  # noqa: PT011
         pass
@@ -82,7 +84,7 @@ def test_qwen_on_a_cpu_needs_our_worker_and_takes_no_videos(folder_of, capfd):
         facts = {"fps": 2.0, "duration": 2.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3]}
         video = (np.zeros((4, 56, 56, 3), dtype=np.uint8), {**facts, "video_backend": "opencv"})
         text = "USER : <|vision_start|><|video_pad|><|vision_end|> w9 ASSISTANT :"
-        with pytest.raises(ValueError, match="At most 0 video"):
+        with pytest.raises(VLLMValidationError, match="At most 0 video"):
             llm.generate([{"prompt": text, "multi_modal_data": {"video": [video]}}])
         pads = "<|image_pad|>"
         with pytest.raises(ValueError, match="followed by another one"):
