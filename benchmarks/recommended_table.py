@@ -1,9 +1,11 @@
 """Tables of the recommended method: what its parts add, the best others, and what was left out."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from budgets_table import write_differences
+from budgets_table import describe_run, write_differences
 
 RESULTS = Path(__file__).parent / "results"
 # result file, and its configurations with what they are
@@ -26,6 +28,13 @@ CLOSEUP = (
         "uniform": "`uniform`",
     },
 )
+FIRST = (
+    "recommended-scenes-1-embedded-cpu.json",
+    {
+        "sparsight": "`sparsight`",
+        "sparsight:where=input": "`sparsight:where=input`",
+    },
+)
 TRIED = (
     "trials-dev-embedded-cpu.json",
     {
@@ -37,8 +46,69 @@ TRIED = (
     },
 )
 
+LEVELS = ("level-dev-embedded-cpu.json", "level-embedded-cpu.json")
+FIXED, ADAPTIVE, PART = "sparsight", "sparsight:level=adaptive", "document"
+
+
+def write_levels() -> str:
+    """Return what an adaptive level adds to questions that have something to read."""
+    heads = ["split", "`retain`", "reading, fixed", "adaptive", "difference, 95 %"]
+    heads += ["documents, fixed", "adaptive", "tokens, fixed", "adaptive"]
+    lines = [_join(heads), _join(["---", *["---:"] * (len(heads) - 1)])]
+    for name in LEVELS:
+        results = _read(name)
+        rows = {row["key"]: row for row in results["configurations"]}
+        for budget in (128, 64, 32):
+            pair = [rows[f"{method}@{budget}"] for method in (FIXED, ADAPTIVE)]
+            split = "test" if name == LEVELS[1] else "dev"
+            lines.append(_join([split, str(budget), *_compare(*pair)]))
+    note = (
+        f"{results['suite']['questions']} questions of the family reading a split, {PART}s "
+        f"{pair[0]['families']['reading']['splits'][PART]['n']} of them; share answered rightly in "
+        "%, difference in points with its 95 % interval by a paired bootstrap. Tokens: mean that "
+        "enter a layer, over these questions. "
+    )
+    return "\n".join([*lines, "", note + describe_run(results)])
+
+
+def write_pages() -> str:
+    """Return which pictures an adaptive level takes for pages of text."""
+    parts = _read("pages-dev-embedded-cpu.json")["parts"]
+    heads = ["pictures of", "images", "keep more", "times, mean", "times, most"]
+    lines = [_join(heads), _join(["---", *["---:"] * (len(heads) - 1)])]
+    for name, part in parts.items():
+        numbers = [f"{part['images']}", f"{part['more']}", f"{part['mean']:.2f}"]
+        lines.append(_join([name, *numbers, f"{part['most']:.2f}"]))
+    note = (
+        "Images or frames of a family's questions, of reading those of each part; how many keep "
+        "more than the planned count, and how many times as much they keep."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _compare(fixed: Mapping[str, Any], adaptive: Mapping[str, Any]) -> list[str]:
+    pair = (fixed, adaptive)
+    other = adaptive["over_recommended"]
+    low, high = other["interval_points"]
+    parts = [row["families"]["reading"]["splits"][PART]["accuracy"] for row in pair]
+    return [
+        *(f"{100 * row['overall']['score']:.1f}" for row in pair),
+        f"{other['difference_points']:+.1f} ({low:+.1f} to {high:+.1f})",
+        *(f"{100 * part:.0f}" for part in parts),
+        *(f"{row['cost']['mean_visual_tokens']:.0f}" for row in pair),
+    ]
+
 
 def write_recommended(source: tuple[str, dict[str, str]]) -> str:
     """Return one of the tables."""
     name, names = source
-    return write_differences(json.loads((RESULTS / name).read_text(encoding="utf-8")), names)
+    return write_differences(_read(name), names)
+
+
+def _read(name: str) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    return results
+
+
+def _join(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

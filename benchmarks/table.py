@@ -16,8 +16,17 @@ from typing import Any
 from budgets_table import MIDDLE, collect, sort_names, write_budgets
 from controls_table import write_controls
 from looks_table import write_first_edition, write_looks
+from parts_table import write_parts
 from random_proof import proof_table
-from recommended_table import ABLATION, CLOSEUP, TRIED, write_recommended
+from recommended_table import (
+    ABLATION,
+    CLOSEUP,
+    FIRST,
+    TRIED,
+    write_levels,
+    write_pages,
+    write_recommended,
+)
 from scenes_table import write_table
 from selection_table import write_selection
 from turns_table import write_turns
@@ -167,6 +176,11 @@ def write_second_controls() -> str:
     return write_controls(files, [case.question for case in cases])
 
 
+def write_second_parts() -> str:
+    """Return what is answered rightly in every part of scenes-2, whole and with fewer tokens."""
+    return write_parts(read("scenes-2-full-embedded-cpu.json"), load_suite(SUITES["scenes-2"]))
+
+
 def write_splits() -> str:
     """Return the dense model's accuracy in every part of every family."""
     dense = read(SCENES)["configurations"][0]
@@ -225,13 +239,17 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"first": write_first, "gpu": write_gpu, "compared": write_compared},
     "docs/scenes.md": {
         "proof": write_proof,
+        "parts": write_second_parts,
         "controls": write_second_controls,
-        "looks": write_evidence,
     },
+    "docs/attention.md": {"looks": write_evidence},
     "docs/recommended.md": {
         "ablation": partial(write_recommended, ABLATION),
         "closeup": partial(write_recommended, CLOSEUP),
         "tried": partial(write_recommended, TRIED),
+        "first": partial(write_recommended, FIRST),
+        "levels": write_levels,
+        "pages": write_pages,
     },
     "docs/comparison.md": {
         "budgets": write_comparison,

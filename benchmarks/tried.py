@@ -159,4 +159,4 @@ class PerImage(Sparsight):
         ]
         share = float(torch.cat(distinct, dim=-1).mean()) / 0.15
         count = max(1, round(view.keep_count * min(1.0, max(0.5, share))))
-        return super().select(replace(view, count=count, keep_count=count))
+        return super().select(replace(view, count=count, keep_count=count, exact=True))

@@ -137,6 +137,7 @@ CHANGES = {
         **EVERYWHERE,
         "sites": ({}, (0, 5)),
         "where": ({}, "input"),
+        "level": ({"retain": 0.3}, "adaptive"),
         "space": ({}, "features"),
     },
     CDPruner: {

@@ -7,11 +7,12 @@ import torch
 
 from sparsight import SparseVLM, Sparsight, sparsify
 from sparsight.counts.layout import Block, grids_layout, layout_of
-from sparsight.errors import BudgetError, SettingError
+from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.families import families
 from sparsight.methods import CDPruner, Restore
 from sparsight.methods.encoder import EncoderNeed, EncoderSignals
 from sparsight.methods.parts.by_grid import choose_by_size
+from sparsight.methods.parts.scores import share_distinct
 from sparsight.methods.view import View
 from tests.support import reference_by_text as reference
 from tests.support import tiny_rotary
@@ -99,6 +100,46 @@ def test_one_token_is_left_behind_the_horizon_and_pays_for_more_in_front():
         Sparsight(0.0001).plan(grids_layout([(24, 24)]), 32)
 
 
+def page(*stand_out):
+    """Return a view of grids of 10 x 10 tokens, of which so many stand out in each."""
+    layout, grids = layout_of(tuple(Block(10, 10, image=n) for n in range(len(stand_out)))), []
+    for seed, count in enumerate(stand_out):
+        hidden = torch.ones(1, 100, 200).double() + 0.01 * random(1, 100, 200, seed=seed)
+        places = torch.randperm(100, generator=torch.Generator().manual_seed(seed))[:count]
+        hidden[:, places, torch.arange(count) + 20] += 60.0
+        grids.append(hidden)
+    return replace(make_view(10, layout, torch.cat(grids, dim=1)), exact=False)
+
+
+def test_pages_full_of_tokens_that_stand_out_keep_up_to_twice_as_many():
+    method = Sparsight(30, level="adaptive")
+    plan = method.plan(layout_of((Block(10, 10), Block(10, 10, image=1))), 32)
+    assert (plan.counts, plan.exact) == ((68, 1), False), "twice the fixed count of 34"
+    for stand_out, kept in [((12, 3), (17, 17)), ((40, 3), (34, 17)), ((15, 18), (26, 34))]:
+        view = replace(page(*stand_out), count=68, keep_count=68)
+        chosen = method.select(view).keep[0]
+        assert ((chosen < 100).sum(), (chosen >= 100).sum()) == kept
+    usual = replace(page(12, 3), count=68, keep_count=68)
+    fixed = replace(usual, count=34, keep_count=34, exact=True)
+    assert torch.equal(method.select(usual).keep, Sparsight(30).select(fixed).keep)
+
+
+def test_a_blank_page_and_a_single_token_show_nothing_that_stands_out():
+    assert share_distinct(torch.ones(3, 10, 4), 0.7).tolist() == [0.0] * 3
+    assert share_distinct(torch.ones(2, 1, 4), 0.7).tolist() == [0.0] * 2
+
+
+def test_an_adaptive_level_acts_below_half_of_the_tokens_alone():
+    layout = grids_layout([(10, 10)])
+    for retain in (60, 0.5, 1.0):
+        assert Sparsight(retain, level="adaptive").plan(layout, 32) == Sparsight(retain).plan(
+            layout, 32
+        )
+    assert not Sparsight(0.4, level="adaptive").plan(layout, 32).exact
+    with pytest.raises(UnsupportedError, match="rows and columns"):
+        Sparsight(20, level="adaptive").plan(100, 32)
+
+
 def test_the_family_says_where_tokens_are_compared():
     spaces = {family.name: family.space for family in families()}
     assert {name for name, space in spaces.items() if space == "features"} == {
@@ -122,6 +163,8 @@ def test_the_family_says_where_tokens_are_compared():
     [
         ({"where": "decoder"}, "choose one of 'both', 'input'"),
         ({"space": "pixels"}, "choose one of 'tokens', 'features'"),
+        ({"level": "rank"}, "choose one of 'fixed', 'adaptive'"),
+        ({"level": "adaptive", "where": "input"}, "give one of them"),
         ({"sites": (3, 9)}, r"the input first; sites=\(3, 9\), give \(0, 28\)"),
         ({"sites": (0, 9), "where": "input"}, r"sites=\(0, 9\), give \(0,\)"),
     ],

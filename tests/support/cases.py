@@ -94,6 +94,7 @@ PUBLISHED = {
     "determinantal": CDPruner(retain=0.4, relevance="none", centred=True),
     "sparsight": Sparsight(retain=0.4),
     "sparsight at the input": Sparsight(retain=0.3, where="input", positions="renumber"),
+    "sparsight, adaptive": Sparsight(retain=0.3, level="adaptive"),
     "sparsight by features": Sparsight(retain=0.6, space="features"),
     "mmtok": MMTok(retain=0.4, skip=tuple(range(4, 30))),
     "centred mmtok": MMTok(retain=0.3, centred=True, positions="renumber"),

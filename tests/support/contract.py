@@ -138,7 +138,7 @@ def prefill(model, method, inputs):
 
 def is_adaptive(method):
     """Whether planned counts are upper bounds, as they depend on what the method sees."""
-    by_level = getattr(method, "level", None) in ("rank", "outliers")
+    by_level = getattr(method, "level", None) in ("rank", "outliers", "adaptive")
     return by_level or hasattr(method, "mark_patches")
 
 

@@ -185,10 +185,15 @@ def encoded(method, grids, wanted):
     return (max(1, math.floor(wanted + SLACK)),), (0,)  # PixelPrune, a bound
 
 
-def leave_one(wanted, visual, sites, layers):
-    """Sparsight: one token behind its last site, if it has two; what is left goes in front."""
+def leave_one(method, wanted, visual, sites, layers):
+    """Sparsight: one token behind its last site, if it has two; what is left goes in front.
+
+    An adaptive level may double that, where there are more tokens than the double.
+    """
     behind = layers - sites[1] if len(sites) > 1 else 0
     first = math.floor((wanted * layers - behind) / (layers - behind) + SLACK)
+    if method.level == "adaptive" and 2 * first < visual:
+        first *= 2
     kept = (max(1, min(visual, first)), 1)[: len(sites)]
     return Plan(sites, kept, (0,) * len(sites))
 
@@ -213,7 +218,7 @@ def _plan(method, kind, grids, layers):
     if name in ("Downscale", *IN_ENCODER):
         return Plan(sites, *encoded(method, grids, wanted))
     if name == "Sparsight":
-        return leave_one(wanted, visual, sites, layers)
+        return leave_one(method, wanted, visual, sites, layers)
     authors = getattr(method, "accounting", "entering") == "authors"
     counts = [None] * len(sites)
     if name == "PyramidDrop" and method.ratio:

@@ -15,14 +15,18 @@ from sparsight.counts.layout import Layout, count_tokens
 from sparsight.counts.schedule import Schedule, check_sites, scale_sites
 from sparsight.errors import SettingError
 from sparsight.methods.encoder import EncoderNeed
-from sparsight.methods.method import Method, Space, check_choice
+from sparsight.methods.method import Method, Space, check_choice, require_grids
 from sparsight.methods.parts.by_grid import choose_by_size, keep_order, share_by_grid
 from sparsight.methods.parts.choosers import choose_determinantal
+from sparsight.methods.parts.scores import share_distinct
 from sparsight.methods.spaces import SPACES, compare_in, list_space_needs, read_points
 from sparsight.methods.view import Selection, View
 
 HORIZON = (28,)  # of 32 layers
 LEFT = 1  # visual tokens of a sample that the layers behind the horizon see
+MOST = 2  # times as many tokens for pictures full of text
+STANDS_OUT = 0.7  # of the distance from the least to the most distinctive token of a grid
+USUAL, FULL = 0.12, 0.18  # shares of tokens that stand out, up to and from which counts are fixed
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class Sparsight(Method):
         sites: the input and the horizon; None takes 28 of 32 layers, scaled to the model's depth.
         where: "both" sites, or the "input" alone, where the count is known from the image's size
             and nothing is touched in the decoder.
+        level: "fixed" keeps the planned count. "adaptive" keeps up to twice as many tokens of
+            images, tiles or frames in which many stand out, as on pages of text. It acts where
+            twice the count is fewer than all.
         space: where tokens are compared: as "tokens" of the decoder, or as "features" of the image
             encoder before the projector; None takes what suits the model's family, as Cen-Prune
             does: "features" for Qwen-VL, "tokens" for others.
@@ -57,14 +64,22 @@ class Sparsight(Method):
     source: ClassVar[str] = "sparsight; parts of Cen-Prune, arXiv 2608.30263, and CDPruner"
     signals: ClassVar[frozenset[str]] = frozenset({"layout", "encoder"})  # features, if at all
     takes_any_layout: ClassVar[bool] = True
+    adaptive: ClassVar[bool] = True  # with level="adaptive"
 
     where: Literal["both", "input"] = "both"
+    level: Literal["fixed", "adaptive"] = "fixed"
     space: Space | None = None
 
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
         super().__post_init__()
         check_choice("where", self.where, ("both", "input"))
+        check_choice("level", self.level, ("fixed", "adaptive"))
+        if self.level == "adaptive" and self.where == "input":
+            raise SettingError(
+                "level='adaptive' counts by what an image shows, and where='input' promises a "
+                "count that follows from its size; give one of them."
+            )
         if self.space is not None:
             check_choice("space", self.space, SPACES)
         sites = 2 if self.where == "both" else 1
@@ -90,7 +105,10 @@ class Sparsight(Method):
         return (0,) if self.where == "input" else (0, *scale_sites(layers, HORIZON))
 
     def plan(self, layout: Layout | int, layers: int) -> Schedule:
-        """Plan the tokens kept at the input, and the one behind the horizon."""
+        """Plan the tokens kept at the input, and the one behind the horizon.
+
+        With level="adaptive" the first is an upper bound.
+        """
         visual_tokens, sites = count_tokens(layout), self.list_sites(layers)
         budget = resolve_retain(self.retain, visual_tokens)
         check_affordable(budget, visual_tokens, 0, layers)
@@ -100,8 +118,12 @@ class Sparsight(Method):
         behind = 0 if self.where == "input" else layers - sites[1]
         room = budget * layers - behind * LEFT  # tokens times layers, in front of the horizon
         first = max(1, min(visual_tokens, int(room / (layers - behind) + EPSILON)))
+        exact = self.level == "fixed" or MOST * first >= visual_tokens
+        if not exact:
+            require_grids(self, layout)
+            first *= MOST
         counts = (first,) if self.where == "input" else (first, LEFT)
-        return Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites))
+        return Schedule(visual_tokens, layers, sites, counts, (0,) * len(sites), exact=exact)
 
     def select(self, view: View) -> Selection:
         """Choose at the input; keep the first of the chosen tokens at the horizon."""
@@ -113,10 +135,13 @@ class Sparsight(Method):
             every = torch.arange(view.hidden.shape[1], device=view.hidden.device)
             order = self._choose(view, every[None], view.keep_count)[:, 0]  # (G, K)
             return Selection(keep_order(order, view.images)[0])
-        patches = min(view.keep_count, len(view.layout) - len(view.layout.others))
+        count = view.keep_count if view.exact else view.keep_count // MOST
+        patches = min(count, len(view.layout) - len(view.layout.others))
         shares = share_by_grid(view.layout, patches)
+        if not view.exact:
+            shares = self._stretch(view, view.layout, shares)
         choose = partial(self._choose, view)
-        others = view.keep_count - patches
+        others = count - patches
         return Selection(choose_by_size(view.layout, shares, others, view.hidden, choose))
 
     def _choose(self, view: View, tokens: torch.Tensor, count: int) -> torch.Tensor:
@@ -126,6 +151,32 @@ class Sparsight(Method):
         compared = compare_in(space, points, centred=True)
         return choose_determinantal(compared.similarity.hold(), count, compared.weight)
 
+    def _stretch(self, view: View, layout: Layout, shares: tuple[int, ...]) -> tuple[int, ...]:
+        """Return how many tokens each grid keeps, by how many of its tokens stand out.
+
+        Args:
+            view: of one sample.
+            layout: of it.
+            shares: what each grid keeps at a fixed level.
+        """
+        points, parts = read_points(view, self._read_space()), []
+        for grid in layout.grids:
+            tokens = grid.tokens.to(view.hidden.device, non_blocking=True)
+            parts.append(share_distinct(points[:, tokens], STANDS_OUT))
+        factors = stretch(view.to_host(torch.cat(parts))).tolist()
+        return tuple(
+            min(len(grid.tokens), round(share * factor))
+            for grid, share, factor in zip(layout.grids, shares, factors, strict=True)
+        )
+
     def _read_space(self) -> Space:
         """Return where tokens are compared: as "tokens" where no model has said otherwise."""
         return "tokens" if self.space is None else self.space
+
+
+def stretch(share: torch.Tensor) -> torch.Tensor:
+    """Return how many times its planned count an image keeps, 1 to MOST.
+
+    Args: share: of its tokens that stand out, in 0..1.
+    """
+    return 1 + (MOST - 1) * ((share - USUAL) / (FULL - USUAL)).clamp(0, 1)

@@ -121,6 +121,20 @@ def measure_distinctiveness(points: torch.Tensor) -> torch.Tensor:
     return (1 - (units * shared).sum(dim=-1)) / (count - 1)
 
 
+def share_distinct(points: torch.Tensor, part: float) -> torch.Tensor:
+    """Return the share of tokens that are far more distinctive than the least distinctive one.
+
+    Args:
+        points: (..., N, D) float.
+        part: of the way from the least to the most distinctive token, in 0..1, behind which tokens
+            count. Where all are alike, none does.
+    Returns: (...) in 0..1.
+    """
+    distinct = measure_distinctiveness(points)
+    low, high = distinct.amin(dim=-1, keepdim=True), distinct.amax(dim=-1, keepdim=True)
+    return (distinct > low + part * (high - low)).float().mean(dim=-1)
+
+
 def scale_min_max(
     score: torch.Tensor,
     dim: int | tuple[int, ...] = -1,
