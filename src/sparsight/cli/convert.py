@@ -1,6 +1,7 @@
 """`sparsight convert-mgm`: makes a folder that can be loaded of one of Mini-Gemini's authors."""
 # ruff: noqa: PLC0415
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +41,7 @@ def convert_command(
     del verbose
     from sparsight.models.mini_gemini import convert
 
+    signal.signal(signal.SIGTERM, stop)
     is_watched = sys.stderr is not None and sys.stderr.isatty()
     made = convert(
         source, target, vision_tower, chat=chat, progress=show_progress if is_watched else None
@@ -54,6 +56,12 @@ def convert_command(
         f"{made.folder}: {made.size / 1e9:.2f} GB of weights, {made.tokens} visual tokens an "
         f"image, chat template {chosen}.\n"
     )
+
+
+def stop(number: int, frame: object) -> None:
+    """End as an interrupt does, so that what was written so far is removed."""
+    del number, frame
+    raise KeyboardInterrupt
 
 
 def show_progress(done: int, total: int) -> None:

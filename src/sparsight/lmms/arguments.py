@@ -87,7 +87,7 @@ def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     values = []
     for name, default in PLACES.items():
         text = environment.get(name, str(default))
-        if not text.strip().isdigit():
+        if not text.strip().isdecimal():
             raise SettingError(f"{name}={text!r} is no whole number; let accelerate launch set it.")
         values.append(int(text))
     ranks = Ranks(*values)

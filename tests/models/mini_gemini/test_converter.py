@@ -56,7 +56,13 @@ FIELDS = {
     "too few layers": ({"num_hidden_layers": 3}, "holds too much, 9 weights.*layers.3"),
     "too many layers": ({"num_hidden_layers": 5}, "lacks 9 weights.*layers.4"),
     "another width": ({"intermediate_size": 80}, r"\(96, 64\).*\(80, 64\); 12 weights"),
-    "a wrong type": ({"hidden_size": "wide"}, "makes no config"),
+    "a wrong type": ({"hidden_size": "wide"}, "hidden_size='wide'; it must be a whole number"),
+    "a negative width": ({"hidden_size": -64}, "hidden_size=-64; it must be a whole number"),
+    "no heads": ({"num_key_value_heads": 0}, "num_key_value_heads=0; it must be"),
+    "a part of a grid": ({"image_grid": 1.9}, "image_grid=1.9; it must be a whole number"),
+    "a negative picture": ({"image_size_aux": -96}, "image_size_aux=-96; it must be"),
+    "types in a list": ({"model_type": ["mgm"]}, r"a model of type \['mgm'\]"),
+    "an unknown activation": ({"hidden_act": "evil"}, "makes no model.*evil"),
 }
 
 
@@ -168,8 +174,17 @@ def test_a_place_that_is_in_use(tmp_path):
     (target / "mine.txt").unlink()
     convert(source, target, source / "clip")
     assert (target / "config.json").exists()
-    refused(source, "exists already", source / "config.json")
-    refused(source, "cannot write to", source / "config.json" / "out")
+    refused(source, "exists already", target / "config.json")
+    refused(source, "cannot write to", target / "config.json" / "out")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    refused(source, "is a link", tmp_path / "link")
+    refused(source, "lies in", source / "out")
+    refused(source, "lies in", source)
+    refused(source, "cannot be looked up", tmp_path / "a\0b")
+    (tmp_path / "empty").mkdir()
+    made = convert(source, tmp_path / "empty" / ".." / "empty", source / "clip")
+    assert made.folder == tmp_path / "empty"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):

@@ -99,8 +99,8 @@ def convert(
             has too many weights, or says what is not hosted; or the target is in use, or its disk
             full.
     """
-    folder, place = Path(source), Path(target)
-    _check_place(place)
+    folder, place = Path(source), Path(os.path.abspath(target))
+    _check_place(place, folder)
     original = read_original(folder)
     shards = list_shards(folder)
     weights = read_weights(shards)
@@ -134,9 +134,18 @@ def _count_bytes(weight: Weight) -> int:
     return int(torch.Size(weight.shape).numel() * weight.dtype.itemsize)
 
 
-def _check_place(place: Path) -> None:
-    """Check that a folder can be made at a place."""
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+def _check_place(place: Path, source: Path) -> None:
+    """Check that a folder can be made at a place, and that the source stays as it is."""
+    try:
+        link, taken = place.is_symlink(), place.exists()
+        inside = source.resolve() in (place.resolve(), *place.resolve().parents)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"OUT cannot be looked up ({error}); give another folder.") from error
+    if link or place == Path.cwd():
+        raise ModelError(f"{place} is a link or the current folder; give a new folder for OUT.")
+    if inside:
+        raise ModelError(f"{place} lies in {source}, which is left as it is; give another OUT.")
+    if taken and (not place.is_dir() or any(place.iterdir())):
         raise ModelError(f"{place} exists already and is not empty; give another folder for OUT.")
 
 

@@ -83,9 +83,14 @@ def list_expected(config: MiniGeminiConfig, words: int) -> dict[str, tuple[int, 
     Args:
         config: of the model that is made.
         words: rows of the word table in the folder.
+
+    Raises: ModelError: the config describes no model.
     """
-    with torch.device("meta"):
-        state = MiniGeminiForConditionalGeneration(config).state_dict()
+    try:
+        with torch.device("meta"):
+            state = MiniGeminiForConditionalGeneration(config).state_dict()
+    except Exception as error:  # transformers raises anything on values that do not fit
+        raise ModelError(f"config.json makes no model: {error}.") from error
     tied = bool(config.tie_word_embeddings)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, weight in state.items():

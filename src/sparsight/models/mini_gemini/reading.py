@@ -44,6 +44,21 @@ ROPE = ("rope_theta", "rope_scaling")
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "image_size", "patch_size")
 OTHERS = ("num_attention_heads", "hidden_act", "layer_norm_eps")
 
+# fields of the config that are counts, where they are given
+COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "mm_hidden_size",
+    "mm_hidden_size_aux",
+    "image_size_aux",
+    "image_grid",
+)
+
 Shapes = Mapping[str, tuple[int, ...]]  # by the authors' keys
 
 
@@ -71,7 +86,7 @@ def read_original(folder: Path) -> Original:
         raise ModelError(f"{folder} is no folder with a config.json; give a folder of Mini-Gemini.")
     fields = read_json(folder / "config.json")
     kind = fields.get("model_type")
-    if kind not in DECODERS:
+    if not isinstance(kind, str) or kind not in DECODERS:
         raise ModelError(
             f"{folder} holds a model of type {kind!r}; only Mini-Gemini's folders are converted: "
             f"{', '.join(DECODERS)}."
@@ -91,7 +106,19 @@ def read_original(folder: Path) -> Original:
         raise ModelError(
             f"{folder / 'config.json'} has no image_size_aux; it is no config of Mini-Gemini."
         )
-    return Original(fields, DECODERS[kind], int(fields["vocab_size"]))
+    _check_counts(folder, fields)
+    return Original(fields, DECODERS[kind], fields["vocab_size"])
+
+
+def _check_counts(folder: Path, fields: Mapping[str, Any]) -> None:
+    if "vocab_size" not in fields:
+        raise ModelError(f"{folder / 'config.json'} has no vocab_size; fetch the file again.")
+    for name in COUNTS:
+        value = fields.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ModelError(
+                f"{folder / 'config.json'} has {name}={value!r}; it must be a whole number >= 1."
+            )
 
 
 def build_config(

@@ -90,7 +90,7 @@ def build_method(name: object, settings: object = None) -> Method:
     names = ", ".join(OFFERED)
     if not isinstance(name, str) or name not in OFFERED:
         known = {method.name for method in methods()}
-        why = f"does not run in vLLM ({IN_DECODER})" if name in known else "is not known"
+        why = f"does not run in vLLM ({IN_DECODER})" if str(name) in known else "is not known"
         raise SettingError(f"method {name!r} {why}; choose one of {names}.")
     kind = OFFERED[name]
     given = {} if settings is None else settings
