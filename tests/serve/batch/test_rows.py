@@ -58,6 +58,27 @@ def test_tables_that_are_refused(tmp_path, text, part):
         read_inputs(write(tmp_path / "in.csv", text), None)
 
 
+@pytest.mark.parametrize(
+    ("rows", "first", "line"),
+    [
+        ('a.png,"What is it?\nb.png,What color?\nc.png,Who?\n', 2, 4),  # never closed
+        ('a.png,Why?\nb.png,"What is it?\nc.png,"What color?"\n', 3, 4),  # closed by another row
+        ('a.png,Why?\nb.png,"he said "no" to it"\n', 3, 3),
+    ],
+)
+def test_a_stray_quote_refuses_the_file(tmp_path, rows, first, line):
+    path = write(tmp_path / "in.csv", "image,question\n" + rows)
+    said = rf"begins in line {first} is no CSV \(line {line}: .*double each quote"
+    with pytest.raises(InputError, match=said):
+        read_inputs(path, None)
+
+
+def test_quotes_that_are_csv(tmp_path):
+    text = 'image,question\nx.png,"he said ""no""\nto it"\ny.png,a 5" screen\n'
+    rows = read_inputs(write(tmp_path / "in.csv", text), None).rows
+    assert [row.question for row in rows] == ['he said "no"\nto it', 'a 5" screen']
+
+
 def test_files_that_are_refused(tmp_path):
     (tmp_path / "latin.csv").write_bytes(b"image,question\n\xe9.png,what ?\n")
     jobs.draw(tmp_path / "folder" / "x.png")

@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,15 @@ LONGEST_CELL = 100_000_000  # characters; an image may stand in a cell as a data
 def read_csv(path: Path) -> list[Found]:
     """Return the rows of a CSV file with a head; several images of a cell stand between ";".
 
-    Raises: InputError: the head lacks a column, or names one twice.
+    Raises: InputError: the head lacks a column, or names one twice; or quotes are set so that it
+        cannot be told where rows end.
     """
     limit = csv.field_size_limit(LONGEST_CELL)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = _read_lines(csv.reader(file))
+            lines = _read_lines(path, file)
             head = next(lines, None)
-            if not isinstance(head, list):
+            if head is None:
                 raise InputError(f"{path} has no head; name its columns in the first line.")
             columns = [name.strip() for name in head]
             _check_columns(path, columns)
@@ -36,15 +37,25 @@ def read_csv(path: Path) -> list[Found]:
         csv.field_size_limit(limit)
 
 
-def _read_lines(reader: Iterator[list[str]]) -> Iterator[list[str] | str]:
-    """Yield the cells of each line, or why it cannot be read."""
+def _read_lines(path: Path, file: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the cells of each row.
+
+    Raises: InputError: a row is no CSV; the rows that follow it could begin anywhere.
+    """
+    reader = csv.reader(file, strict=True)
     while True:
+        first = reader.line_num + 1
         try:
-            yield next(reader)
+            cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield f"the row is no CSV ({error})."
+            raise InputError(
+                f"{path}: the row that begins in line {first} is no CSV (line {reader.line_num}: "
+                f"{error}). Put a cell with quotes, commas or line ends in double quotes, and "
+                "double each quote inside it."
+            ) from None
+        yield cells
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:
@@ -57,9 +68,7 @@ def _check_columns(path: Path, columns: list[str]) -> None:
         )
 
 
-def _read_cells(columns: list[str], cells: list[str] | str) -> Found:
-    if isinstance(cells, str):
-        return cells
+def _read_cells(columns: list[str], cells: list[str]) -> Found:
     if len(cells) != len(columns):
         return f"the row has {len(cells)} cells, but the head names {len(columns)} columns."
     row: dict[str, Any] = dict(zip(columns, cells, strict=True))
