@@ -50,7 +50,6 @@ def test_a_long_cell_and_the_limit_of_cells_afterwards(tmp_path):
         ("image,image,question\nx.png,y.png,what ?\n", "two columns image"),
         ("image,question\n", "holds no row"),
         ("id,image,question\na,x.png,what ?\na,y.png,what ?\n", "'a' stands in rows 1 and 2"),
-        ("id,image,question\n2,x.png,what ?\n,y.png,what ?\n", "'2' stands in rows 1 and 2"),
     ],
 )
 def test_tables_that_are_refused(tmp_path, text, part):
@@ -133,6 +132,18 @@ def test_lines_that_are_no_json_or_no_csv(tmp_path):
         "the row has 1 cells",
         "the row has 3 cells",
     ]
+
+
+def test_a_row_without_an_id_gets_one_that_is_free(tmp_path):
+    sound = [{"id": name, "image": "x.png", "question": Q} for name in (2, "3", "row 3")]
+    lines = [*map(json.dumps, sound[:1]), "{broken", '{"id": []}', *map(json.dumps, sound[1:]), "{"]
+    path = write(tmp_path / "in.jsonl", "\n".join(lines))
+    ids = [row.id for row in read_inputs(path, None).rows]
+    assert ids == ["2", "row 2", "row 3 (2)", "3", "row 3", "6"]
+    assert [row.id for row in read_inputs(path, None).rows] == ids
+    text = "id,image,question\n2,x.png,what ?\nshort\n,y.png,what ?\n"
+    rows = read_inputs(write(tmp_path / "in.csv", text), None).rows
+    assert [row.id for row in rows] == ["2", "row 2", "3"]
 
 
 def test_a_folder(tmp_path):

@@ -49,6 +49,16 @@ def test_many_kills_of_one_job(tmp_path):
     assert ids(out) == sorted(f"r{number}" for number in range(16))
 
 
+def test_a_job_continues_whose_broken_rows_have_ids_of_their_own(tmp_path):
+    table = jobs.make_table(tmp_path / "in", 1)
+    table.write_text("{broken\n" + table.read_text().replace("r0", "1"))
+    out = tmp_path / "out.jsonl"
+    assert jobs.run_in_child(lambda: jobs.work(table, out, WHAT), 8)
+    assert jobs.work(table, out, WHAT).finished
+    assert ids(out) == ["1", "row 1"]
+    assert jobs.work(table, out, WHAT).finished
+
+
 def test_a_finished_job_is_left_alone(table, tmp_path):
     out = tmp_path / "out.jsonl"
     jobs.work(table, out, WHAT)

@@ -7,8 +7,9 @@ cannot be read as a table at all is refused before any work.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,11 @@ def read_inputs(path: Path, question: str | None) -> Inputs:
     else:
         found = _read_table(path)
         base = path.parent
-    rows = tuple(make_row(number, one, question) for number, one in enumerate(found, 1))
-    if not rows:
+    read = [make_row(number, one, question) for number, one in enumerate(found, 1)]
+    if not read:
         raise InputError(f"{path} holds no row to answer.")
-    _check_ids(rows)
+    _check_ids(read)
+    rows = _give_ids(read)
     _check_packages(rows)
     return Inputs(rows, base.absolute(), hash_rows(rows, question, base), notes)
 
@@ -106,7 +108,7 @@ def _read_table(path: Path) -> list[Found]:
 
 
 def make_row(number: int, found: Found, common: str | None) -> Row:
-    """Return a row; what is wrong with it becomes its fault.
+    """Return a row; what is wrong with it becomes its fault. Its id is "" where it has none.
 
     Args:
         number: of the row, from 1.
@@ -116,7 +118,7 @@ def make_row(number: int, found: Found, common: str | None) -> Row:
     Raises: InputError: the row has a question, and so have all rows together.
     """
     if isinstance(found, str):
-        return Row(number, str(number), (), common or "", found)
+        return Row(number, "", (), common or "", found)
     faults: list[str] = []
     given = found.get("question")
     if common is not None and given not in (None, ""):
@@ -126,7 +128,7 @@ def make_row(number: int, found: Found, common: str | None) -> Row:
         )
     question = _read_question(given if common is None else common, faults)
     images = _read_images(found, faults)
-    identity = _read_id(found.get("id"), number, faults)
+    identity = _read_id(found.get("id"), faults)
     return Row(number, identity, images, question, " ".join(faults) or None)
 
 
@@ -156,13 +158,13 @@ def _read_images(found: Mapping[str, Any], faults: list[str]) -> tuple[str, ...]
     return tuple(names)
 
 
-def _read_id(value: Any, number: int, faults: list[str]) -> str:
-    """Return the id of a row; its number where it has none, or none that can be used."""
+def _read_id(value: Any, faults: list[str]) -> str:
+    """Return the id of a row; "" where it has none, or none that can be used."""
     if value is None or value == "":
-        return str(number)
+        return ""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         faults.append(f"the id is of type {type(value).__name__}; give text or a whole number.")
-        return str(number)
+        return ""
     return clean(str(value))
 
 
@@ -179,12 +181,24 @@ def show(name: str) -> str:
 def _check_ids(rows: Iterable[Row]) -> None:
     first: dict[str, int] = {}
     for row in rows:
-        if row.id in first:
+        if row.id and row.id in first:
             raise InputError(
                 f"id {row.id!r} stands in rows {first[row.id]} and {row.number}; "
                 "give each row an id of its own, or no row any."
             )
         first[row.id] = row.number
+
+
+def _give_ids(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Return the rows, those without an id under their number or a name that no other row has."""
+    given = {row.id for row in rows}
+    return tuple(row if row.id else replace(row, id=_find_id(row.number, given)) for row in rows)
+
+
+def _find_id(number: int, given: Set[str]) -> str:
+    """Return "3" for row 3; where that is given to another row, "row 3", "row 3 (2)" and so on."""
+    names = chain((str(number), f"row {number}"), (f"row {number} ({more})" for more in count(2)))
+    return next(name for name in names if name not in given)
 
 
 def _check_packages(rows: Iterable[Row]) -> None:
