@@ -31,6 +31,23 @@ def test_csv_with_several_images_a_row_and_one_question(tmp_path):
     assert {row.question for row in inputs.rows} == {Q}
 
 
+def test_a_data_url_in_the_column_images(tmp_path):
+    def read(cell):
+        path = write(tmp_path / "in.csv", f'id,images\na,"{cell}"\n')
+        (row,) = read_inputs(path, Q).rows
+        return row
+
+    url = "data:image/png;base64,AA+/=="
+    for cell in (url, f" {url} ; ", url.replace("data", "DATA"), "data:image/png;base64"):
+        assert read(cell).images == (cell.strip(" ;"),)
+        assert read(cell).fault is None
+    for cell in (f"{url};{url}", f"x.png; {url}", f"{url};x.png", f"{url};data:,a"):
+        row = read(cell)
+        assert (row.id, row.images) == ("a", ())
+        assert "the column images holds a data: URL and other images" in row.fault
+        assert ".jsonl" in row.fault
+
+
 def test_a_long_cell_and_the_limit_of_cells_afterwards(tmp_path):
     import csv
 

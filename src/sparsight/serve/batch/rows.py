@@ -17,7 +17,7 @@ from sparsight.errors import InputError
 from sparsight.images import find_source_file, name_source
 from sparsight.serve.batch.media import find_page, is_video
 from sparsight.serve.batch.needs import check_package
-from sparsight.serve.batch.tables import READERS, Found, list_folder
+from sparsight.serve.batch.tables import READERS, Found, Unread, list_folder
 
 IMAGE_COLUMNS = ("image", "images")
 
@@ -150,6 +150,9 @@ def _read_images(found: Mapping[str, Any], faults: list[str]) -> tuple[str, ...]
     given = [found[name] for name in IMAGE_COLUMNS if found.get(name) not in (None, "", [])]
     if len(given) != 1:
         faults.append("the row has no image." if not given else "the row has image and images.")
+        return ()
+    if isinstance(given[0], Unread):
+        faults.append(given[0].reason)
         return ()
     names = given[0] if isinstance(given[0], list) else [given[0]]
     if not all(isinstance(name, str) and name for name in names):

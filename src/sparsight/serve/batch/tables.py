@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ Found = Mapping[str, Any] | str
 
 KNOWN = ("id", "image", "images", "question")
 LONGEST_CELL = 100_000_000  # characters; an image may stand in a cell as a data: URL
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Stands for the value of a column, and says why it could not be read."""
+
+    reason: str
 
 
 def read_csv(path: Path) -> list[Found]:
@@ -72,10 +80,24 @@ def _read_cells(columns: list[str], cells: list[str]) -> Found:
     if len(cells) != len(columns):
         return f"the row has {len(cells)} cells, but the head names {len(columns)} columns."
     row: dict[str, Any] = dict(zip(columns, cells, strict=True))
-    names = row.get("images")
-    if names:
-        row["images"] = [name.strip() for name in names.split(";") if name.strip()]
+    if row.get("images"):
+        row["images"] = _split_images(row["images"])
     return row
+
+
+def _split_images(cell: str) -> list[str] | Unread:
+    """Return the images of a cell; a data: URL holds ";" itself, and must stand alone."""
+    names = [name.strip() for name in cell.split(";") if name.strip()]
+    if not any(name.lower().startswith("data:") for name in names):
+        return names
+    url = cell.strip("; \t\r\n")
+    head, _, data = url.partition(",")
+    if head.lower().startswith("data:") and ";" not in data:
+        return [url]
+    return Unread(
+        "the column images holds a data: URL and other images, which cannot be told apart; "
+        "give such rows as .jsonl, where images is a list."
+    )
 
 
 def read_jsonl(path: Path) -> list[Found]:
