@@ -2,12 +2,14 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 
 from sparsight.errors import InputError
+from sparsight.images import read_image
 from sparsight.serve.batch.order import make_batches, measure
-from sparsight.serve.batch.rows import locate, read_inputs
+from sparsight.serve.batch.rows import locate, locate_images, read_inputs
 from tests.support import jobs
 
 Q = jobs.QUESTION
@@ -173,6 +175,46 @@ def test_a_folder(tmp_path):
         ("b/2.JPG", ("b/2.JPG",)),
     ]
     assert inputs.notes[0].startswith("1 files of")
+
+
+ODD = [
+    "data:image/png,a.png",
+    "file:x.png",
+    "ab:/z.png",
+    "https:/a.b/x.png",
+    "~photo.png",
+    "~/x.png",
+]
+
+
+def test_odd_names_in_a_folder_are_files_of_it(tmp_path, monkeypatch):
+    for number, name in enumerate(ODD):
+        jobs.draw(tmp_path / name, size=(20 + number, 10))
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, Path()):
+        inputs = read_inputs(folder, Q)
+        assert sorted(row.id for row in inputs.rows) == sorted(ODD)
+        for row in inputs.rows:
+            (source,) = locate_images(row, inputs.base)
+            assert read_image(source).width == 20 + ODD.index(row.id)
+            assert measure(row, inputs.base)[2] == 20 + ODD.index(row.id)
+    jobs.draw(tmp_path / ODD[1], size=(99, 99))
+    assert read_inputs(tmp_path, Q).sha256 != inputs.sha256
+
+
+def test_linked_folders_are_counted_and_left_out(tmp_path):
+    jobs.draw(tmp_path / "in" / "a.png")
+    jobs.draw(tmp_path / "other" / "b.png")
+    (tmp_path / "in" / "deep").mkdir()
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "other")
+    (tmp_path / "in" / ".hidden").symlink_to(tmp_path / "other")
+    (tmp_path / "in" / "deep" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "b.png").symlink_to(tmp_path / "other" / "b.png")
+    inputs = read_inputs(tmp_path / "in", Q)
+    assert [row.id for row in inputs.rows] == ["a.png", "b.png"]
+    (note,) = inputs.notes
+    assert note.startswith("2 folders in ")
+    assert "are links, and are left out" in note
 
 
 def test_relative_paths_start_from_the_inputs(tmp_path, monkeypatch):

@@ -32,6 +32,8 @@ class Row:
         images: their paths or URLs, as given.
         question: about them.
         fault: why it cannot be asked; None if it can be.
+        in_folder: whether the images are files in the folder of the inputs, whatever their names
+            look like.
     """
 
     number: int
@@ -39,6 +41,7 @@ class Row:
     images: tuple[str, ...]
     question: str
     fault: str | None = None
+    in_folder: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,17 +80,19 @@ def read_inputs(path: Path, question: str | None) -> Inputs:
         if question is None:
             raise InputError(f"{path} is a folder of images; give one --question for all of them.")
         found, notes = list_folder(path)
-        base = path
+        base = path.absolute()
     else:
         found = _read_table(path)
-        base = path.parent
+        base = path.parent.absolute()
     read = [make_row(number, one, question) for number, one in enumerate(found, 1)]
     if not read:
         raise InputError(f"{path} holds no row to answer.")
     _check_ids(read)
     rows = _give_ids(read)
-    _check_packages(rows)
-    return Inputs(rows, base.absolute(), hash_rows(rows, question, base), notes)
+    if path.is_dir():
+        rows = tuple(replace(row, in_folder=True) for row in rows)
+    _check_packages(rows, base)
+    return Inputs(rows, base, hash_rows(rows, question, base), notes)
 
 
 def _read_table(path: Path) -> list[Found]:
@@ -204,15 +209,27 @@ def _find_id(number: int, given: Set[str]) -> str:
     return next(name for name in names if name not in given)
 
 
-def _check_packages(rows: Iterable[Row]) -> None:
+def _check_packages(rows: Iterable[Row], base: Path) -> None:
     """Check that what reads PDFs and videos is installed, if there are any."""
     checked: set[str] = set()
     for row in rows:
-        for name in row.images:
-            package = "pypdfium2" if find_page(name) else "av" if is_video(name) else ""
+        for name, source in zip(row.images, locate_images(row, base), strict=True):
+            package = "pypdfium2" if find_page(source) else "av" if is_video(source) else ""
             if package and package not in checked:
                 check_package(package, f"{show(name)} of row {row.number}")
                 checked.add(package)
+
+
+def locate_images(row: Row, base: Path) -> list[str]:
+    """Return the paths and URLs of a row's images.
+
+    Args:
+        row: that names them.
+        base: folder of the inputs, an absolute path.
+    """
+    if row.in_folder:
+        return [str(base / name) for name in row.images]
+    return [locate(name, base) for name in row.images]
 
 
 def locate(name: str, base: Path) -> str:
@@ -234,14 +251,14 @@ def hash_rows(rows: Iterable[Row], question: str | None, base: Path) -> str:
     digest = hashlib.sha256()
     for row in rows:
         own = row.question if question is None else None
-        sizes = [_read_size(name, base) for name in row.images]
+        sizes = list(map(_read_size, locate_images(row, base)))
         digest.update(json.dumps([row.id, row.images, own, row.fault, sizes]).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _read_size(name: str, base: Path) -> int | None:
-    page = find_page(name)
+def _read_size(source: str) -> int | None:
+    page = find_page(source)
     try:
-        return os.stat(locate(page.file if page else name, base)).st_size
+        return os.stat(page.file if page else source).st_size
     except (OSError, ValueError):
         return None

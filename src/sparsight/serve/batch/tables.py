@@ -122,7 +122,8 @@ READERS: Mapping[str, Callable[[Path], list[Found]]] = {".csv": read_csv, ".json
 def list_folder(folder: Path) -> tuple[list[Found], tuple[str, ...]]:
     """Return a row for each image, page of a PDF and video below a folder, and notes for people.
 
-    The id of a row is its path in the folder. Hidden files and folders are left out.
+    The id of a row is its path in the folder. Hidden files and folders are left out, and so are
+    folders that are links, which may lead back to where they stand.
 
     Raises:
         InputError: the folder cannot be read.
@@ -130,25 +131,40 @@ def list_folder(folder: Path) -> tuple[list[Found], tuple[str, ...]]:
     """
     found: list[Found] = []
     others = 0
-    for name in sorted(_walk(folder)):
-        if find_page(name):
+    names, links = _walk(folder)
+    for name in sorted(names):
+        inside = f"./{name}"  # a name such as data:a.pdf is no URL here
+        if find_page(inside):
             found += [{"id": page, "image": page} for page in count_pages(name, folder)]
-        elif name.lower().endswith(PICTURES) or is_video(name):
+        elif name.lower().endswith(PICTURES) or is_video(inside):
             found.append({"id": name, "image": name})
         else:
             others += 1
-    notes = (f"{others} files of {folder} are no images, PDFs or videos, and are left out.",)
-    return found, notes if others else ()
+    notes: list[str] = []
+    if others:
+        notes.append(f"{others} files of {folder} are no images, PDFs or videos, and are left out.")
+    if links:
+        notes.append(
+            f"{links} folders in {folder} are links, and are left out; "
+            "run each of them, or put the folder itself there."
+        )
+    return found, tuple(notes)
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Yield the paths of all files in a folder that are not hidden, relative to it."""
+def _walk(folder: Path) -> tuple[list[str], int]:
+    """Return the paths of all files that are not hidden, and how many folders are links."""
 
     def fail(error: OSError) -> None:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}).") from error
 
+    found: list[str] = []
+    links = 0
     for place, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith("."):
-                yield (Path(place) / name).relative_to(folder).as_posix()
+        links += sum((Path(place) / name).is_symlink() for name in folders)
+        found += [
+            (Path(place) / name).relative_to(folder).as_posix()
+            for name in files
+            if not name.startswith(".")
+        ]
+    return found, links
