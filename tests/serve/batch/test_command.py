@@ -12,6 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from sparsight.cli import app, batch_job
+from sparsight.cli.batch_job import hash_model
+from sparsight.serve.batch.rows import read_inputs
+from sparsight.serve.batch.settings import Asking, describe
 from tests.support import jobs, tiny_processor
 
 BATCH = ["--batch-size", "2", "--max-new-tokens", "3", "--retain", "12"]
@@ -159,6 +162,44 @@ def test_another_model_or_other_inputs_are_refused_by_name(table, model, tmp_pat
     refused(run(*words, copy), f"model '{model}' there, '{copy}' now")
     jobs.draw(table.parent / "0.png", size=(90, 90))
     refused(run(*words, model), "inputs '")
+
+
+def test_changed_files_of_a_model_are_refused(table, model, tmp_path, monkeypatch):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    out = tmp_path / "out.jsonl"
+    words = [table, "--out", out, *BATCH, "--model"]
+    monkeypatch.chdir(tmp_path)
+    assert run(*words, "copy").exit_code == 0
+    assert run(*words, copy).exit_code == 0  # the same folder by another name
+    before = out.read_bytes()
+    (weights,) = copy.glob("*.safetensors")
+    whole, times = weights.read_bytes(), (weights.stat().st_atime_ns, weights.stat().st_mtime_ns)
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    os.utime(weights, ns=(times[0], times[1] + 1_000_000))
+    refused(run(*words, copy), "answers of another job", "model_files '")
+    weights.write_bytes(whole)
+    os.utime(weights, ns=times)
+    assert run(*words, copy).exit_code == 0
+    config = copy / "config.json"
+    config.write_text(config.read_text() + "\n")
+    refused(run(*words, copy), "model_files '")
+    assert out.read_bytes() == before
+
+
+def test_another_folder_of_the_same_name_is_refused(table, model, tmp_path, monkeypatch):
+    for place in ("one", "two"):
+        shutil.copytree(model, tmp_path / place / "model")
+    words = [table, "--out", tmp_path / "out.jsonl", *BATCH, "--model", "model"]
+    monkeypatch.chdir(tmp_path / "one")
+    assert run(*words).exit_code == 0
+    monkeypatch.chdir(tmp_path / "two")
+    refused(run(*words), f"model '{tmp_path / 'one' / 'model'}' there")
+
+
+def test_a_model_of_the_hub_is_named_as_it_is(table):
+    inputs = read_inputs(table, None)
+    described = describe(Asking(model="some/model"), None, None, inputs, hash_model("some/model"))
+    assert (described["model"], described["model_files"]) == ("some/model", "")
 
 
 def test_ctrl_c_keeps_what_is_answered(table, model, tmp_path, monkeypatch):
