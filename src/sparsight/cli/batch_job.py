@@ -22,7 +22,7 @@ from sparsight.serve.batch.cluster import Cluster
 from sparsight.serve.batch.needs import check_package
 from sparsight.serve.batch.rows import Inputs, read_inputs
 from sparsight.serve.batch.runner import Agreement, AnswerAll, compare, run_job
-from sparsight.serve.batch.settings import DENSE, Asking, check_out, describe
+from sparsight.serve.batch.settings import DENSE, RETAIN, Asking, check_out, describe
 from sparsight.serve.batch.store import Store
 
 SHOWN = 5  # ids of differing answers that are printed
@@ -97,13 +97,16 @@ def run(job: Job, as_json: bool) -> None:
 
 
 def read_chosen(asking: Asking) -> Method | None:
-    """Return the method that prunes; None for the dense model."""
+    """Return the method that prunes; None for the dense model, which takes no budget."""
     if asking.method.strip().lower() == DENSE:
         if asking.paper:
             raise UnsupportedError("dense has no published settings; leave --paper out.")
-        read_retain(asking.retain)
+        if asking.retain is not None:
+            read_retain(asking.retain)
+            raise SettingError("method dense prunes nothing; leave --retain out.")
         return None
-    return read_method(asking.method, asking.retain, asking.paper)
+    retain = RETAIN if asking.retain is None else asking.retain
+    return read_method(asking.method, retain, asking.paper)
 
 
 def hash_model(name: str | None) -> str:

@@ -11,13 +11,14 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from sparsight.cli import app, batch_job
-from sparsight.cli.batch_job import hash_model
+from sparsight.cli import app, batch, batch_job
+from sparsight.cli.batch_job import hash_model, read_chosen
 from sparsight.serve.batch.rows import read_inputs
 from sparsight.serve.batch.settings import Asking, describe
 from tests.support import jobs, tiny_processor
 
-BATCH = ["--batch-size", "2", "--max-new-tokens", "3", "--retain", "12"]
+DENSE = ["--method", "dense", "--batch-size", "2", "--max-new-tokens", "3"]
+BATCH = [*DENSE[2:], "--retain", "12"]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_the_document_and_a_second_run(table, model, tmp_path):
 def test_a_folder_and_dense(model, tmp_path):
     jobs.draw(tmp_path / "in" / "a.png")
     out = tmp_path / "out.jsonl"
-    words = ["--question", jobs.QUESTION, "--model", model, "--method", "dense", *BATCH]
+    words = ["--question", jobs.QUESTION, "--model", model, *DENSE]
     result = run(tmp_path / "in", "--out", out, *words)
     assert result.exit_code == 0, result.stderr
     (record,) = jobs.read_output(out)
@@ -92,6 +93,8 @@ def refused(result, *parts):
         (["--method", "nothing"], "method 'nothing' is not known"),
         (["--retain", "0"], "retain=0"),
         (["--method", "dense", "--retain", "x"], "retain='x'"),
+        (["--method", "dense", "--retain", "7"], "leave --retain out"),
+        (["--method", "Dense", "--retain", "192"], "leave --retain out"),
         (["--method", "dense", "--paper"], "dense has no published settings"),
         (["--method", "dense", "--check", "3"], "--check compares with the dense model"),
         (["--device", "nowhere"], "--device 'nowhere' is not known"),
@@ -111,6 +114,12 @@ def test_wrong_options_are_refused_in_one_line(table, tmp_path, monkeypatch, wor
     monkeypatch.chdir(tmp_path)
     refused(run(table, "--out", "out.jsonl", *words), part)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_the_budget_that_is_not_given():
+    assert read_chosen(Asking()).retain == 192
+    assert read_chosen(Asking(method="dense")) is None
+    assert batch.Retain.__metadata__[0].help.endswith("default: 192.")
 
 
 def test_without_the_extra_one_line_says_what_to_install(table, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from sparsight.serve.batch.rows import Inputs
 JSONL = ".jsonl"
 PARQUET = ".parquet"
 DENSE = "dense"
+RETAIN = "192"  # where no budget is given
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Asking:
     Args:
         model: folder or hub id; None for the embedded model.
         method: name of the method, with its settings; "dense" prunes nothing.
-        retain: budget of the method.
+        retain: budget of the method; None for 192, or for the dense model, which takes none.
         paper: whether the authors' published counts are used.
         max_new_tokens: length of an answer, at most.
         frames: shown of a video.
@@ -33,7 +34,7 @@ class Asking:
 
     model: str | None = None
     method: str = "sparsight"
-    retain: str = "192"
+    retain: str | None = None
     paper: bool = False
     max_new_tokens: int = 16
     frames: int = 8
