@@ -22,7 +22,8 @@ Out = Annotated[
 Question = Annotated[str | None, typer.Option(help="Of all rows, where they have none.")]
 MethodOption = Annotated[str, typer.Option(help=f"What prunes: dense, {METHOD_NAMES}.")]
 Retain = Annotated[
-    str, typer.Option(help="Visual tokens to keep, layer mean: a count, or a fraction.")
+    str | None,
+    typer.Option(help="Visual tokens to keep, layer mean: a count, or a fraction; default: 192."),
 ]
 Paper = Annotated[
     bool, typer.Option("--paper", help="Use the authors' published counts for --retain.")
@@ -53,7 +54,7 @@ def run_command(
     question: Question = None,
     model: Model = None,
     method: MethodOption = "sparsight",
-    retain: Retain = "192",
+    retain: Retain = None,
     paper: Paper = False,
     max_new_tokens: Tokens = 16,
     batch_size: Size = 8,

@@ -1,5 +1,6 @@
 """Runs the job that `sparsight run` describes, and prints its summary."""
 
+import hashlib
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import typer
 from sparsight.cli.ask import show_progress
 from sparsight.cli.evaluate import show_answer_count
 from sparsight.cli.inputs import as_text, read_device, read_dtype
-from sparsight.cli.load import load_model
+from sparsight.cli.load import hash_files, load_model
 from sparsight.cli.method import read_method, read_retain
 from sparsight.cli.streams import INTERRUPTED, print_json, put, say
 from sparsight.errors import SettingError, UnsupportedError
@@ -21,7 +22,7 @@ from sparsight.serve.batch.cluster import Cluster
 from sparsight.serve.batch.needs import check_package
 from sparsight.serve.batch.rows import Inputs, read_inputs
 from sparsight.serve.batch.runner import Agreement, AnswerAll, compare, run_job
-from sparsight.serve.batch.settings import DENSE, Asking, check_out, describe
+from sparsight.serve.batch.settings import DENSE, RETAIN, Asking, check_out, describe
 from sparsight.serve.batch.store import Store
 
 SHOWN = 5  # ids of differing answers that are printed
@@ -68,7 +69,8 @@ def run(job: Job, as_json: bool) -> None:
     check_out(job.out)
     question = None if job.question is None else as_text(job.question)
     inputs = read_inputs(job.inputs, question)
-    description = describe(job.asking, method, question, inputs)
+    files = hash_model(job.asking.model)
+    description = describe(job.asking, method, question, inputs, files)
     with Store(job.out, inputs.rows, description) as store:
         for note in (*inputs.notes, *store.notes):
             say(f"note: {note}")
@@ -95,13 +97,32 @@ def run(job: Job, as_json: bool) -> None:
 
 
 def read_chosen(asking: Asking) -> Method | None:
-    """Return the method that prunes; None for the dense model."""
+    """Return the method that prunes; None for the dense model, which takes no budget."""
     if asking.method.strip().lower() == DENSE:
         if asking.paper:
             raise UnsupportedError("dense has no published settings; leave --paper out.")
-        read_retain(asking.retain)
+        if asking.retain is not None:
+            read_retain(asking.retain)
+            raise SettingError("method dense prunes nothing; leave --retain out.")
         return None
-    return read_method(asking.method, asking.retain, asking.paper)
+    retain = RETAIN if asking.retain is None else asking.retain
+    return read_method(asking.method, retain, asking.paper)
+
+
+def hash_model(name: str | None) -> str:
+    """Return a SHA-256 of a model's files; "" for a hub id.
+
+    Weights count by size and by the time they were written, as other weights mostly have one size.
+
+    Args: name: folder or hub id; None for the embedded model.
+    """
+    files = hash_files(name)
+    if name is None or not files:
+        return files
+    digest = hashlib.sha256(files.encode())
+    for path in sorted(Path(name).glob("*.safetensors")):
+        digest.update(f"{path.name} {path.stat().st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _check_options(job: Job, method: Method | None) -> None:

@@ -59,6 +59,14 @@ def test_a_batch_answers_as_one_by_one(pair, rows, tmp_path, method):
         assert record.prefill_flops_share == round(share, 6) < 1
 
 
+def test_odd_names_in_a_folder_are_answered(pair, tmp_path):
+    for name in ("~photo.png", "file:x.png", "ab:/z.png"):
+        jobs.draw(tmp_path / name)
+    inputs = read_inputs(tmp_path, jobs.QUESTION)
+    records = build(pair, inputs.base).answer(inputs.rows)
+    assert [(len(records), record.error) for record in records] == [(3, None)] * 3
+
+
 def test_dense(pair, rows, tmp_path):
     (record,) = build(pair, tmp_path).answer(rows[:1])
     assert record.visual_tokens_entering == 36

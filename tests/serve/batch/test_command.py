@@ -11,10 +11,14 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from sparsight.cli import app, batch_job
+from sparsight.cli import app, batch, batch_job
+from sparsight.cli.batch_job import hash_model, read_chosen
+from sparsight.serve.batch.rows import read_inputs
+from sparsight.serve.batch.settings import Asking, describe
 from tests.support import jobs, tiny_processor
 
-BATCH = ["--batch-size", "2", "--max-new-tokens", "3", "--retain", "12"]
+DENSE = ["--method", "dense", "--batch-size", "2", "--max-new-tokens", "3"]
+BATCH = [*DENSE[2:], "--retain", "12"]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,7 @@ def test_the_document_and_a_second_run(table, model, tmp_path):
 def test_a_folder_and_dense(model, tmp_path):
     jobs.draw(tmp_path / "in" / "a.png")
     out = tmp_path / "out.jsonl"
-    words = ["--question", jobs.QUESTION, "--model", model, "--method", "dense", *BATCH]
+    words = ["--question", jobs.QUESTION, "--model", model, *DENSE]
     result = run(tmp_path / "in", "--out", out, *words)
     assert result.exit_code == 0, result.stderr
     (record,) = jobs.read_output(out)
@@ -89,6 +93,8 @@ def refused(result, *parts):
         (["--method", "nothing"], "method 'nothing' is not known"),
         (["--retain", "0"], "retain=0"),
         (["--method", "dense", "--retain", "x"], "retain='x'"),
+        (["--method", "dense", "--retain", "7"], "leave --retain out"),
+        (["--method", "Dense", "--retain", "192"], "leave --retain out"),
         (["--method", "dense", "--paper"], "dense has no published settings"),
         (["--method", "dense", "--check", "3"], "--check compares with the dense model"),
         (["--device", "nowhere"], "--device 'nowhere' is not known"),
@@ -108,6 +114,12 @@ def test_wrong_options_are_refused_in_one_line(table, tmp_path, monkeypatch, wor
     monkeypatch.chdir(tmp_path)
     refused(run(table, "--out", "out.jsonl", *words), part)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_the_budget_that_is_not_given():
+    assert read_chosen(Asking()).retain == 192
+    assert read_chosen(Asking(method="dense")) is None
+    assert batch.Retain.__metadata__[0].help.endswith("default: 192.")
 
 
 def test_without_the_extra_one_line_says_what_to_install(table, tmp_path, monkeypatch):
@@ -159,6 +171,44 @@ def test_another_model_or_other_inputs_are_refused_by_name(table, model, tmp_pat
     refused(run(*words, copy), f"model '{model}' there, '{copy}' now")
     jobs.draw(table.parent / "0.png", size=(90, 90))
     refused(run(*words, model), "inputs '")
+
+
+def test_changed_files_of_a_model_are_refused(table, model, tmp_path, monkeypatch):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    out = tmp_path / "out.jsonl"
+    words = [table, "--out", out, *BATCH, "--model"]
+    monkeypatch.chdir(tmp_path)
+    assert run(*words, "copy").exit_code == 0
+    assert run(*words, copy).exit_code == 0  # the same folder by another name
+    before = out.read_bytes()
+    (weights,) = copy.glob("*.safetensors")
+    whole, times = weights.read_bytes(), (weights.stat().st_atime_ns, weights.stat().st_mtime_ns)
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    os.utime(weights, ns=(times[0], times[1] + 1_000_000))
+    refused(run(*words, copy), "answers of another job", "model_files '")
+    weights.write_bytes(whole)
+    os.utime(weights, ns=times)
+    assert run(*words, copy).exit_code == 0
+    config = copy / "config.json"
+    config.write_text(config.read_text() + "\n")
+    refused(run(*words, copy), "model_files '")
+    assert out.read_bytes() == before
+
+
+def test_another_folder_of_the_same_name_is_refused(table, model, tmp_path, monkeypatch):
+    for place in ("one", "two"):
+        shutil.copytree(model, tmp_path / place / "model")
+    words = [table, "--out", tmp_path / "out.jsonl", *BATCH, "--model", "model"]
+    monkeypatch.chdir(tmp_path / "one")
+    assert run(*words).exit_code == 0
+    monkeypatch.chdir(tmp_path / "two")
+    refused(run(*words), f"model '{tmp_path / 'one' / 'model'}' there")
+
+
+def test_a_model_of_the_hub_is_named_as_it_is(table):
+    inputs = read_inputs(table, None)
+    described = describe(Asking(model="some/model"), None, None, inputs, hash_model("some/model"))
+    assert (described["model"], described["model_files"]) == ("some/model", "")
 
 
 def test_ctrl_c_keeps_what_is_answered(table, model, tmp_path, monkeypatch):

@@ -2,12 +2,14 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 
 from sparsight.errors import InputError
+from sparsight.images import read_image
 from sparsight.serve.batch.order import make_batches, measure
-from sparsight.serve.batch.rows import locate, read_inputs
+from sparsight.serve.batch.rows import locate, locate_images, read_inputs
 from tests.support import jobs
 
 Q = jobs.QUESTION
@@ -31,6 +33,23 @@ def test_csv_with_several_images_a_row_and_one_question(tmp_path):
     assert {row.question for row in inputs.rows} == {Q}
 
 
+def test_a_data_url_in_the_column_images(tmp_path):
+    def read(cell):
+        path = write(tmp_path / "in.csv", f'id,images\na,"{cell}"\n')
+        (row,) = read_inputs(path, Q).rows
+        return row
+
+    url = "data:image/png;base64,AA+/=="
+    for cell in (url, f" {url} ; ", url.replace("data", "DATA"), "data:image/png;base64"):
+        assert read(cell).images == (cell.strip(" ;"),)
+        assert read(cell).fault is None
+    for cell in (f"{url};{url}", f"x.png; {url}", f"{url};x.png", f"{url};data:,a"):
+        row = read(cell)
+        assert (row.id, row.images) == ("a", ())
+        assert "the column images holds a data: URL and other images" in row.fault
+        assert ".jsonl" in row.fault
+
+
 def test_a_long_cell_and_the_limit_of_cells_afterwards(tmp_path):
     import csv
 
@@ -50,12 +69,32 @@ def test_a_long_cell_and_the_limit_of_cells_afterwards(tmp_path):
         ("image,image,question\nx.png,y.png,what ?\n", "two columns image"),
         ("image,question\n", "holds no row"),
         ("id,image,question\na,x.png,what ?\na,y.png,what ?\n", "'a' stands in rows 1 and 2"),
-        ("id,image,question\n2,x.png,what ?\n,y.png,what ?\n", "'2' stands in rows 1 and 2"),
     ],
 )
 def test_tables_that_are_refused(tmp_path, text, part):
     with pytest.raises(InputError, match=part):
         read_inputs(write(tmp_path / "in.csv", text), None)
+
+
+@pytest.mark.parametrize(
+    ("rows", "first", "line"),
+    [
+        ('a.png,"What is it?\nb.png,What color?\nc.png,Who?\n', 2, 4),  # never closed
+        ('a.png,Why?\nb.png,"What is it?\nc.png,"What color?"\n', 3, 4),  # closed by another row
+        ('a.png,Why?\nb.png,"he said "no" to it"\n', 3, 3),
+    ],
+)
+def test_a_stray_quote_refuses_the_file(tmp_path, rows, first, line):
+    path = write(tmp_path / "in.csv", "image,question\n" + rows)
+    said = rf"begins in line {first} is no CSV \(line {line}: .*double each quote"
+    with pytest.raises(InputError, match=said):
+        read_inputs(path, None)
+
+
+def test_quotes_that_are_csv(tmp_path):
+    text = 'image,question\nx.png,"he said ""no""\nto it"\ny.png,a 5" screen\n'
+    rows = read_inputs(write(tmp_path / "in.csv", text), None).rows
+    assert [row.question for row in rows] == ['he said "no"\nto it', 'a 5" screen']
 
 
 def test_files_that_are_refused(tmp_path):
@@ -114,6 +153,18 @@ def test_lines_that_are_no_json_or_no_csv(tmp_path):
     ]
 
 
+def test_a_row_without_an_id_gets_one_that_is_free(tmp_path):
+    sound = [{"id": name, "image": "x.png", "question": Q} for name in (2, "3", "row 3")]
+    lines = [*map(json.dumps, sound[:1]), "{broken", '{"id": []}', *map(json.dumps, sound[1:]), "{"]
+    path = write(tmp_path / "in.jsonl", "\n".join(lines))
+    ids = [row.id for row in read_inputs(path, None).rows]
+    assert ids == ["2", "row 2", "row 3 (2)", "3", "row 3", "6"]
+    assert [row.id for row in read_inputs(path, None).rows] == ids
+    text = "id,image,question\n2,x.png,what ?\nshort\n,y.png,what ?\n"
+    rows = read_inputs(write(tmp_path / "in.csv", text), None).rows
+    assert [row.id for row in rows] == ["2", "row 2", "3"]
+
+
 def test_a_folder(tmp_path):
     for name in ("b/2.JPG", "a.png", ".hidden/x.png", ".x.png"):
         jobs.draw(tmp_path / name)
@@ -124,6 +175,46 @@ def test_a_folder(tmp_path):
         ("b/2.JPG", ("b/2.JPG",)),
     ]
     assert inputs.notes[0].startswith("1 files of")
+
+
+ODD = [
+    "data:image/png,a.png",
+    "file:x.png",
+    "ab:/z.png",
+    "https:/a.b/x.png",
+    "~photo.png",
+    "~/x.png",
+]
+
+
+def test_odd_names_in_a_folder_are_files_of_it(tmp_path, monkeypatch):
+    for number, name in enumerate(ODD):
+        jobs.draw(tmp_path / name, size=(20 + number, 10))
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, Path()):
+        inputs = read_inputs(folder, Q)
+        assert sorted(row.id for row in inputs.rows) == sorted(ODD)
+        for row in inputs.rows:
+            (source,) = locate_images(row, inputs.base)
+            assert read_image(source).width == 20 + ODD.index(row.id)
+            assert measure(row, inputs.base)[2] == 20 + ODD.index(row.id)
+    jobs.draw(tmp_path / ODD[1], size=(99, 99))
+    assert read_inputs(tmp_path, Q).sha256 != inputs.sha256
+
+
+def test_linked_folders_are_counted_and_left_out(tmp_path):
+    jobs.draw(tmp_path / "in" / "a.png")
+    jobs.draw(tmp_path / "other" / "b.png")
+    (tmp_path / "in" / "deep").mkdir()
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "other")
+    (tmp_path / "in" / ".hidden").symlink_to(tmp_path / "other")
+    (tmp_path / "in" / "deep" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "b.png").symlink_to(tmp_path / "other" / "b.png")
+    inputs = read_inputs(tmp_path / "in", Q)
+    assert [row.id for row in inputs.rows] == ["a.png", "b.png"]
+    (note,) = inputs.notes
+    assert note.startswith("2 folders in ")
+    assert "are links, and are left out" in note
 
 
 def test_relative_paths_start_from_the_inputs(tmp_path, monkeypatch):

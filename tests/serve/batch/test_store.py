@@ -49,6 +49,16 @@ def test_many_kills_of_one_job(tmp_path):
     assert ids(out) == sorted(f"r{number}" for number in range(16))
 
 
+def test_a_job_continues_whose_broken_rows_have_ids_of_their_own(tmp_path):
+    table = jobs.make_table(tmp_path / "in", 1)
+    table.write_text("{broken\n" + table.read_text().replace("r0", "1"))
+    out = tmp_path / "out.jsonl"
+    assert jobs.run_in_child(lambda: jobs.work(table, out, WHAT), 8)
+    assert jobs.work(table, out, WHAT).finished
+    assert ids(out) == ["1", "row 1"]
+    assert jobs.work(table, out, WHAT).finished
+
+
 def test_a_finished_job_is_left_alone(table, tmp_path):
     out = tmp_path / "out.jsonl"
     jobs.work(table, out, WHAT)
@@ -218,3 +228,19 @@ def test_an_unrelated_parquet_file_is_never_overwritten(table, tmp_path, parquet
         with pytest.raises(InputError, match="it would be overwritten"):
             store.finish()
     assert parquet.read_table(out) == mine
+
+
+def test_rows_left_of_a_parquet_file_are_named_when_they_are_refused(table, tmp_path, parquet):
+    out = tmp_path / "out.parquet"
+    left = tmp_path / "out.parquet.rows.jsonl"
+    rows = read_inputs(table, None).rows
+    with Store(out, rows, WHAT) as store:
+        store.add(jobs.answer(rows[:2]))
+    before = left.read_bytes()
+    with pytest.raises(InputError, match=f"{left} holds answers of another job"):
+        jobs.work(table, out, {**WHAT, "model": "other"})
+    (tmp_path / "out.parquet.run.json").unlink()
+    with pytest.raises(InputError, match=f"{left} exists and is no output of this job"):
+        jobs.work(table, out, WHAT)
+    assert left.read_bytes() == before
+    assert not out.exists()

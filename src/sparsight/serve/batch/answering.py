@@ -21,7 +21,7 @@ from sparsight.methods.method import Method
 from sparsight.run import Run
 from sparsight.serve.batch.media import open_media
 from sparsight.serve.batch.record import Record, fail, succeed
-from sparsight.serve.batch.rows import Row, clean, locate
+from sparsight.serve.batch.rows import Row, clean, locate_images
 from sparsight.serve.joining import Prompt, join
 from sparsight.sparsify import sparsify
 
@@ -130,8 +130,8 @@ class Answerer:
             raise InputError(row.fault)
         check_question(row.question, self._processor)
         images: list[Image.Image] = []
-        for name in row.images:
-            images += open_media(locate(name, self._base), self._frames)
+        for source in locate_images(row, self._base):
+            images += open_media(source, self._frames)
             if sum(image.width * image.height for image in images) > MOST_ROW_PIXELS:
                 raise InputError(
                     f"the images of the row have more than {MOST_ROW_PIXELS // 10**6} million "

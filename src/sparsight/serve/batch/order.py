@@ -9,7 +9,7 @@ from PIL import Image
 
 from sparsight.images import find_source_file
 from sparsight.serve.batch.media import find_page, is_video
-from sparsight.serve.batch.rows import Row, locate
+from sparsight.serve.batch.rows import Row, locate_images
 
 WINDOW = 100  # batches whose rows are sorted together; the first answer waits for one window
 
@@ -35,8 +35,8 @@ def make_batches(rows: Iterable[Row], base: Path, size: int) -> Iterator[list[Ro
 def measure(row: Row, base: Path) -> Shape:
     """Return what decides a prompt's length: number and sizes of images, length of the question."""
     sizes: list[int] = []
-    for name in row.images:
-        sizes += _read_size(locate(name, base))
+    for source in locate_images(row, base):
+        sizes += _read_size(source)
     return (len(row.images), *sizes, len(row.question))
 
 

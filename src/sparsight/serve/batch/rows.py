@@ -7,8 +7,9 @@ cannot be read as a table at all is refused before any work.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sparsight.errors import InputError
 from sparsight.images import find_source_file, name_source
 from sparsight.serve.batch.media import find_page, is_video
 from sparsight.serve.batch.needs import check_package
-from sparsight.serve.batch.tables import READERS, Found, list_folder
+from sparsight.serve.batch.tables import READERS, Found, Unread, list_folder
 
 IMAGE_COLUMNS = ("image", "images")
 
@@ -31,6 +32,8 @@ class Row:
         images: their paths or URLs, as given.
         question: about them.
         fault: why it cannot be asked; None if it can be.
+        in_folder: whether the images are files in the folder of the inputs, whatever their names
+            look like.
     """
 
     number: int
@@ -38,6 +41,7 @@ class Row:
     images: tuple[str, ...]
     question: str
     fault: str | None = None
+    in_folder: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,16 +80,19 @@ def read_inputs(path: Path, question: str | None) -> Inputs:
         if question is None:
             raise InputError(f"{path} is a folder of images; give one --question for all of them.")
         found, notes = list_folder(path)
-        base = path
+        base = path.absolute()
     else:
         found = _read_table(path)
-        base = path.parent
-    rows = tuple(make_row(number, one, question) for number, one in enumerate(found, 1))
-    if not rows:
+        base = path.parent.absolute()
+    read = [make_row(number, one, question) for number, one in enumerate(found, 1)]
+    if not read:
         raise InputError(f"{path} holds no row to answer.")
-    _check_ids(rows)
-    _check_packages(rows)
-    return Inputs(rows, base.absolute(), hash_rows(rows, question, base), notes)
+    _check_ids(read)
+    rows = _give_ids(read)
+    if path.is_dir():
+        rows = tuple(replace(row, in_folder=True) for row in rows)
+    _check_packages(rows, base)
+    return Inputs(rows, base, hash_rows(rows, question, base), notes)
 
 
 def _read_table(path: Path) -> list[Found]:
@@ -106,7 +113,7 @@ def _read_table(path: Path) -> list[Found]:
 
 
 def make_row(number: int, found: Found, common: str | None) -> Row:
-    """Return a row; what is wrong with it becomes its fault.
+    """Return a row; what is wrong with it becomes its fault. Its id is "" where it has none.
 
     Args:
         number: of the row, from 1.
@@ -116,7 +123,7 @@ def make_row(number: int, found: Found, common: str | None) -> Row:
     Raises: InputError: the row has a question, and so have all rows together.
     """
     if isinstance(found, str):
-        return Row(number, str(number), (), common or "", found)
+        return Row(number, "", (), common or "", found)
     faults: list[str] = []
     given = found.get("question")
     if common is not None and given not in (None, ""):
@@ -126,7 +133,7 @@ def make_row(number: int, found: Found, common: str | None) -> Row:
         )
     question = _read_question(given if common is None else common, faults)
     images = _read_images(found, faults)
-    identity = _read_id(found.get("id"), number, faults)
+    identity = _read_id(found.get("id"), faults)
     return Row(number, identity, images, question, " ".join(faults) or None)
 
 
@@ -149,6 +156,9 @@ def _read_images(found: Mapping[str, Any], faults: list[str]) -> tuple[str, ...]
     if len(given) != 1:
         faults.append("the row has no image." if not given else "the row has image and images.")
         return ()
+    if isinstance(given[0], Unread):
+        faults.append(given[0].reason)
+        return ()
     names = given[0] if isinstance(given[0], list) else [given[0]]
     if not all(isinstance(name, str) and name for name in names):
         faults.append("an image is given by no text; give its path, or a list of paths.")
@@ -156,13 +166,13 @@ def _read_images(found: Mapping[str, Any], faults: list[str]) -> tuple[str, ...]
     return tuple(names)
 
 
-def _read_id(value: Any, number: int, faults: list[str]) -> str:
-    """Return the id of a row; its number where it has none, or none that can be used."""
+def _read_id(value: Any, faults: list[str]) -> str:
+    """Return the id of a row; "" where it has none, or none that can be used."""
     if value is None or value == "":
-        return str(number)
+        return ""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         faults.append(f"the id is of type {type(value).__name__}; give text or a whole number.")
-        return str(number)
+        return ""
     return clean(str(value))
 
 
@@ -179,7 +189,7 @@ def show(name: str) -> str:
 def _check_ids(rows: Iterable[Row]) -> None:
     first: dict[str, int] = {}
     for row in rows:
-        if row.id in first:
+        if row.id and row.id in first:
             raise InputError(
                 f"id {row.id!r} stands in rows {first[row.id]} and {row.number}; "
                 "give each row an id of its own, or no row any."
@@ -187,15 +197,39 @@ def _check_ids(rows: Iterable[Row]) -> None:
         first[row.id] = row.number
 
 
-def _check_packages(rows: Iterable[Row]) -> None:
+def _give_ids(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Return the rows, those without an id under their number or a name that no other row has."""
+    given = {row.id for row in rows}
+    return tuple(row if row.id else replace(row, id=_find_id(row.number, given)) for row in rows)
+
+
+def _find_id(number: int, given: Set[str]) -> str:
+    """Return "3" for row 3; where that is given to another row, "row 3", "row 3 (2)" and so on."""
+    names = chain((str(number), f"row {number}"), (f"row {number} ({more})" for more in count(2)))
+    return next(name for name in names if name not in given)
+
+
+def _check_packages(rows: Iterable[Row], base: Path) -> None:
     """Check that what reads PDFs and videos is installed, if there are any."""
     checked: set[str] = set()
     for row in rows:
-        for name in row.images:
-            package = "pypdfium2" if find_page(name) else "av" if is_video(name) else ""
+        for name, source in zip(row.images, locate_images(row, base), strict=True):
+            package = "pypdfium2" if find_page(source) else "av" if is_video(source) else ""
             if package and package not in checked:
                 check_package(package, f"{show(name)} of row {row.number}")
                 checked.add(package)
+
+
+def locate_images(row: Row, base: Path) -> list[str]:
+    """Return the paths and URLs of a row's images.
+
+    Args:
+        row: that names them.
+        base: folder of the inputs, an absolute path.
+    """
+    if row.in_folder:
+        return [str(base / name) for name in row.images]
+    return [locate(name, base) for name in row.images]
 
 
 def locate(name: str, base: Path) -> str:
@@ -217,14 +251,14 @@ def hash_rows(rows: Iterable[Row], question: str | None, base: Path) -> str:
     digest = hashlib.sha256()
     for row in rows:
         own = row.question if question is None else None
-        sizes = [_read_size(name, base) for name in row.images]
+        sizes = list(map(_read_size, locate_images(row, base)))
         digest.update(json.dumps([row.id, row.images, own, row.fault, sizes]).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _read_size(name: str, base: Path) -> int | None:
-    page = find_page(name)
+def _read_size(source: str) -> int | None:
+    page = find_page(source)
     try:
-        return os.stat(locate(page.file if page else name, base)).st_size
+        return os.stat(page.file if page else source).st_size
     except (OSError, ValueError):
         return None

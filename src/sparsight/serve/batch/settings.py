@@ -14,6 +14,7 @@ from sparsight.serve.batch.rows import Inputs
 JSONL = ".jsonl"
 PARQUET = ".parquet"
 DENSE = "dense"
+RETAIN = "192"  # where no budget is given
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Asking:
     Args:
         model: folder or hub id; None for the embedded model.
         method: name of the method, with its settings; "dense" prunes nothing.
-        retain: budget of the method.
+        retain: budget of the method; None for 192, or for the dense model, which takes none.
         paper: whether the authors' published counts are used.
         max_new_tokens: length of an answer, at most.
         frames: shown of a video.
@@ -33,7 +34,7 @@ class Asking:
 
     model: str | None = None
     method: str = "sparsight"
-    retain: str = "192"
+    retain: str | None = None
     paper: bool = False
     max_new_tokens: int = 16
     frames: int = 8
@@ -51,12 +52,21 @@ class Asking:
 
 
 def describe(
-    asking: Asking, method: Method | None, question: str | None, inputs: Inputs
+    asking: Asking, method: Method | None, question: str | None, inputs: Inputs, files: str
 ) -> dict[str, Any]:
-    """Return what must not change while a job is continued."""
+    """Return what must not change while a job is continued.
+
+    Args:
+        asking: how rows are answered.
+        method: that prunes; None for the dense model.
+        question: of all rows, or None.
+        inputs: of the job.
+        files: hash of the model's files; "" for a hub id.
+    """
     return {
         "sparsight": sparsight.__version__,
-        "model": asking.model or "embedded",
+        "model": _name_model(asking.model),
+        "model_files": files,
         "method": DENSE if method is None else describe_method(method),
         "max_new_tokens": asking.max_new_tokens,
         "frames": asking.frames,
@@ -65,6 +75,13 @@ def describe(
         "rows": len(inputs.rows),
         "inputs": inputs.sha256,
     }
+
+
+def _name_model(name: str | None) -> str:
+    """Return the absolute path of a model's folder; a hub id as it is."""
+    if name is None:
+        return "embedded"
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
 
 
 def check_out(out: Path) -> None:

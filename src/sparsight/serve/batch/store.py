@@ -73,15 +73,15 @@ class Store:
             return
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         self._lock()
-        self._check_side(bool(os.fstat(self._file).st_size))
+        self._check_side(self._path, bool(os.fstat(self._file).st_size))
         self._locked = True
         self._read()
 
     def _open_finished(self) -> None:
         """Read a Parquet file that an earlier run finished."""
-        self._check_side(True)
+        self._check_side(self.out, True)
         if not describes(self.out, self._description):
-            raise self._build_unrelated_error()
+            raise self._build_unrelated_error(self.out)
         for record in read_rows(self.out):
             self._count(record)
         self._path.unlink(missing_ok=True)  # a kill may have come before this
@@ -102,23 +102,27 @@ class Store:
     def _build_busy_error(self) -> InputError:
         return InputError(f"--out {self.out} is being written by another run; wait for it.")
 
-    def _check_side(self, holds_rows: bool) -> None:
-        """Check that the rows are of this job; what holds no rows may become of any job."""
+    def _check_side(self, path: Path, holds_rows: bool) -> None:
+        """Check that the rows of a file are of this job; without rows it may become of any job."""
         if self._side.exists():
             before = self._read_side()
             if before == self._description:
                 return
             if holds_rows:
-                raise InputError(self._compare(before))
+                raise InputError(self._compare(path, before))
         elif holds_rows:
-            raise self._build_unrelated_error()
+            raise self._build_unrelated_error(path)
         self._write_side()
 
-    def _build_unrelated_error(self) -> InputError:
+    def _build_unrelated_error(self, path: Path) -> InputError:
         return InputError(
-            f"--out {self.out} exists and is no output of this job; it would be overwritten. "
-            "Give another name, or take the file away."
+            f"{self._name(path)} exists and is no output of this job; it would be overwritten. "
+            "Give another --out, or take the file away."
         )
+
+    def _name(self, path: Path) -> str:
+        """Return what an error calls a file; the rows of a Parquet file stand beside it."""
+        return f"--out {self.out}" if path == self.out else f"--out {self.out}: {path}"
 
     def _read_side(self) -> dict[str, Any]:
         try:
@@ -129,7 +133,7 @@ class Store:
             raise InputError(f"{self._side} describes no job; give another --out.")
         return before
 
-    def _compare(self, before: dict[str, Any]) -> str:
+    def _compare(self, path: Path, before: dict[str, Any]) -> str:
         now = self._description
         differences = [
             f"{name} {before.get(name)!r} there, {now.get(name)!r} now"
@@ -137,7 +141,7 @@ class Store:
             if before.get(name) != now.get(name)
         ]
         return (
-            f"--out {self.out} holds answers of another job ({'; '.join(differences)}); "
+            f"{self._name(path)} holds answers of another job ({'; '.join(differences)}); "
             "give another --out, or the settings of that job."
         )
 
@@ -205,7 +209,7 @@ class Store:
         new = self.out.with_name(self.out.name + ".new")
         write_parquet(new, self._read_records(), self._description)
         if self.out.exists():
-            raise self._build_unrelated_error()
+            raise self._build_unrelated_error(self.out)
         new.replace(self.out)
         _sync_folder(self.out.parent)
         self._path.unlink()
