@@ -14,7 +14,7 @@ from sparsight.evaluate.tasks.catalogue import TASKS
 from sparsight.evaluate.tasks.lines import Reply
 from sparsight.evaluate.tasks.published import add_published, read_published
 from sparsight.evaluate.tasks.results import compute_task_results
-from sparsight.evaluate.tasks.store import TASKS_KIND, VERDICTS, Replies, load_replies
+from sparsight.evaluate.tasks.store import TASKS_KIND, VERDICTS, Replies, hash_run, load_replies
 from sparsight.evaluate.tasks.task import Task
 
 HEADING = ("command", "refused", "prompts", "padding", "facts")  # of the run that asked last
@@ -54,14 +54,16 @@ def score_folder(
     Returns: the document of results.json.
 
     Raises:
-        InputError: the folder holds no such evaluation, or a line of it is damaged.
+        InputError: the folder holds no such evaluation, or a line of it is damaged,
+            stands twice, or is of another evaluation.
         SettingError: there are verdicts of several judges, and none is chosen.
     """
     run = read_run(folder)
     names = list(run["tasks"] if asked is None else asked)
     tasks = {name: TASKS[name] for name in names}
+    own = hash_run(run)
     replies = {
-        name: load_replies(folder / f"{name}.jsonl", None, run["methods"], repair=False)[0]
+        name: load_replies(folder / f"{name}.jsonl", own, run["methods"], repair=False)[0]
         for name in names
     }
     ids = asked if asked is not None else {name: _list_ids(replies[name]) for name in names}
