@@ -125,7 +125,7 @@ def evaluate_tasks(
     with show_progress("reading the data"):
         sheets = read_sheets(tasks, settings.data, settings.limit)
     with open_task_store(settings, sheets) as store:
-        results = _run(settings, sheets, store, judge, model, device)
+        results = _run(settings, sheets, store, judge, model=model, device=device)
     _print(results, settings.out, as_json)
 
 
@@ -134,6 +134,7 @@ def _run(
     sheets: Sequence[Sheet],
     store: TaskStore,
     judge: Judge | None,
+    *,
     model: str | None,
     device: torch.device,
 ) -> dict[str, Any]:

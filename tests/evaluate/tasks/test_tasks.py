@@ -187,7 +187,7 @@ def test_an_answer_stands_once(finished, tmp_path):
     path = out / "gqa.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines, lines[0]]))
-    with pytest.raises(InputError, match="line 13 is damaged .*question 200 before"):
+    with pytest.raises(InputError, match=r"line 13 is damaged .*question 200 before"):
         reopen(make(settings.data, out), sheets)
     with pytest.raises(InputError, match="line 13 is damaged"):
         score_folder(out)
