@@ -1,12 +1,13 @@
 """Scores the folder of an evaluation on benchmarks, from its files alone; no model is needed."""
 
 import json
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparsight.errors import InputError
-from sparsight.evaluate.folder import KIND, RESULTS, read_description, write_whole
+from sparsight.evaluate.folder import KIND, RESULTS, RUN, read_description, write_whole
 from sparsight.evaluate.judge.judging import Judge, Verdicts, find_only_judge
 from sparsight.evaluate.judge.wordings import OWN
 from sparsight.evaluate.scoring import RESAMPLES
@@ -20,15 +21,60 @@ from sparsight.evaluate.tasks.task import Task
 HEADING = ("command", "refused", "prompts", "padding", "facts")  # of the run that asked last
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_seed(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_length(value: Any) -> bool:
+    return value is None or _is_count(value)
+
+
+def _are_methods(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+
+
+def _are_tasks(value: Any) -> bool:
+    if not isinstance(value, dict) or not value:
+        return False
+    return all(isinstance(one, dict) and _is_count(one.get("questions")) for one in value.values())
+
+
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {  # of run.json, besides its kind
+    "sparsight": _is_text,
+    "model": _is_text,
+    "dtype": _is_text,
+    "seed": _is_seed,
+    "max_new_tokens": _is_length,
+    "tasks": _are_tasks,
+    "methods": _are_methods,
+}
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """Return what a folder's evaluation is of.
 
-    Raises: InputError: it holds no evaluation on benchmarks.
+    Raises: InputError: it holds no evaluation on benchmarks, or its description is damaged.
     """
     run = read_description(folder, "*.jsonl") if folder.is_dir() else None
     if run is None or run.get(KIND) != TASKS_KIND:
         raise InputError(f"{folder} holds no evaluation on benchmarks; give the --out of one.")
-    unknown = [name for name in run.get("tasks", {}) if name not in TASKS]
+    damaged = [name for name, fits in _FIELDS.items() if name not in run or not fits(run[name])]
+    if damaged:
+        name = damaged[0]
+        what = f"{name} {reprlib.repr(run[name])}" if name in run else f"no {name}"
+        raise InputError(
+            f"{folder / RUN} is damaged (it has {what}); restore the file, or run the command with "
+            "--tasks again in another --out."
+        )
+    unknown = [name for name in run["tasks"] if name not in TASKS]
     if unknown:
         raise InputError(f"{folder} has the task {unknown[0]!r}, which this version does not know.")
     return run
@@ -63,7 +109,9 @@ def score_folder(
     tasks = {name: TASKS[name] for name in names}
     own = hash_run(run)
     replies = {
-        name: load_replies(folder / f"{name}.jsonl", own, run["methods"], repair=False)[0]
+        name: load_replies(
+            folder / f"{name}.jsonl", tasks[name], own, run["methods"], repair=False
+        )[0]
         for name in names
     }
     ids = asked if asked is not None else {name: _list_ids(replies[name]) for name in names}

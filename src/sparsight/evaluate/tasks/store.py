@@ -33,6 +33,7 @@ from sparsight.evaluate.tasks.lines import (
     write_reply,
 )
 from sparsight.evaluate.tasks.settings import TaskSettings
+from sparsight.evaluate.tasks.task import Task
 
 try:
     import fcntl
@@ -137,7 +138,9 @@ def _read_store(settings: TaskSettings, sheets: Sequence[Sheet]) -> TaskStore:
         notes = []
         for sheet in sheets:
             name = sheet.task.name
-            found, note = load_replies(folder / f"{name}.jsonl", run, now["methods"], repair=True)
+            found, note = load_replies(
+                folder / f"{name}.jsonl", sheet.task, run, now["methods"], repair=True
+            )
             _check_targets(folder / f"{name}.jsonl", found, sheet)
             replies[name] = found
             notes += [note] if note else []
@@ -174,12 +177,13 @@ def hash_text(text: str) -> str:
 
 
 def load_replies(
-    path: Path, run: str, configurations: Collection[str], *, repair: bool
+    path: Path, task: Task, run: str, configurations: Collection[str], *, repair: bool
 ) -> tuple[Replies, str | None]:
     """Return the answers of a file, and a note for people.
 
     Args:
         path: of the file, which need not exist.
+        task: that is answered.
         run: hash that each line must bear.
         configurations: keys that a line may have.
         repair: whether a half-written last line is cut off the file.
@@ -202,6 +206,8 @@ def load_replies(
             raise build_damage_error(
                 path, number, f"configuration {reply.configuration!r} is not of this evaluation"
             )
+        if not task.fits(reply.target):
+            raise build_damage_error(path, number, f"its target is none of {task.title}")
         if reply.pair in replies:
             raise build_damage_error(
                 path, number, f"{reply.configuration} has answered question {reply.id} before"
