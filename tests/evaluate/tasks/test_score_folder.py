@@ -73,23 +73,30 @@ def test_odd_targets_do_not_fit(name, target):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "part"),
+    ("change", "part"),
     [
-        ("seed", ABSENT, "no seed"),
-        ("seed", -1, "seed -1"),
-        ("seed", True, "seed True"),
-        ("tasks", ["gqa"], "tasks .'gqa'."),
-        ("tasks", {"gqa": {"sha256": ""}}, "tasks"),
-        ("tasks", ABSENT, "no tasks"),
-        ("model", None, "model None"),
-        ("max_new_tokens", 0, "max_new_tokens 0"),
-        ("methods", {"dense": None}, "methods"),
+        (("seed", ABSENT), "no seed"),
+        (("seed", -1), "seed -1"),
+        (("seed", True), "seed True"),
+        (("tasks", ["gqa"]), "tasks .'gqa'."),
+        (("tasks", {"gqa": {"sha256": ""}}), "tasks"),
+        (("tasks", ABSENT), "no tasks"),
+        (("model", None), "model None"),
+        (("max_new_tokens", 0), "max_new_tokens 0"),
+        (("methods", {"dense": None}), "methods"),
     ],
 )
-def test_a_damaged_description_is_named(folder, name, value, part):
+def test_a_damaged_description_is_named(folder, sheets, change, part):
     path = folder / "run.json"
     run = json.loads(path.read_text())
+    name, value = change
     run[name] = value
     layouts.write_json(path, {key: one for key, one in run.items() if one is not ABSENT})
     with pytest.raises(InputError, match=rf"run.json is damaged \(it has {part}"):
         score_folder(folder)
+    settings = TaskSettings(layouts.IMAGE_TASKS, folder, out=folder)
+    with (
+        pytest.raises(InputError, match=rf"run.json is damaged \(it has {part}"),
+        open_task_store(settings, sheets),
+    ):
+        pass

@@ -1,17 +1,17 @@
 """Scores the folder of an evaluation on benchmarks, from its files alone; no model is needed."""
 
 import json
-import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparsight.errors import InputError
-from sparsight.evaluate.folder import KIND, RESULTS, RUN, read_description, write_whole
+from sparsight.evaluate.folder import KIND, RESULTS, read_description, write_whole
 from sparsight.evaluate.judge.judging import Judge, Verdicts, find_only_judge
 from sparsight.evaluate.judge.wordings import OWN
 from sparsight.evaluate.scoring import RESAMPLES
 from sparsight.evaluate.tasks.catalogue import TASKS
+from sparsight.evaluate.tasks.description import check_description
 from sparsight.evaluate.tasks.lines import Reply
 from sparsight.evaluate.tasks.published import add_published, read_published
 from sparsight.evaluate.tasks.results import compute_task_results
@@ -19,43 +19,6 @@ from sparsight.evaluate.tasks.store import TASKS_KIND, VERDICTS, Replies, hash_r
 from sparsight.evaluate.tasks.task import Task
 
 HEADING = ("command", "refused", "prompts", "padding", "facts")  # of the run that asked last
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_seed(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _is_length(value: Any) -> bool:
-    return value is None or _is_count(value)
-
-
-def _are_methods(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
-
-
-def _are_tasks(value: Any) -> bool:
-    if not isinstance(value, dict) or not value:
-        return False
-    return all(isinstance(one, dict) and _is_count(one.get("questions")) for one in value.values())
-
-
-_FIELDS: Mapping[str, Callable[[Any], bool]] = {  # of run.json, besides its kind
-    "sparsight": _is_text,
-    "model": _is_text,
-    "dtype": _is_text,
-    "seed": _is_seed,
-    "max_new_tokens": _is_length,
-    "tasks": _are_tasks,
-    "methods": _are_methods,
-}
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -66,14 +29,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     run = read_description(folder, "*.jsonl") if folder.is_dir() else None
     if run is None or run.get(KIND) != TASKS_KIND:
         raise InputError(f"{folder} holds no evaluation on benchmarks; give the --out of one.")
-    damaged = [name for name, fits in _FIELDS.items() if name not in run or not fits(run[name])]
-    if damaged:
-        name = damaged[0]
-        what = f"{name} {reprlib.repr(run[name])}" if name in run else f"no {name}"
-        raise InputError(
-            f"{folder / RUN} is damaged (it has {what}); restore the file, or run the command with "
-            "--tasks again in another --out."
-        )
+    check_description(folder, run)
     unknown = [name for name in run["tasks"] if name not in TASKS]
     if unknown:
         raise InputError(f"{folder} has the task {unknown[0]!r}, which this version does not know.")

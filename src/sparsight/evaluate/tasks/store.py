@@ -24,6 +24,7 @@ from sparsight.evaluate.folder import (
     write_whole,
 )
 from sparsight.evaluate.tasks.data import Sheet, describe_sheets
+from sparsight.evaluate.tasks.description import check_description
 from sparsight.evaluate.tasks.lines import (
     Reply,
     append_rows,
@@ -131,6 +132,8 @@ def _read_store(settings: TaskSettings, sheets: Sequence[Sheet]) -> TaskStore:
     try:
         before = read_description(folder, "*.jsonl")
         if before is not None:
+            if before.get(KIND) == TASKS_KIND:
+                check_description(folder, before)
             check_same(folder, before, now)
             now["methods"] = before["methods"] | now["methods"]
             now["tasks"] = before["tasks"] | now["tasks"]
