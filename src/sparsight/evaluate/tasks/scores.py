@@ -63,13 +63,7 @@ def score_folder(
     run = read_run(folder)
     names = list(run["tasks"] if asked is None else asked)
     tasks = {name: TASKS[name] for name in names}
-    own = hash_run(run)
-    replies = {
-        name: load_replies(
-            folder / f"{name}.jsonl", tasks[name], own, run["methods"], repair=False
-        )[0]
-        for name in names
-    }
+    replies = _load_all(folder, run, tasks)
     ids = asked if asked is not None else {name: _list_ids(replies[name]) for name in names}
     verdicts = Verdicts(folder / VERDICTS)
     judge = judge or find_only_judge(verdicts, OWN)
@@ -99,6 +93,18 @@ def score_folder(
     }
     write_whole(folder / RESULTS, document)
     return document
+
+
+def _load_all(
+    folder: Path, run: Mapping[str, Any], tasks: Mapping[str, Task]
+) -> dict[str, Replies]:
+    """Return the answers of a folder, by benchmark."""
+    own = hash_run(run)
+    replies = {}
+    for name, task in tasks.items():
+        path = folder / f"{name}.jsonl"
+        replies[name], _ = load_replies(path, task, own, run["methods"], repair=False)
+    return replies
 
 
 def _list_ids(replies: Replies) -> list[str]:
