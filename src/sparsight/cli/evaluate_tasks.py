@@ -124,7 +124,21 @@ def evaluate_tasks(
         )
     with show_progress("reading the data"):
         sheets = read_sheets(tasks, settings.data, settings.limit)
-    store = open_task_store(settings, sheets)
+    with open_task_store(settings, sheets) as store:
+        results = _run(settings, sheets, store, judge, model=model, device=device)
+    _print(results, settings.out, as_json)
+
+
+def _run(
+    settings: TaskSettings,
+    sheets: Sequence[Sheet],
+    store: TaskStore,
+    judge: Judge | None,
+    *,
+    model: str | None,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Answer what is missing, have it judged, and return the results."""
     for note in store.notes:
         say(f"note: {note}")
     try:
@@ -137,14 +151,13 @@ def evaluate_tasks(
             "Run the same command again to continue."
         )
         raise typer.Exit(INTERRUPTED) from None
-    results = score_folder(
+    return score_folder(
         settings.out,
         judge=judge,
         keys=[one.key for one in settings.configurations],
         asked={sheet.task.name: sheet.ids for sheet in sheets},
         heading=heading,
     )
-    _print(results, settings.out, as_json)
 
 
 def _answer(

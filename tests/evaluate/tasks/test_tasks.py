@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -62,9 +63,14 @@ def make(data, out, tasks=("gqa", "mme"), **changes):
 
 def run(model, settings, report=None):
     sheets = read_sheets(find_tasks(settings.tasks), settings.data, settings.limit)
-    store = open_task_store(settings, sheets)
-    facts = run_tasks(model, tiny_processor.processor(), settings, sheets, store, report=report)
+    with open_task_store(settings, sheets) as store:
+        facts = run_tasks(model, tiny_processor.processor(), settings, sheets, store, report=report)
     return sheets, store, facts
+
+
+def reopen(settings, sheets):
+    with open_task_store(settings, sheets):
+        pass
 
 
 def predictions(store):
@@ -152,17 +158,48 @@ def test_a_folder_is_scored_from_its_files_alone(finished):
 def test_another_evaluation_is_not_continued(finished, changes, part):
     settings, sheets, *_ = finished
     with pytest.raises(InputError, match="holds another evaluation") as error:
-        open_task_store(make(settings.data, settings.out, **changes), sheets)
+        reopen(make(settings.data, settings.out, **changes), sheets)
     assert part in str(error.value)
 
 
 def test_answers_of_another_model_are_found(finished, tmp_path):
     settings, sheets, *_ = finished
     other = make(settings.data, tmp_path / "other", model="other")
-    open_task_store(other, sheets)
+    reopen(other, sheets)
     shutil.copy(settings.out / "gqa.jsonl", other.out)
     with pytest.raises(InputError, match="line 1 was answered in another evaluation"):
-        open_task_store(other, sheets)
+        reopen(other, sheets)
+
+
+def test_answers_of_another_run_are_not_scored(finished, tmp_path):
+    settings, sheets, *_ = finished
+    other = make(settings.data, tmp_path / "other", model="other")
+    reopen(other, sheets)
+    shutil.copy(settings.out / "gqa.jsonl", other.out)
+    with pytest.raises(InputError, match=r"gqa.jsonl: line 1 was answered in another evaluation"):
+        score_folder(other.out)
+
+
+def test_an_answer_stands_once(finished, tmp_path):
+    settings, sheets, *_ = finished
+    out = tmp_path / "copy"
+    shutil.copytree(settings.out, out)
+    path = out / "gqa.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[0]]))
+    with pytest.raises(InputError, match=r"line 13 is damaged .*question 200 before"):
+        reopen(make(settings.data, out), sheets)
+    with pytest.raises(InputError, match="line 13 is damaged"):
+        score_folder(out)
+
+
+@pytest.mark.skipif(find_spec("fcntl") is None, reason="needs file locks")
+def test_two_runs_do_not_write_one_folder(finished, tmp_path):
+    settings, sheets, *_ = finished
+    here = make(settings.data, tmp_path)
+    with open_task_store(here, sheets), pytest.raises(InputError, match="by another run"):
+        reopen(here, sheets)
+    reopen(here, sheets)
 
 
 def test_another_release_is_not_continued(finished, tmp_path):
@@ -170,7 +207,7 @@ def test_another_release_is_not_continued(finished, tmp_path):
     layouts.write_gqa(tmp_path, count=3)
     sheets = read_sheets(find_tasks(("gqa",)), tmp_path)
     with pytest.raises(InputError, match=r"holds another evaluation .*gqa"):
-        open_task_store(make(tmp_path, settings.out, ("gqa",)), sheets)
+        reopen(make(tmp_path, settings.out, ("gqa",)), sheets)
 
 
 def test_damaged_lines_are_named(finished, tmp_path):
@@ -181,7 +218,7 @@ def test_damaged_lines_are_named(finished, tmp_path):
     for line in ("{}\n", "[]\n", "x\n", first.replace('"seconds": ', '"seconds": -')):
         path.write_text(line + "".join(rest))
         with pytest.raises(InputError, match="line 1 is damaged"):
-            open_task_store(make(settings.data, path.parent), sheets)
+            reopen(make(settings.data, path.parent), sheets)
 
 
 def test_refusals_leave_a_benchmark_out(model, data, tmp_path):

@@ -45,6 +45,23 @@ def test_answers_are_paired_by_id(data, name):
         assert item.text == item.question == "what grows"
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("test_q.json", "question", 5),
+        ("test_a.json", "answer", None),
+        ("test_a.json", "answer", ""),
+    ],
+)
+def test_wrong_values_are_named(data, name, field, value):
+    path = data / "GPT_Zero_Shot_QA" / "MSVD_Zero_Shot_QA" / name
+    rows = json.loads(path.read_text())
+    rows[1][field] = value
+    layouts.write_json(path, rows)
+    with pytest.raises(InputError, match=f"{name}: entry 2 has {field} "):
+        read_sheets(find_tasks(("msvd",)), data)
+
+
 def test_the_first_thousand_are_asked(data):
     layouts.write_video(data, "msvd", count=1002, clip=lambda path: None)
     root = data / "GPT_Zero_Shot_QA" / "MSVD_Zero_Shot_QA"

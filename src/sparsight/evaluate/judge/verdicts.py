@@ -8,6 +8,9 @@ from typing import Any
 
 BRACES = re.compile(r"\{[^{}]*\}")
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\w)")
+NO_MARK = re.compile(  # a negative number, or the number of an entry of a list
+    r"[-\u2012\u2013\u2212]\d|^[\s>*_#(+-]*\d+[.)][*_]*[ \t]+\S", re.MULTILINE
+)
 HIGHEST = 5  # score of a video answer
 LONGEST = 2000  # characters of a reply that are read
 
@@ -68,6 +71,8 @@ def _read_score(value: Any) -> float | None:
 def mark_similarity(reply: str, target: str = "") -> float | None:
     """Return the score from 0 to 1 that a judge gave an answer of MM-Vet: the only such number.
 
+    A reply with a negative number or a numbered list cannot be read.
+
     Source: Yu et al., "MM-Vet", ICML 2024, arXiv 2308.02490.
 
     Args:
@@ -75,6 +80,9 @@ def mark_similarity(reply: str, target: str = "") -> float | None:
         target: not read.
     """
     del target
-    numbers = {float(text) for text in NUMBER.findall(reply[:LONGEST])}
+    text = reply[:LONGEST]
+    if NO_MARK.search(text):
+        return None
+    numbers = {float(number) for number in NUMBER.findall(text)}
     fitting = [number for number in numbers if 0 <= number <= 1]
     return fitting[0] if len(fitting) == 1 == len(numbers) else None

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from sparsight.errors import SettingError
 from sparsight.evaluate.judge.verdicts import mark_similarity, mark_verdict
 from sparsight.evaluate.settings import check_once
-from sparsight.evaluate.tasks import scoring
+from sparsight.evaluate.tasks import scoring, targets
 from sparsight.evaluate.tasks.choices import read_mmbench, read_scienceqa
 from sparsight.evaluate.tasks.images import (
     read_gqa,
@@ -46,6 +46,7 @@ def _make_textvqa(name: str, title: str) -> Task:
         },
         read=read_textvqa if name == "textvqa" else read_textvqa_plain,
         mark=mark_vqa,
+        fits=targets.is_texts,
         tally=scoring.tally_mean,
         combine=scoring.combine_mean,
         max_new_tokens=SHORT,
@@ -67,6 +68,7 @@ def _make_video(name: str, title: str, folder: str, videos: tuple[str, ...]) -> 
         },
         read=read_videos,
         mark=mark_verdict,
+        fits=targets.is_text,
         tally=scoring.tally_judged,
         combine=scoring.combine_judged,
         wording="video",
@@ -94,6 +96,7 @@ GQA = Task(
     },
     read=read_gqa,
     mark=scoring.mark_gqa,
+    fits=targets.is_text,
     tally=scoring.tally_mean,
     combine=scoring.combine_mean,
     max_new_tokens=SHORT,
@@ -111,6 +114,7 @@ MMBENCH = Task(
     },
     read=read_mmbench,
     mark=scoring.mark_mmbench,
+    fits=targets.is_of_mmbench,
     tally=scoring.tally_circle,
     combine=scoring.combine_mean,
 )
@@ -124,6 +128,7 @@ MME = Task(
     },
     read=read_mme,
     mark=scoring.mark_mme,
+    fits=targets.is_yes_no,
     tally=scoring.tally_image,
     combine=scoring.combine_mme,
     unit="points",
@@ -147,6 +152,7 @@ POPE = Task(
     },
     read=read_pope,
     mark=scoring.mark_pope,
+    fits=targets.is_yes_no,
     tally=scoring.tally_yes,
     combine=scoring.combine_f1,
     max_new_tokens=SHORT,
@@ -164,6 +170,7 @@ SQA = Task(
     },
     read=read_scienceqa,
     mark=scoring.mark_scienceqa,
+    fits=targets.is_of_scienceqa,
     tally=scoring.tally_mean,
     combine=scoring.combine_mean,
     count=2017,
@@ -179,6 +186,7 @@ SEED = Task(
     },
     read=read_seed,
     mark=scoring.mark_exactly,
+    fits=targets.is_letter,
     tally=scoring.tally_mean,
     combine=scoring.combine_mean,
     max_new_tokens=SHORT,
@@ -195,6 +203,7 @@ MMVET = Task(
     },
     read=read_mmvet,
     mark=mark_similarity,
+    fits=targets.is_text,
     tally=scoring.tally_mean,
     combine=scoring.combine_mean,
     wording="similarity",

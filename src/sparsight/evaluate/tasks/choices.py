@@ -10,13 +10,17 @@ from typing import Any
 
 from sparsight.errors import InputError
 from sparsight.evaluate.tasks.reading import (
+    build_value_error,
     check_fields,
     check_joined,
+    check_texts,
     check_unique,
+    list_ids,
     place_image,
     read_document,
     read_list,
     read_table,
+    take_list,
 )
 from sparsight.evaluate.tasks.scoring import LETTERS
 from sparsight.evaluate.tasks.task import Item
@@ -39,6 +43,7 @@ def read_mmbench(paths: Mapping[str, Path]) -> list[Item]:
     images = {row["index"]: row["image"] for row in rows}
     items = []
     for row in rows:
+        check_texts(file, f"question {row['index']}", row, ("question",))
         options = list_options(row)
         if row["answer"] not in options:
             raise InputError(
@@ -95,10 +100,10 @@ def read_scienceqa(paths: Mapping[str, Path]) -> list[Item]:
     rows = read_list(file, ("id", "conversations"))
     problems = read_document(paths["problems"])
     splits = read_document(paths["splits"])
-    check_fields(paths["splits"], "the document", splits, ("test",))
-    tested = set(map(str, splits["test"]))
-    ids = [str(row["id"]) for row in rows]
-    check_unique(file, ids)
+    if not isinstance(problems, dict):
+        raise InputError(f"{paths['problems']} is no object; it seems to be of another release.")
+    tested = set(map(str, take_list(paths["splits"], "the document", splits, "test")))
+    ids = list_ids(file, rows, "id")
     unknown = [key for key in ids if key not in problems or key not in tested]
     check_joined(unknown, len(ids), file, paths["problems"])
     shown = [row for row in rows if row.get("image")]
@@ -112,23 +117,25 @@ def _make_scienceqa(
 ) -> Item:
     key = str(row["id"])
     problem = problems[key]
-    check_fields(paths["problems"], f"problem {key}", problem, ("choices", "answer"))
-    turns = row["conversations"]
-    if not isinstance(turns, list) or not turns:
-        raise InputError(f"{paths['questions']}: question {key} has no text; download it again.")
-    check_fields(paths["questions"], f"question {key}", turns[0], ("value",))
+    where = f"problem {key}"
+    check_fields(paths["problems"], where, problem, ("choices", "answer"))
+    choices = take_list(paths["problems"], where, problem, "choices")
+    if not all(isinstance(choice, str) for choice in choices):
+        raise build_value_error(paths["problems"], where, "choices", choices, "a list of texts")
+    turns = take_list(paths["questions"], f"question {key}", row, "conversations")
+    check_texts(paths["questions"], f"question {key}", turns[0], ("value",))
     text = turns[0]["value"].replace("<image>", "").strip()
     letters = dict(enumerate(LETTERS))
-    count = len(problem["choices"])
-    if not isinstance(problem["answer"], int) or not 0 <= problem["answer"] < count <= len(letters):
-        raise InputError(
-            f"{paths['problems']}: problem {key} has the answer {problem['answer']!r} of {count} "
-            "choices; download it again."
+    count = len(choices)
+    answer = problem["answer"]
+    if type(answer) is not int or not 0 <= answer < count <= len(letters):
+        raise build_value_error(
+            paths["problems"], where, "answer", answer, f"the number of one of {count} choices"
         )
     return Item(
         id=key,
         text=f"{text}\n{INSTRUCTION}",
-        target={"answer": letters[problem["answer"]], "choices": count},
+        target={"answer": letters[answer], "choices": count},
         images=(place_image(paths["images"], row["image"], paths["questions"]),),
         group=key,
     )

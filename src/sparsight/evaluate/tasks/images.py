@@ -11,17 +11,23 @@ from typing import Any
 
 from sparsight.errors import InputError
 from sparsight.evaluate.tasks.reading import (
+    build_value_error,
+    check_choice_of,
     check_fields,
     check_joined,
-    check_unique,
+    check_texts,
     index_by,
+    list_ids,
     place_image,
     read_document,
     read_rows,
+    read_text,
+    take_list,
 )
 from sparsight.evaluate.tasks.task import Item
 
-ASKED = ("question_id", "image", "text")
+ASKED = ("question_id", "image")  # of each row, besides its text
+CATEGORIES = ("adversarial", "popular", "random")
 YES_NO = "Please answer yes or no."
 SHORT = "Answer the question using a single word or phrase."
 OCR = "Reference OCR token:"
@@ -29,14 +35,14 @@ OCR = "Reference OCR token:"
 
 def read_gqa(paths: Mapping[str, Path]) -> list[Item]:
     """Return the questions of GQA's balanced test-dev set."""
-    rows = read_rows(paths["questions"], ASKED)
+    rows = read_rows(paths["questions"], ASKED, ("text",))
     answers = read_document(paths["answers"])
     if not isinstance(answers, dict):
         raise InputError(f"{paths['answers']} is no object; it seems to be of another release.")
-    ids = [str(row["question_id"]) for row in rows]
+    ids = list_ids(paths["questions"], rows, "question_id")
     _check_answered(ids, answers, paths)
     for key in ids:
-        check_fields(paths["answers"], f"question {key}", answers[key], ("answer",))
+        check_texts(paths["answers"], f"question {key}", answers[key], ("answer",))
     return [
         Item(
             id=key,
@@ -55,17 +61,18 @@ def read_pope(paths: Mapping[str, Path]) -> list[Item]:
     Labels have ids of their own: the n-th question of a category has the n-th label of its file.
     Both name image and question, by which a shift is found.
     """
-    rows = read_rows(paths["questions"], (*ASKED, "category"))
-    check_unique(paths["questions"], [str(row["question_id"]) for row in rows])
+    rows = read_rows(paths["questions"], ASKED, ("text", "category"))
+    list_ids(paths["questions"], rows, "question_id")
+    found = tuple(dict.fromkeys(row["category"] for row in rows))
+    if sorted(found) != sorted(CATEGORIES):
+        raise InputError(
+            f"{paths['questions']} has the categories {', '.join(found)}, not "
+            f"{', '.join(CATEGORIES)}: it is only half there, or of another release."
+        )
     items = []
-    for category in dict.fromkeys(str(row["category"]) for row in rows):
-        if category not in paths:
-            raise InputError(
-                f"{paths['questions']} has the category {category!r}; known are adversarial, "
-                "popular and random: it seems to be of another release."
-            )
+    for category in found:
         own = [row for row in rows if row["category"] == category]
-        labels = read_rows(paths[category], ("image", "text", "label"))
+        labels = read_rows(paths[category], ("image",), ("text", "label"))
         _check_labels(own, labels, paths["questions"], paths[category])
         items += [
             _make_pope(row, label["label"], category, paths)
@@ -89,9 +96,8 @@ def _check_labels(
         if row["image"] != label["image"] or not row["text"].startswith(label["text"])
     ]
     check_joined(differing, len(rows), questions, file, "another image or text")
-    odd = sorted({str(label["label"]) for label in labels} - {"yes", "no"})
-    if odd:
-        raise InputError(f"{file} has the label {odd[0]!r}; only yes and no are known.")
+    for number, label in enumerate(labels, 1):
+        check_choice_of(file, f"label {number}", label, "label", ("yes", "no"))
 
 
 def _make_pope(row: dict[str, Any], label: str, category: str, paths: Mapping[str, Path]) -> Item:
@@ -103,7 +109,7 @@ def _make_pope(row: dict[str, Any], label: str, category: str, paths: Mapping[st
 def read_mme(paths: Mapping[str, Path]) -> list[Item]:
     """Return MME's questions, in parts by subtask; both questions of an image are a group."""
     file, folder = paths["questions"], paths["images"]
-    rows = read_rows(file, ASKED)
+    rows = read_rows(file, ASKED, ("text",))
     labels: dict[str, dict[str, str]] = {}
     numbers: Counter[str] = Counter()
     items = []
@@ -111,6 +117,7 @@ def read_mme(paths: Mapping[str, Path]) -> list[Item]:
     for row in rows:
         image = str(row["question_id"])
         if image not in labels:
+            place_image(folder, row["question_id"], file)
             labels[image] = _read_mme_labels(folder, image)
         label = labels[image].get(_shorten(row["text"]))
         numbers[image] += 1
@@ -122,7 +129,21 @@ def read_mme(paths: Mapping[str, Path]) -> list[Item]:
         part = image.partition("/")[0]
         items.append(Item(key, row["text"], label, (place,), part=part, group=image))
     check_joined(unlabelled, len(rows), file, folder)
+    _check_pairs(rows, file)
     return items
+
+
+def _check_pairs(rows: list[dict[str, Any]], file: Path) -> None:
+    """Raise InputError unless each image of MME has two questions that differ."""
+    asked: dict[str, list[str]] = {}
+    for row in rows:
+        asked.setdefault(str(row["question_id"]), []).append(_shorten(row["text"]))
+    for image, questions in asked.items():
+        if len(questions) != 2 or len(set(questions)) != 2:
+            raise InputError(
+                f"{file} has {len(questions)} questions on {image}, {len(set(questions))} of them "
+                "different; MME has two on each image: download it again."
+            )
 
 
 def _place_mme_image(folder: Path, name: Any, file: Path) -> str:
@@ -139,10 +160,18 @@ def _read_mme_labels(folder: Path, image: str) -> dict[str, str]:
     lines: list[str] = []
     for path in found:
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_text(path).split("\n")
             break
-    pairs = [line.strip().rpartition("\t") for line in lines if "\t" in line.strip()]
-    return {_shorten(question): answer.strip().lower() for question, _, answer in pairs}
+    labels: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        question, tab, answer = line.strip().rpartition("\t")
+        if not tab:
+            continue
+        label = {"label": answer.strip().lower()}
+        check_choice_of(path, f"line {number}", label, "label", ("yes", "no"))
+        if labels.setdefault(_shorten(question), label["label"]) != label["label"]:
+            raise InputError(f"{path}: line {number} contradicts another; download it again.")
+    return labels
 
 
 def _shorten(text: str) -> str:
@@ -152,15 +181,15 @@ def _shorten(text: str) -> str:
 
 def read_seed(paths: Mapping[str, Path]) -> list[Item]:
     """Return SEED-Bench's questions, in the parts image and video; a video is one still image."""
-    file = paths["questions"]
-    rows = read_rows(file, ASKED)
-    document = read_document(paths["answers"])
-    check_fields(paths["answers"], "the document", document, ("questions",))
-    for number, one in enumerate(document["questions"], 1):
-        where = f"question {number}"
-        check_fields(paths["answers"], where, one, ("question_id", "answer", "data_type"))
-    answers = index_by(document["questions"], "question_id")
-    ids = [str(row["question_id"]) for row in rows]
+    file, truth = paths["questions"], paths["answers"]
+    rows = read_rows(file, ASKED, ("text",))
+    questions = take_list(truth, "the document", read_document(truth), "questions")
+    for number, one in enumerate(questions, 1):
+        check_fields(truth, f"question {number}", one, ("question_id",))
+        check_choice_of(truth, f"question {number}", one, "answer", ("A", "B", "C", "D"))
+        check_choice_of(truth, f"question {number}", one, "data_type", ("image", "video"))
+    answers = index_by(truth, questions, "question_id")
+    ids = list_ids(file, rows, "question_id")
     _check_answered(ids, answers, paths)
     return [
         Item(
@@ -178,19 +207,14 @@ def read_seed(paths: Mapping[str, Path]) -> list[Item]:
 def read_textvqa(paths: Mapping[str, Path]) -> list[Item]:
     """Return TextVQA's questions, with the OCR tokens that LLaVA's file puts into each prompt."""
     file = paths["questions"]
-    rows = read_rows(file, ASKED)
-    document = read_document(paths["answers"])
-    check_fields(paths["answers"], "the document", document, ("data",))
-    answers = {}
-    for number, one in enumerate(document["data"], 1):
-        check_fields(paths["answers"], f"entry {number}", one, ("image_id", "question", "answers"))
-        answers[str(one["image_id"]), one["question"].lower()] = one["answers"]
+    rows = read_rows(file, ASKED, ("text",))
+    answers = _read_textvqa_answers(paths["answers"])
     numbers: Counter[str] = Counter()
     items = []
     unanswered = []
     for row in rows:
         image = str(row["question_id"])
-        question = str(row["text"]).split("\n")[0]
+        question = row["text"].split("\n")[0]
         numbers[image] += 1
         target = answers.get((image, question.lower()))
         if target is None:
@@ -201,6 +225,19 @@ def read_textvqa(paths: Mapping[str, Path]) -> list[Item]:
         items.append(Item(key, row["text"], target, (place,), group=key))
     check_joined(unanswered, len(rows), file, paths["answers"])
     return items
+
+
+def _read_textvqa_answers(path: Path) -> dict[tuple[str, str], list[str]]:
+    """Return what people answered, by image and question in lower case."""
+    answers = {}
+    for number, one in enumerate(take_list(path, "the document", read_document(path), "data"), 1):
+        where = f"entry {number}"
+        check_texts(path, where, one, ("image_id", "question"))
+        own = take_list(path, where, one, "answers")
+        if not all(isinstance(answer, str) for answer in own):
+            raise build_value_error(path, where, "answers", own, "a list of texts")
+        answers[one["image_id"], one["question"].lower()] = own
+    return answers
 
 
 def read_textvqa_plain(paths: Mapping[str, Path]) -> list[Item]:
@@ -215,14 +252,16 @@ def read_textvqa_plain(paths: Mapping[str, Path]) -> list[Item]:
 def read_mmvet(paths: Mapping[str, Path]) -> list[Item]:
     """Return MM-Vet's questions; a judge compares their answers with the ground truth."""
     file = paths["questions"]
-    rows = read_rows(file, ASKED)
+    rows = read_rows(file, ASKED, ("text",))
     answers = read_document(paths["answers"])
-    check_fields(paths["answers"], "the document", answers, ())
-    keys = [f"v1_{str(row['question_id']).removeprefix('v1_')}" for row in rows]
+    if not isinstance(answers, dict):
+        raise InputError(f"{paths['answers']} is no object; it seems to be of another release.")
+    ids = list_ids(file, rows, "question_id")
+    keys = [f"v1_{key.removeprefix('v1_')}" for key in ids]
     _check_answered(keys, answers, paths)
     items = []
     for key, row in zip(keys, rows, strict=True):
-        check_fields(paths["answers"], key, answers[key], ("answer",))
+        check_texts(paths["answers"], f"question {key}", answers[key], ("answer",))
         place = place_image(paths["images"], row["image"], file)
         target = answers[key]["answer"]
         items.append(Item(key, row["text"], target, (place,), group=key, question=row["text"]))
@@ -230,7 +269,6 @@ def read_mmvet(paths: Mapping[str, Path]) -> list[Item]:
 
 
 def _check_answered(ids: list[str], answers: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
-    """Raise InputError if an id stands twice, or has no answer."""
-    check_unique(paths["questions"], ids)
+    """Raise InputError if a question has no answer."""
     missing = [key for key in ids if key not in answers]
     check_joined(missing, len(ids), paths["questions"], paths["answers"])

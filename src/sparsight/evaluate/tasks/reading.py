@@ -2,6 +2,7 @@
 
 import csv
 import json
+import reprlib
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,22 +22,25 @@ def read_document(path: Path) -> Any:
     Raises: InputError: the file cannot be read, or is no JSON.
     """
     try:
-        return json.loads(_read_text(path))
+        return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is damaged or only half there ({error}); download it again."
         ) from error
 
 
-def read_rows(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
+def read_rows(path: Path, fields: Sequence[str], texts: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return the rows of a file with one JSON object a line.
 
-    Args: fields: that each row must have.
+    Args:
+        path: of the file.
+        fields: that each row must have.
+        texts: fields that each row must have, and that hold text.
 
     Raises: InputError: the file cannot be read, is empty, or a line is no such row.
     """
     rows = []
-    for number, line in enumerate(_read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -46,12 +50,15 @@ def read_rows(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
                 f"{path}: line {number} is damaged or only half there ({error}); download it again."
             ) from error
         check_fields(path, f"line {number}", row, fields)
+        check_texts(path, f"line {number}", row, texts)
         rows.append(row)
     return _check_any(path, rows)
 
 
-def read_list(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
+def read_list(path: Path, fields: Sequence[str], texts: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return the rows of a JSON document that is a list of objects.
+
+    Args: as `read_rows`.
 
     Raises: InputError: the file cannot be read, is empty, or an entry is no such row.
     """
@@ -60,6 +67,7 @@ def read_list(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
         raise InputError(f"{path} is no list; it seems to be of another release.")
     for number, row in enumerate(document, 1):
         check_fields(path, f"entry {number}", row, fields)
+        check_texts(path, f"entry {number}", row, texts)
     return _check_any(path, document)
 
 
@@ -69,7 +77,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     Raises: InputError: the file cannot be read, is empty, cut off, or lacks a column.
     """
     try:
-        with _allow_long_cells(), path.open(encoding="utf-8", newline="") as file:
+        with _allow_long_cells(), path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, delimiter="\t")
             rows = list(table)
             names = list(table.fieldnames or ())
@@ -111,6 +119,55 @@ def check_fields(path: Path, where: str, row: Any, fields: Sequence[str]) -> Non
         )
 
 
+def check_texts(path: Path, where: str, row: Any, fields: Sequence[str]) -> None:
+    """Raise InputError unless a row has all the fields, and each is a text that is not empty."""
+    check_fields(path, where, row, fields)
+    for name in fields:
+        if not isinstance(row[name], str) or not row[name].strip():
+            raise build_value_error(path, where, name, row[name], "a text that is not empty")
+
+
+def check_choice_of(path: Path, where: str, row: Any, name: str, choices: Collection[str]) -> None:
+    """Raise InputError unless a field of a row is one of some texts."""
+    check_texts(path, where, row, (name,))
+    if row[name] not in choices:
+        raise build_value_error(path, where, name, row[name], f"one of {', '.join(choices)}")
+
+
+def take_list(path: Path, where: str, row: Any, name: str) -> list[Any]:
+    """Return the field of a row that is a list with entries.
+
+    Raises: InputError: it is none.
+    """
+    check_fields(path, where, row, (name,))
+    value = row[name]
+    if not isinstance(value, list) or not value:
+        raise build_value_error(path, where, name, value, "a list that is not empty")
+    return value
+
+
+def build_value_error(path: Path, where: str, name: str, value: Any, allowed: str) -> InputError:
+    """Return the error of a field whose value cannot be used."""
+    return InputError(
+        f"{path}: {where} has {name} {reprlib.repr(value)}, which is not {allowed}; it is damaged "
+        "or of another release: download it again."
+    )
+
+
+def list_ids(path: Path, rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """Return the ids of rows, as text.
+
+    Raises: InputError: one is neither a text nor an integer, or stands twice.
+    """
+    for number, row in enumerate(rows, 1):
+        value = row[name]
+        if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+            raise build_value_error(path, f"row {number}", name, value, "a text or an integer")
+    ids = [str(row[name]) for row in rows]
+    check_unique(path, ids)
+    return ids
+
+
 def check_joined(
     missing: Collection[Any], total: int, questions: Path, answers: Path, why: str = "no answer"
 ) -> None:
@@ -143,9 +200,14 @@ def place_image(folder: Path, name: Any, path: Path) -> str:
     return str(folder.joinpath(*parts))
 
 
-def index_by(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Mapping[str, Any]]:
-    """Return rows by one of their fields, as text."""
-    return {str(row[name]): row for row in rows}
+def index_by(
+    path: Path, rows: Sequence[Mapping[str, Any]], name: str
+) -> dict[str, Mapping[str, Any]]:
+    """Return rows by their ids, as text.
+
+    Raises: as `list_ids`.
+    """
+    return dict(zip(list_ids(path, rows, name), rows, strict=True))
 
 
 def _check_any(path: Path, rows: list[Any]) -> list[Any]:
@@ -154,9 +216,13 @@ def _check_any(path: Path, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8, without a byte order mark.
+
+    Raises: InputError: the file cannot be read, or is in another encoding.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text in UTF-8 ({error}); download it again.") from error
     except OSError as error:

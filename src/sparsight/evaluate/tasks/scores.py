@@ -11,10 +11,11 @@ from sparsight.evaluate.judge.judging import Judge, Verdicts, find_only_judge
 from sparsight.evaluate.judge.wordings import OWN
 from sparsight.evaluate.scoring import RESAMPLES
 from sparsight.evaluate.tasks.catalogue import TASKS
+from sparsight.evaluate.tasks.description import check_description
 from sparsight.evaluate.tasks.lines import Reply
 from sparsight.evaluate.tasks.published import add_published, read_published
 from sparsight.evaluate.tasks.results import compute_task_results
-from sparsight.evaluate.tasks.store import TASKS_KIND, VERDICTS, Replies, load_replies
+from sparsight.evaluate.tasks.store import TASKS_KIND, VERDICTS, Replies, hash_run, load_replies
 from sparsight.evaluate.tasks.task import Task
 
 HEADING = ("command", "refused", "prompts", "padding", "facts")  # of the run that asked last
@@ -23,12 +24,13 @@ HEADING = ("command", "refused", "prompts", "padding", "facts")  # of the run th
 def read_run(folder: Path) -> dict[str, Any]:
     """Return what a folder's evaluation is of.
 
-    Raises: InputError: it holds no evaluation on benchmarks.
+    Raises: InputError: it holds no evaluation on benchmarks, or its description is damaged.
     """
     run = read_description(folder, "*.jsonl") if folder.is_dir() else None
     if run is None or run.get(KIND) != TASKS_KIND:
         raise InputError(f"{folder} holds no evaluation on benchmarks; give the --out of one.")
-    unknown = [name for name in run.get("tasks", {}) if name not in TASKS]
+    check_description(folder, run)
+    unknown = [name for name in run["tasks"] if name not in TASKS]
     if unknown:
         raise InputError(f"{folder} has the task {unknown[0]!r}, which this version does not know.")
     return run
@@ -54,16 +56,14 @@ def score_folder(
     Returns: the document of results.json.
 
     Raises:
-        InputError: the folder holds no such evaluation, or a line of it is damaged.
+        InputError: the folder holds no such evaluation, or a line of it is damaged,
+            stands twice, or is of another evaluation.
         SettingError: there are verdicts of several judges, and none is chosen.
     """
     run = read_run(folder)
     names = list(run["tasks"] if asked is None else asked)
     tasks = {name: TASKS[name] for name in names}
-    replies = {
-        name: load_replies(folder / f"{name}.jsonl", None, run["methods"], repair=False)[0]
-        for name in names
-    }
+    replies = _load_all(folder, run, tasks)
     ids = asked if asked is not None else {name: _list_ids(replies[name]) for name in names}
     verdicts = Verdicts(folder / VERDICTS)
     judge = judge or find_only_judge(verdicts, OWN)
@@ -93,6 +93,18 @@ def score_folder(
     }
     write_whole(folder / RESULTS, document)
     return document
+
+
+def _load_all(
+    folder: Path, run: Mapping[str, Any], tasks: Mapping[str, Task]
+) -> dict[str, Replies]:
+    """Return the answers of a folder, by benchmark."""
+    own = hash_run(run)
+    replies = {}
+    for name, task in tasks.items():
+        path = folder / f"{name}.jsonl"
+        replies[name], _ = load_replies(path, task, own, run["methods"], repair=False)
+    return replies
 
 
 def _list_ids(replies: Replies) -> list[str]:

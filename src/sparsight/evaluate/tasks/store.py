@@ -6,13 +6,16 @@ a judge replied, and `results.json` the scores. All scores follow from the first
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sparsight
 from sparsight.errors import InputError
 from sparsight.evaluate.folder import (
+    GROWING,
     KIND,
     RUN,
     check_same,
@@ -21,6 +24,7 @@ from sparsight.evaluate.folder import (
     write_whole,
 )
 from sparsight.evaluate.tasks.data import Sheet, describe_sheets
+from sparsight.evaluate.tasks.description import check_description
 from sparsight.evaluate.tasks.lines import (
     Reply,
     append_rows,
@@ -30,8 +34,15 @@ from sparsight.evaluate.tasks.lines import (
     write_reply,
 )
 from sparsight.evaluate.tasks.settings import TaskSettings
+from sparsight.evaluate.tasks.task import Task
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there two runs that write one folder are not noticed
+    fcntl = None  # type: ignore[assignment]
 
 TASKS_KIND = "tasks"
+LOCK = "run.lock"  # file that a run holds while it writes
 VERDICTS = "verdicts.jsonl"
 HASH = 12  # characters of a hash in a line
 
@@ -69,20 +80,60 @@ class TaskStore:
         return sum(map(len, self.replies.values()))
 
 
-def open_task_store(settings: TaskSettings, sheets: Sequence[Sheet]) -> TaskStore:
+@contextmanager
+def open_task_store(settings: TaskSettings, sheets: Sequence[Sheet]) -> Iterator[TaskStore]:
     """Open the folder of an evaluation on benchmarks, a new one or one to be continued.
 
+    No other run can open it within the block.
+
     Raises:
-        InputError: the folder cannot be written, holds another evaluation, or a line of its answers
-            is damaged, was given by another model, or is of another release of a benchmark.
+        InputError: the folder cannot be written, is being written by another run, holds another
+            evaluation, or a line of its answers is damaged, stands twice, was given by another
+            model, or is of another release of a benchmark.
     """
-    folder = settings.out
-    now = _describe(settings, sheets)
-    run = _hash({name: value for name, value in now.items() if name not in ("methods", "tasks")})
+    file = _lock(settings.out)
+    try:
+        yield _read_store(settings, sheets)
+    finally:
+        os.close(file)
+
+
+def _lock(folder: Path) -> int:
+    """Return the open file whose lock keeps other runs out; the lock ends with the file."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise _build_unwritable_error(folder, error) from error
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(file)
+        if not isinstance(error, BlockingIOError):
+            raise _build_unwritable_error(folder, error) from error
+        raise InputError(
+            f"{folder} is being written by another run; wait for it, or give another --out."
+        ) from None
+    return file
+
+
+def _build_unwritable_error(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{folder} cannot be written ({error.strerror or error}); give another --out."
+    )
+
+
+def _read_store(settings: TaskSettings, sheets: Sequence[Sheet]) -> TaskStore:
+    """Read what a folder holds, and write down what its evaluation is of."""
+    folder = settings.out
+    now = _describe(settings, sheets)
+    run = hash_run(now)
+    try:
         before = read_description(folder, "*.jsonl")
         if before is not None:
+            if before.get(KIND) == TASKS_KIND:
+                check_description(folder, before)
             check_same(folder, before, now)
             now["methods"] = before["methods"] | now["methods"]
             now["tasks"] = before["tasks"] | now["tasks"]
@@ -90,15 +141,15 @@ def open_task_store(settings: TaskSettings, sheets: Sequence[Sheet]) -> TaskStor
         notes = []
         for sheet in sheets:
             name = sheet.task.name
-            found, note = load_replies(folder / f"{name}.jsonl", run, now["methods"], repair=True)
+            found, note = load_replies(
+                folder / f"{name}.jsonl", sheet.task, run, now["methods"], repair=True
+            )
             _check_targets(folder / f"{name}.jsonl", found, sheet)
             replies[name] = found
             notes += [note] if note else []
         write_whole(folder / RUN, now)
     except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}); give another --out."
-        ) from error
+        raise _build_unwritable_error(folder, error) from error
     return TaskStore(folder, run, replies, notes)
 
 
@@ -117,28 +168,30 @@ def _describe(settings: TaskSettings, sheets: Sequence[Sheet]) -> dict[str, Any]
     }
 
 
-def _hash(document: Mapping[str, Any]) -> str:
-    text = json.dumps(document, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:HASH]
+def hash_run(description: Mapping[str, Any]) -> str:
+    """Return the short hash of what an evaluation is of, without what may be added to it."""
+    fixed = {name: value for name, value in description.items() if name not in GROWING}
+    return hash_text(json.dumps(fixed, sort_keys=True))
 
 
 def hash_text(text: str) -> str:
-    """Return the short hash of a prompt's text."""
+    """Return the short hash of a text, such as a prompt."""
     return hashlib.sha256(text.encode()).hexdigest()[:HASH]
 
 
 def load_replies(
-    path: Path, run: str | None, configurations: Collection[str], *, repair: bool
+    path: Path, task: Task, run: str, configurations: Collection[str], *, repair: bool
 ) -> tuple[Replies, str | None]:
     """Return the answers of a file, and a note for people.
 
     Args:
         path: of the file, which need not exist.
-        run: hash that each line must bear; None accepts one hash, whichever it is.
+        task: that is answered.
+        run: hash that each line must bear.
         configurations: keys that a line may have.
         repair: whether a half-written last line is cut off the file.
 
-    Raises: InputError: a line is damaged, or of another evaluation.
+    Raises: InputError: a line is damaged, stands twice, or is of another evaluation.
     """
     rows, note = load_rows(path, repair=repair)
     replies: Replies = {}
@@ -147,7 +200,6 @@ def load_replies(
             reply = read_reply(row)
         except ValueError as error:
             raise build_damage_error(path, number, error) from error
-        run = reply.run if run is None else run
         if reply.run != run:
             raise InputError(
                 f"{path}: line {number} was answered in another evaluation (run {reply.run}, here "
@@ -156,6 +208,12 @@ def load_replies(
         if reply.configuration not in configurations:
             raise build_damage_error(
                 path, number, f"configuration {reply.configuration!r} is not of this evaluation"
+            )
+        if not task.fits(reply.target):
+            raise build_damage_error(path, number, f"its target is none of {task.title}")
+        if reply.pair in replies:
+            raise build_damage_error(
+                path, number, f"{reply.configuration} has answered question {reply.id} before"
             )
         replies[reply.pair] = reply
     return replies, note

@@ -76,6 +76,7 @@ class Task:
         read: returns the questions, from the paths of `needs`.
         mark: returns the mark of an answer, from the answer (of a judged task: the judge's reply)
             and the target; None where a judge's reply cannot be read.
+        fits: returns whether a target is of the kind that `mark` reads.
         tally: returns the sums of one group, from its marks.
         combine: returns the scores (S,) of sums (S, parts, K).
         unit: of the score: "%" or "points".
@@ -93,6 +94,7 @@ class Task:
     needs: Mapping[str, Need]
     read: Callable[[Mapping[str, Path]], list[Item]]
     mark: Marker
+    fits: Callable[[Any], bool]
     tally: Tally
     combine: Combine
     unit: str = "%"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sparsight.evaluate.tasks.reading import (
     check_joined,
-    check_unique,
     index_by,
+    list_ids,
     place_image,
     read_list,
 )
@@ -26,10 +26,10 @@ def read_videos(paths: Mapping[str, Path]) -> list[Item]:
         them by position, which goes wrong where several GPUs share the questions.
     """
     file = paths["questions"]
-    rows = read_list(file, ("video_name", "question", "question_id"))
-    answers = index_by(read_list(paths["answers"], ("answer", "question_id")), "question_id")
-    ids = [str(row["question_id"]) for row in rows]
-    check_unique(file, ids)
+    rows = read_list(file, ("question_id", "video_name"), ("question",))
+    replies = read_list(paths["answers"], ("question_id",), ("answer",))
+    answers = index_by(paths["answers"], replies, "question_id")
+    ids = list_ids(file, rows, "question_id")
     check_joined([key for key in ids if key not in answers], len(ids), file, paths["answers"])
     folder = paths["videos"]
     files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in EXTENSIONS}
@@ -38,7 +38,7 @@ def read_videos(paths: Mapping[str, Path]) -> list[Item]:
         name = str(row["video_name"])
         absent = Path(place_image(folder, name, file))
         video = files.get(name) or files.get(PREFIX + name) or absent
-        target = str(answers[key]["answer"])
-        question = str(row["question"])
+        target = answers[key]["answer"]
+        question = row["question"]
         items.append(Item(key, question, target, video=video, group=key, question=question))
     return items
