@@ -18,6 +18,7 @@ DRAWN = ("top_p", "top_k", "seed")  # without effect on greedy decoding
 PASSED = ("repetition_penalty", "length_penalty", "no_repeat_ngram_size", "min_new_tokens")
 APPLIED = ("max_new_tokens", "do_sample", "temperature", "num_beams", *DRAWN, *PASSED, *STOPS)
 OTHERS = ("image_aspect_ratio",)  # of models whose images are cut up by their own code
+WHOLE = ("min_new_tokens", "no_repeat_ngram_size", "top_k")  # counts
 FRAMEWORK = ("max_agentic_steps",)  # read by lmms-eval itself
 FILLED_IN = ["\n\n"]  # `until`, written by lmms-eval 0.7.3 where a task names no text that ends it
 
@@ -71,6 +72,11 @@ def read_generation(given: Mapping[str, Any], most: int) -> Generation:
         **draws,
         **{name: _read_number(name, values[name]) for name in PASSED if name in values},
     }
+    if options.get("min_new_tokens", 0) > options["max_new_tokens"]:
+        raise SettingError(
+            f"min_new_tokens={options['min_new_tokens']} is more than "
+            f"max_new_tokens={options['max_new_tokens']}; give no more."
+        )
     return Generation(options, _read_stops(values), tuple(notes))
 
 
@@ -96,7 +102,7 @@ def _read_drawing(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]
     top_p = _read_number("top_p", values.get("top_p", 1))
     if not 0 < top_p <= 1:
         raise SettingError(f"top_p={top_p:g} is not allowed; give a share in (0, 1].")
-    top_k = int(_read_number("top_k", values.get("top_k", 0)))
+    top_k = _read_number("top_k", values.get("top_k", 0))
     draws = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     return draws, []
 
@@ -109,7 +115,11 @@ def _read_number(name: str, value: Any) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < 0:
         raise SettingError(f"{name}={value!r} is not allowed; give a number of 0 or more.")
-    checked: float = value
+    if name in WHOLE and value != int(value):
+        raise SettingError(f"{name}={value!r} is not allowed; give a whole number.")
+    if name == "repetition_penalty" and not value:
+        raise SettingError(f"{name}={value!r} is not allowed; give a number above 0.")
+    checked: float = int(value) if name in WHOLE else value
     return checked
 
 
