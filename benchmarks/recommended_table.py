@@ -47,7 +47,8 @@ TRIED = (
 )
 
 LEVELS = ("level-dev-embedded-cpu.json", "level-embedded-cpu.json")
-FIXED, ADAPTIVE, PART = "sparsight", "sparsight:level=adaptive", "document"
+FIXED, ADAPTIVE = "sparsight", "sparsight:level=adaptive"
+PART = "document"
 
 
 def write_levels() -> str:

@@ -100,8 +100,8 @@ def convert(
             full.
     """
     folder, place = Path(source), Path(os.path.abspath(target))
-    _check_place(place, folder)
     original = read_original(folder)
+    _check_place(place, folder)
     shards = list_shards(folder)
     weights = read_weights(shards)
     names = {key: name for key in weights if (name := rename(key)) is not None}
