@@ -101,12 +101,16 @@ def test_one_token_is_left_behind_the_horizon_and_pays_for_more_in_front():
 
 
 def page(*stand_out):
-    """Return a view of grids of 10 x 10 tokens, of which so many stand out in each."""
+    """Return a view of grids of 10 x 10 tokens, of which so many stand out in each.
+
+    One stands out fully, the others by 0.8 of that, and 8 by half, which is too little.
+    """
     layout, grids = layout_of(tuple(Block(10, 10, image=n) for n in range(len(stand_out)))), []
     for seed, count in enumerate(stand_out):
         hidden = torch.ones(1, 100, 200).double() + 0.01 * random(1, 100, 200, seed=seed)
-        places = torch.randperm(100, generator=torch.Generator().manual_seed(seed))[:count]
-        hidden[:, places, torch.arange(count) + 20] += 60.0
+        places = torch.randperm(100, generator=torch.Generator().manual_seed(seed))[: count + 8]
+        far = torch.tensor([60.0] + [35.0] * (count - 1) + [20.0] * 8).double()
+        hidden[:, places, torch.arange(count + 8) + 20] += far
         grids.append(hidden)
     return replace(make_view(10, layout, torch.cat(grids, dim=1)), exact=False)
 
