@@ -153,8 +153,8 @@ def test_each_need_of_the_encoder_is_read(method):
 def test_no_method_plans_more_than_it_declares(method):
     layout, made = layout_for(method), [method(retain=retain) for retain in (0.5, 1.0, 36)]
     if method.adaptive and "level" in {field.name for field in fields(method)}:
-        level = "rank" if method is SparseVLM else "outliers"
-        made += [replace(one, level=level) for one in made]
+        level = {SparseVLM: "rank", Sparsight: "adaptive"}.get(method, "outliers")
+        made += [replace(one, level=level) for one in (*made, method(retain=0.3))]
     plans = [one.plan(layout, 8) for one in made]
     bounds = any(not plan.exact for plan in plans)
     if method is ToMe:  # a merged token may lie in the padding that is cut off

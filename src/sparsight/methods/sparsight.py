@@ -13,7 +13,7 @@ import torch
 from sparsight.counts.budget import EPSILON, check_affordable, resolve_retain
 from sparsight.counts.layout import Layout, count_tokens
 from sparsight.counts.schedule import Schedule, check_sites, scale_sites
-from sparsight.errors import SettingError
+from sparsight.errors import BudgetError, SettingError
 from sparsight.methods.encoder import EncoderNeed
 from sparsight.methods.method import Method, Space, check_choice, require_grids
 from sparsight.methods.parts.by_grid import choose_by_size, keep_order, share_by_grid
@@ -73,6 +73,10 @@ class Sparsight(Method):
     def __post_init__(self) -> None:
         """Check the settings that need no model."""
         super().__post_init__()
+        if self.retain is None:
+            raise BudgetError(
+                "retain=None sets no bound; give a count >= 1 or a fraction in (0, 1]."
+            )
         check_choice("where", self.where, ("both", "input"))
         check_choice("level", self.level, ("fixed", "adaptive"))
         if self.level == "adaptive" and self.where == "input":
