@@ -1,6 +1,10 @@
 """`sparsight convert-mgm`, and what other commands do with its folder."""
 
 import json
+import os
+import signal
+import threading
+import time
 
 import pytest
 from PIL import Image
@@ -8,6 +12,7 @@ from typer.testing import CliRunner
 
 from sparsight.cli import app
 from sparsight.cli import convert as program
+from sparsight.cli.convert import interrupted_by_sigterm
 from tests.support import mgm_folder
 
 
@@ -80,3 +85,29 @@ def test_models_tells_the_family():
     page = run("models", "--markdown").stdout
     assert "| mini-gemini | MiniGeminiForConditionalGeneration<br>MiniGeminiModel |" in page
     assert "convert-mgm" in run("--help").stdout
+
+
+def test_sigterm_interrupts_the_conversion_alone():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def wait():
+        with interrupted_by_sigterm():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)  # the signal comes before this ends
+
+    with pytest.raises(KeyboardInterrupt):
+        wait()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_another_thread_converts_without_the_signal():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with interrupted_by_sigterm():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

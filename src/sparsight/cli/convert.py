@@ -3,6 +3,9 @@
 
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -41,11 +44,10 @@ def convert_command(
     del verbose
     from sparsight.models.mini_gemini import convert
 
-    signal.signal(signal.SIGTERM, stop)
     is_watched = sys.stderr is not None and sys.stderr.isatty()
-    made = convert(
-        source, target, vision_tower, chat=chat, progress=show_progress if is_watched else None
-    )
+    progress = show_progress if is_watched else None
+    with interrupted_by_sigterm():
+        made = convert(source, target, vision_tower, chat=chat, progress=progress)
     if made.template is None:
         say(
             f"note: {source} has no tokenizer, so {target} has no processor; put the tokenizer's "
@@ -58,10 +60,25 @@ def convert_command(
     )
 
 
-def stop(number: int, frame: object) -> None:
-    """End as an interrupt does, so that what was written so far is removed."""
-    del number, frame
-    raise KeyboardInterrupt
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM interrupt the block, so that what it wrote so far is removed.
+
+    Outside of the main thread, which alone gets signals, it changes nothing.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def show_progress(done: int, total: int) -> None:
