@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from eye import Eye
 from packing import Batch, Encoded, Layout, Prompt, Told, pack
-from recipes import ONE, SHARES, Row, Shape
+from recipes import ONE, Row, Shape
 from stage import Clock, Log, Machine, Progress, adam, restore
 from student import Student
 from supply import Supply
@@ -99,6 +99,7 @@ class DecoderPlan:
         minutes: time budget.
         tokens: per step, roughly.
         steps: at most; None for no limit.
+        every_shape: whether the steps go round all shapes, as a trial's do.
         subsets: share of the steps that show random visual tokens instead of all.
         rate: peak learning rate.
         measure: seconds from one accuracy on held-out rows to the next.
@@ -108,6 +109,7 @@ class DecoderPlan:
     minutes: float
     tokens: int
     steps: int | None
+    every_shape: bool
     subsets: float
     rate: float
     measure: float
@@ -134,9 +136,10 @@ class Composer:
         """Return the batch of a step."""
         rng = random.Random(f"{self._plan.seed}/decoder/{number}")  # noqa: S311
         dice = np.random.default_rng([self._plan.seed, number])
-        shape: Shape = rng.choices(list(SHARES), list(SHARES.values()))[0]
-        if self._plan.steps is not None:  # a trial, which shows every shape
-            shape = list(SHARES)[number % len(SHARES)]
+        shares = self._supply.shares
+        shape: Shape = rng.choices(list(shares), list(shares.values()))[0]
+        if self._plan.every_shape:
+            shape = list(shares)[number % len(shares)]
         images, px = shape
         patches = (px // PATCH) ** 2
         seen = None

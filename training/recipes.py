@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,13 +163,23 @@ SHARD_ROWS = {ONE: 32, TWO: 21, THREE: 15, CLIP: 21}
 """Rows that are drawn together: as many as make about the same number of tokens."""
 
 
-def draw(source: Source, number: int) -> tuple[Shape, list[Row]]:
+def shares(names: Collection[str]) -> dict[Shape, float]:
+    """Return the share of training steps of each shape that some of these recipes have."""
+    kept = {RECIPES[name][0] for name in names}
+    return {shape: share for shape, share in SHARES.items() if shape in kept}
+
+
+def draw(
+    source: Source, number: int, only: Collection[str] = tuple(RECIPES)
+) -> tuple[Shape, list[Row]]:
     """Return the shard of a number: rows of one shape; a run's first shards are of all shapes."""
     rng = random.Random(f"{SEED}/{number}")  # noqa: S311
-    shape = rng.choices(list(SHARES), list(SHARES.values()))[0]
-    if number % RUN < len(SHARES):
-        shape = list(SHARES)[number % RUN]
-    here = {name: share for name, (of, share, _) in RECIPES.items() if of == shape}
+    shapes = shares(only)
+    shape = rng.choices(list(shapes), list(shapes.values()))[0]
+    if number % RUN < len(shapes):
+        shape = list(shapes)[number % RUN]
+    here = {name: RECIPES[name][1] for name in RECIPES if name in only}
+    here = {name: share for name, share in here.items() if RECIPES[name][0] == shape}
     names = rng.choices(list(here), list(here.values()), k=SHARD_ROWS[shape])
     seeds = [f"{SEED}/{number}/{i}" for i in range(len(names))]
     made = [

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from packing import Prompt
-from recipes import ONE, RECIPES, SHARES, Row, Shape, Source, draw, draw_held_out
+from recipes import ONE, RECIPES, SHARES, Row, Shape, Source, draw, draw_held_out, shares
 from transformers import LlavaProcessor
 
 _AHEAD = 3  # shards per process that wait to be read
@@ -39,6 +39,7 @@ class Order:
         first: number of the first shard.
         workers: how many processes.
         held_out: held-out rows of each recipe.
+        recipes: names of those that are drawn.
     """
 
     model: Path
@@ -47,6 +48,7 @@ class Order:
     first: int
     workers: int
     held_out: int
+    recipes: tuple[str, ...] = tuple(RECIPES)
 
 
 def _work(order: Order, index: int, out: Any, stop: Any) -> None:
@@ -74,7 +76,7 @@ def _made(order: Order, index: int) -> Iterator[tuple[str, Any, Any, list[Row]]]
     blocks = [
         (name, range(at, min(at + _BLOCK, order.held_out)))
         for at in range(0, order.held_out, _BLOCK)
-        for name in RECIPES
+        for name in order.recipes
     ]
     source = Source.of(prompt, order.cache, "test", order.fonts)
     for name, numbers in blocks[index :: order.workers]:
@@ -82,7 +84,7 @@ def _made(order: Order, index: int) -> Iterator[tuple[str, Any, Any, list[Row]]]
     source = Source.of(prompt, order.cache, "train", order.fonts)
     number = order.first + index
     while True:
-        yield ("train", number, *draw(source, number))
+        yield ("train", number, *draw(source, number, order.recipes))
         number += order.workers
 
 
@@ -100,6 +102,7 @@ class Supply:
         self._queue = context.Queue(_AHEAD * order.workers)
         self._stop = context.Event()
         self._rng = random.Random(seed)  # noqa: S311
+        self.shares = shares(order.recipes)
         self._fresh: dict[Shape, collections.deque[Row]] = {s: collections.deque() for s in SHARES}
         self._kept: dict[Shape, collections.deque[Row]] = {
             shape: collections.deque(maxlen=max(1, keep if shape == ONE else keep // 8))
@@ -112,7 +115,7 @@ class Supply:
         self.shards = order.first
         self.drawn: collections.Counter[Shape] = collections.Counter()
         self.shown: collections.Counter[Shape] = collections.Counter()
-        self._missing = len(RECIPES) * order.held_out
+        self._missing = len(order.recipes) * order.held_out
         self._processes = [
             context.Process(target=_work, args=(order, i, self._queue, self._stop), daemon=True)
             for i in range(order.workers)

@@ -10,7 +10,9 @@ goes to `log.jsonl`, one JSON object per line.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 import tarfile
 import time
 from dataclasses import dataclass
@@ -23,14 +25,15 @@ from easy_vqa import EasyVQA
 from eye import Eye, EyePlan, Heads, Teacher, train_eye
 from eye import measure as measure_eye
 from packing import Prompt
-from recipes import RUN
-from shipping import DECODER_FILE, Shipped, encoder, folded, halves
+from recipes import RECIPES, RUN
+from shipping import DECODER_FILE, EYE_FILE, Shipped, encoder, folded, halves
 from stage import Log, Machine
 from student import Student
 from supply import Order, Supply
 from targets import Dictionary
 
 from sparsight.models.embedded import cache_dir, load, prepare
+from sparsight.models.embedded.adapter import MANIFEST_FILE
 from sparsight.models.embedded.assemble import model_dir
 
 _TRIAL = {"cpu": 4, "cuda": 24}  # steps of each stage, of all shapes
@@ -45,8 +48,11 @@ def arguments() -> argparse.Namespace:
     add("--fonts", type=Path, default=None, help="folder of .ttf files for dense pictures")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--stage", choices=("eye", "all"), default="all")
+    add("--eye", type=Path, default=None, help="adapter whose trained eye is taken as it is")
     add("--eye-minutes", type=float, default=90.0)
     add("--decoder-minutes", type=float, default=180.0)
+    add("--decoder-steps", type=int, default=None, help="at most, whatever the time")
+    add("--recipes", nargs="+", choices=tuple(RECIPES), default=tuple(RECIPES), metavar="NAME")
     add("--eye-batch", type=int, default=None, help="images per step; 96 on cuda, 8 on the CPU")
     add("--tokens", type=int, default=None, help="per decoder step; 32000 on cuda, 4000 on the CPU")
     add("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="drawing processes")
@@ -110,7 +116,13 @@ def begin(args: argparse.Namespace) -> Run:
     prepare(args.cache)
     EasyVQA(folder, "train")  # fetches it once, before the processes look for it
     order = Order(
-        model_dir(args.cache), folder, args.fonts, _first(args), args.workers, args.held_out
+        model=model_dir(args.cache),
+        cache=folder,
+        fonts=args.fonts,
+        first=_first(args),
+        workers=args.workers,
+        held_out=args.held_out,
+        recipes=tuple(args.recipes),
     )
     supply = Supply(order, args.keep, args.seed)
     machine = Machine.of(args.device)
@@ -140,6 +152,10 @@ def _first(args: argparse.Namespace) -> int:
 def run_eye(run: Run) -> dict[str, Any]:
     """Train the eye, pack it, measure what packing costs, and give the eye what ships."""
     args = run.args
+    if args.eye is not None:
+        shutil.copyfile(args.eye / EYE_FILE, run.ship.folder / EYE_FILE)
+        run.ship.show_eye(run.eye)
+        return {"eye_of": json.loads((args.eye / MANIFEST_FILE).read_text("utf-8"))["files"]}
     words = Dictionary(run.processor.tokenizer, run.model.get_input_embeddings().weight.detach())
     plan = EyePlan(args.eye_minutes, args.eye_batch, args.steps, args.seed)
     done = train_eye(run.eye, words, run.supply, run.machine, plan=plan, out=args.out)
@@ -161,7 +177,8 @@ def run_decoder(run: Run) -> dict[str, Any]:
     plan = DecoderPlan(
         args.decoder_minutes,
         args.tokens,
-        args.steps,
+        args.steps if args.smoke else args.decoder_steps,
+        args.smoke,
         args.subsets,
         args.rate,
         args.measure_every,
