@@ -126,30 +126,64 @@ def choose_determinantal(
     check_count(count, similarity.shape[-1])
     if start is None:
         start = find_most_isolated(similarity) if quality is None else quality.argmax(dim=-1)
-    index, row = start[..., None], _row(similarity, start)  # (..., 1) and (..., N)
+    row = _row(similarity, start)  # (..., N)
     weight = torch.ones_like(row) if quality is None else widen(quality)
-    gain = (1 - blend) + blend * weight * weight  # (..., N), the kernel's diagonal
-    factor = gain.new_zeros(*gain.shape[:-1], count, gain.shape[-1])
-    near, taken = torch.full_like(row, float("inf")), torch.zeros_like(row, dtype=torch.bool)
-    chosen = [index]
-    for step in range(count - 1):
-        kernel = row * ((1 - blend) + blend * weight * weight.gather(-1, index))
-        done = factor[..., :step, :]  # (..., step, N)
-        before = done.gather(-1, index[..., None, :].expand(*done.shape[:-1], 1))
-        kernel = kernel - (before.transpose(-1, -2) @ done)[..., 0, :]
-        left = gain.gather(-1, index)
-        added = torch.where(left > epsilon, kernel / left.clamp_min(epsilon).sqrt(), 0.0)
-        factor[..., step, :] = added
-        gain, near = gain - added * added, torch.minimum(near, 1 - row)
-        taken = taken.scatter(-1, index, True)
-        free = gain.masked_fill(taken, float("-inf"))
-        index = free.argmax(dim=-1, keepdim=True)
-        farthest = near.masked_fill(taken, float("-inf")).argmax(dim=-1, keepdim=True)
-        # a token that adds nothing would be divided by zero: go on by distance
-        index = torch.where(free.gather(-1, index) > epsilon, index, farthest)
-        row = _row(similarity, index[..., 0])
-        chosen.append(index)
-    return torch.cat(chosen, dim=-1)
+    total, index = row.shape[-1], start
+    factor = _Factor(weight.reshape(-1, total), count, blend, epsilon)
+    for _ in range(count - 1):
+        index = factor.add(index.reshape(-1), row.reshape(-1, total)).reshape(start.shape)
+        row = _row(similarity, index)
+    return factor.close(index.reshape(-1)).reshape(*start.shape, count)
+
+
+class _Factor:
+    """The Cholesky factor of B greedy choices, row by row.
+
+    A step is a few small operations, whose number is what it costs; limits are tensors, because
+    torch would make one of a number at each step.
+
+    Args:
+        weight: (B, N) quality.
+        count: K, tokens that are chosen.
+        blend: share of the quality in the kernel.
+        epsilon: what a token must add at least.
+    """
+
+    def __init__(self, weight: torch.Tensor, count: int, blend: float, epsilon: float) -> None:
+        self._weight, self._blend = weight, blend
+        self._gain = (1 - blend) + blend * weight * weight  # (B, N), the kernel's diagonal
+        self._rows = weight.new_empty(len(weight), count, weight.shape[-1])
+        self._nearest = torch.full_like(weight, -1.0)  # highest similarity to a chosen token
+        self._chosen: list[torch.Tensor] = []
+        self._least, self._zero = weight.new_full((), epsilon), weight.new_zeros(())
+        self._below = weight.new_full((), -2.0)
+
+    def add(self, index: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        """Take tokens (B,) whose similarities to all are (B, N), and return the next ones, (B,)."""
+        place, step = index[:, None], len(self._chosen)
+        self._chosen.append(index)
+        kernel = row * (self._weight * self._weight.gather(1, place))
+        if self._blend != 1:
+            kernel = (1 - self._blend) * row + self._blend * kernel
+        if step:
+            done = self._rows[:, :step]
+            before = done.gather(2, place[:, None].expand(-1, step, -1))  # (B, step, 1)
+            kernel = torch.baddbmm(kernel[:, None], before.mT, done, alpha=-1)[:, 0]
+        left = self._gain.gather(1, place)
+        added = torch.mul(
+            kernel,
+            torch.where(left > self._least, left.rsqrt(), self._zero),
+            out=self._rows[:, step],
+        )
+        self._gain.addcmul_(added, added, value=-1).scatter_(1, place, float("-inf"))
+        torch.maximum(self._nearest, row, out=self._nearest).scatter_(1, place, float("inf"))
+        # a token that adds nothing would be divided by zero: behind all others, by distance
+        far = self._below - self._nearest
+        return torch.where(self._gain > self._least, self._gain, far).argmax(dim=1)
+
+    def close(self, index: torch.Tensor) -> torch.Tensor:
+        """Take the last tokens, (B,), and return all that were taken, (B, K)."""
+        return torch.stack([*self._chosen, index], dim=1)
 
 
 def choose_discounted(

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from sparsight.methods.parts.tensors import normalise, take, widen
+from sparsight.methods.parts.tensors import measure_length, normalise, take, widen
 
 BLOCK = 1024  # rows of a similarity matrix that exist at once
 HELD = 4096  # tokens up to which a whole similarity matrix may be held
@@ -127,7 +127,8 @@ def compare_centred(points: torch.Tensor) -> Cosines:
     Source: Cen-Prune (arXiv 2608.30263): what all tokens of an image share makes raw cosines alike.
     """
     wide = widen(points)
-    return Cosines(normalise(wide - wide.mean(dim=-2, keepdim=True)))
+    centred = wide - wide.mean(dim=-2, keepdim=True)
+    return Cosines(centred.div_(measure_length(centred)))
 
 
 def standardise(points: torch.Tensor, epsilon: float = 1e-6) -> torch.Tensor:

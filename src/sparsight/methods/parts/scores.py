@@ -5,7 +5,7 @@ Leading dimensions are a batch; everything is computed in float32 or wider.
 
 import torch
 
-from sparsight.methods.parts.tensors import normalise, widen
+from sparsight.methods.parts.tensors import measure_length, widen
 
 QUERY_BLOCK = 256  # rows of attention that exist at once
 
@@ -116,9 +116,10 @@ def measure_distinctiveness(points: torch.Tensor) -> torch.Tensor:
     Args: points: (..., N, D) float, N at least 2.
     Returns: (..., N) in -1..1.
     """
-    units, count = normalise(points), points.shape[-2]
-    shared = units.sum(dim=-2, keepdim=True)
-    return (1 - (units * shared).sum(dim=-1)) / (count - 1)
+    wide, count = widen(points), points.shape[-2]
+    inverse = 1 / measure_length(wide)  # (..., N, 1); no copy of the points is made
+    shared = inverse.mT @ wide  # (..., 1, D), sum of the unit vectors
+    return (1 - (wide @ shared.mT * inverse)[..., 0]) / (count - 1)
 
 
 def share_distinct(points: torch.Tensor, part: float) -> torch.Tensor:

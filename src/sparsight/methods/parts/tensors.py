@@ -18,8 +18,13 @@ def widest(device: torch.device) -> torch.dtype:
 def normalise(points: torch.Tensor) -> torch.Tensor:
     """Return points (..., D) scaled to length 1, in float32 or wider; a zero vector stays zero."""
     wide = widen(points)
-    length: torch.Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    return wide / length.clamp_min(torch.finfo(wide.dtype).tiny)
+    return wide / measure_length(wide)
+
+
+def measure_length(points: torch.Tensor) -> torch.Tensor:
+    """Return the lengths, (..., 1), of points (..., D); of a zero vector the smallest number."""
+    length: torch.Tensor = torch.linalg.vector_norm(points, dim=-1, keepdim=True)
+    return length.clamp_min(torch.finfo(points.dtype).tiny)
 
 
 def take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
