@@ -36,12 +36,7 @@ def main() -> None:
         "facts": collect_facts(model.device, model.dtype),
     }
     for name, factors in parts.items():
-        document["parts"][name] = {
-            "images": len(factors),
-            "more": sum(factor > 1 for factor in factors),
-            "mean": sum(factors) / len(factors),
-            "most": max(factors),
-        }
+        document["parts"][name] = sum_up(factors)
     given.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 

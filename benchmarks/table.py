@@ -15,6 +15,7 @@ from typing import Any
 
 from budgets_table import MIDDLE, collect, sort_names, write_budgets
 from controls_table import write_controls
+from kept_evidence import write_kept
 from looks_table import write_first_edition, write_looks
 from parts_table import write_parts
 from random_proof import proof_table
@@ -236,6 +237,11 @@ def write_proof() -> str:
     return proof_table(load_suite(SUITES["scenes-2"]))
 
 
+def write_kept_evidence() -> str:
+    """Return the table of answers by how much of the evidence was left."""
+    return write_kept(read("kept-evidence-embedded-cpu.json"))
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"first": write_first, "gpu": write_gpu, "compared": write_compared},
     "docs/scenes.md": {
@@ -251,6 +257,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "first": partial(write_recommended, FIRST),
         "levels": write_levels,
         "pages": write_pages,
+        "kept": write_kept_evidence,
     },
     "docs/comparison.md": {
         "budgets": write_comparison,
