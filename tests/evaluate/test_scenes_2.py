@@ -18,6 +18,7 @@ from sparsight.evaluate.scenes import (
     load_images,
     load_suite,
 )
+from sparsight.evaluate.scenes import draft as drafting
 from sparsight.evaluate.scenes.ask import PLACES
 from sparsight.evaluate.scenes.catalogue import COLOURS
 from sparsight.evaluate.scenes.render import CLIP_SIZE, render, render_clip
@@ -132,3 +133,15 @@ def test_suites_are_named_on_the_command_line():
     for name, folder in SUITES.items():
         assert read_suite(name) == folder
     assert read_suite(str(SPLIT)) == SPLIT
+
+
+@pytest.mark.parametrize("share", [0, -1.0, float("nan"), float("inf")])
+def test_a_share_out_of_range(share):
+    with pytest.raises(SettingError, match="give a number above 0"):
+        compose_suite(7, "test", share=share, edition=2)
+
+
+def test_more_questions_than_can_be_found(monkeypatch):
+    monkeypatch.setattr(drafting, "_TRIES", 1)
+    with pytest.raises(SettingError, match="give a smaller share, and draw more suites"):
+        compose_suite(7, "test", share=3, edition=2)

@@ -1,13 +1,15 @@
 """Composes a whole suite: how many questions of which part, about which scenes, and writes it."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
+from math import isinf
 from pathlib import Path
 
 from PIL import Image
 
+from sparsight.errors import SettingError
 from sparsight.evaluate.scenes import ask
 from sparsight.evaluate.scenes.ask import Turn
 from sparsight.evaluate.scenes.catalogue import with_article
@@ -73,6 +75,7 @@ class Draft:
         write_questions(self.questions, folder)
 
 
+Asked = tuple[tuple[str, ...], str]  # files, and what is asked about them
 Maker = Callable[[Dice, random.Random, int, int], Made | None]
 Parts = dict[
     tuple[str, str], tuple[int, Maker]
@@ -87,26 +90,46 @@ def draft_suite(dice: Dice, parts: Parts, share: float = 1.0, repeats: bool = Tr
         parts: what the suite consists of.
         share: of the full number of questions in each part, at least one.
         repeats: whether a question may come twice, about the same picture.
+
+    Raises: SettingError: the share is not above 0, or asks for more than can be found.
     """
-    draft, asked = Draft(), set[tuple[tuple[str, ...], str]]()
+    if not share > 0 or isinf(share):
+        raise SettingError(f"share={share!r} is out of range; give a number above 0, as 0.5.")
+    draft, asked = Draft(), set[Asked]()
     for (family, split), (count, make) in parts.items():
         for number in range(max(1, round(count * share))):
             name = "-".join(filter(None, (family, split.replace(" ", "-"), f"{number:03}")))
-            for attempt in range(_TRIES):
-                made = make(dice, dice.of(name, attempt), number, attempt)
-                if made is None:
-                    continue
-                pictures, turns = made
-                files = tuple(f"{picture}.webp" for picture in pictures)
-                if repeats or (files, turns[-1].question) not in asked:
-                    break
-            else:
-                raise RuntimeError(f"no question {name} was found in {_TRIES} attempts")
-            asked.add((files, turns[-1].question))
+            made = _find_question(dice, make, name, number, set() if repeats else asked)
+            if made is None:
+                raise SettingError(
+                    f"share={share:g} asks for more questions than the pictures allow: none was "
+                    f"found for {name} in {_TRIES} attempts; give a smaller share, and draw more "
+                    "suites from other seeds."
+                )
+            pictures, turns = made
+            files, _ = _name_asked(made)
+            asked.add(_name_asked(made))
             draft.pictures.update(pictures)
             frames = FRAMES if family == "clip" else 0
             draft.questions.append(Question(name, family, split, files, frames, turns))
     return draft
+
+
+def _find_question(
+    dice: Dice, make: Maker, name: str, number: int, asked: Collection[Asked]
+) -> Made | None:
+    """Return a question that was not asked yet; None where none was found."""
+    for attempt in range(_TRIES):
+        made = make(dice, dice.of(name, attempt), number, attempt)
+        if made is not None and _name_asked(made) not in asked:
+            return made
+    return None
+
+
+def _name_asked(made: Made) -> Asked:
+    """Return the files that a question is about, and its last turn."""
+    pictures, turns = made
+    return tuple(f"{picture}.webp" for picture in pictures), turns[-1].question
 
 
 def first_edition() -> Parts:

@@ -31,7 +31,8 @@ def compose_suite(seed: int, pool: Pool, share: float = 1.0, edition: Edition = 
         pool: which photographs may be used.
         share: of the full number of questions in each part, at least one.
         edition: 1 asks about large things, 2 about small ones.
-    Raises: SettingError: an edition that does not exist.
+    Raises: SettingError: an edition that does not exist, or a share that is not above 0 or asks for
+        more questions than can be found.
     """
     if edition not in (1, 2):
         raise SettingError(f"edition={edition} does not exist; give 1 or 2.")
