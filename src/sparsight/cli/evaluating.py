@@ -176,17 +176,15 @@ def eval_command(
         score_again(score, judge, judge_model, judge_prompt, as_json=as_json)
     elif tasks is not None:
         _refuse("--tasks", of_scenes)
-        from sparsight.cli.evaluate_tasks import (
-            evaluate_tasks,
-            read_configurations,
-            read_settings,
-        )
+        from sparsight.cli import evaluate_tasks as benchmarks
 
-        chosen = read_configurations(methods, retain, paper=paper)
+        chosen = benchmarks.read_configurations(methods, retain, paper=paper)
         shared |= {"model": model, "batch": batch or 1, "max_new_tokens": max_new_tokens}
-        settings = read_settings(tasks, data, chosen, shared)
+        settings = benchmarks.read_settings(tasks, data, chosen, shared)
         judging = tuple(of_judge.values())
-        evaluate_tasks(settings, judging, model, device, as_json=as_json, verbose=verbose)
+        benchmarks.evaluate_tasks(
+            settings, judging, model, device, as_json=as_json, verbose=verbose
+        )
     else:
         _refuse("scenes", {**of_tasks, **of_judge})
         shared |= {"control": control, "share_encoding": share_encoding}

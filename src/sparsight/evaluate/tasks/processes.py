@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sparsight.errors import ProcessError, SettingError
-from sparsight.evaluate.tasks.ranks import LIMIT, Ranks
+from sparsight.evaluate.tasks.ranks import LIMIT, Ranks, shorten_reason
 
 USED = ("process_index", "num_processes", "device", "destroy_process_group")
 
@@ -123,10 +123,9 @@ def _start(launch: Launch, cpu: bool) -> Any:
     try:
         return kind(cpu=cpu, backend="gloo", timeout=LIMIT)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ProcessError(
             f"accelerate {version} cannot connect process {launch.index} to the other "
-            f"{launch.count - 1} ({reason}); start them with accelerate launch."
+            f"{launch.count - 1} ({shorten_reason(error)}); start them with accelerate launch."
         ) from error
 
 
@@ -140,6 +139,8 @@ def _check_state(state: Any, launch: Launch, cpu: bool) -> torch.device:
         )
     wanted = torch.device("cpu") if cpu else torch.device("cuda", launch.local)
     found = (state.process_index, state.num_processes, state.device)
+    if cpu and state.device.type == "cpu":  # accelerate says cpu:0
+        found = (*found[:2], wanted)
     if found != (launch.index, launch.count, wanted):
         raise ProcessError(
             f"accelerate has process {found[0]} of {found[1]} on {found[2]}, and the environment "

@@ -5,6 +5,7 @@ they share out work and exchange small JSON documents; `processes` connects them
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -72,11 +73,10 @@ class Ranks:
         try:
             return _gather(document, self.count)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ProcessError(
                 f"process {self.index} of 0 to {self.count - 1} waited for the others, of which "
-                f"one has ended or hangs ({reason}); all written answers are kept. Run the same "
-                "command again to continue."
+                f"one has ended or hangs ({shorten_reason(error)}); all written answers are kept. "
+                "Run the same command again to continue."
             ) from error
 
     @contextmanager
@@ -112,13 +112,19 @@ class Ranks:
         found = [(rank, failure) for rank, failure in enumerate(failures) if failure is not None]
         if not found:
             return
-        first, failure = found[0]
+        first, (kind, text) = found[0]
         code = 0
         if self.leads:
-            code = self.tell(own or restore_error(*failure, f"process {first}: "))
+            code = self.tell(own or restore_error(kind, text, f"process {first}: "))
         elif own is not None and not isinstance(own, SparsightError):
             self.tell(own)  # where it comes from is known here alone
         raise Ended(self.exchange(code)[0])  # the others wait until it is told
+
+
+def shorten_reason(error: Exception) -> str:
+    """Return what an error of torch says first, without the place in its source."""
+    text = re.sub(r"^\s*\[[^\]]*\]\s*", "", str(error)).strip() or type(error).__name__
+    return text.splitlines()[0].split(". ")[0].rstrip(".")
 
 
 def _gather(document: Any, count: int) -> list[Any]:
