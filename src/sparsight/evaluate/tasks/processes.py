@@ -2,21 +2,25 @@
 
 Of accelerate (`pip install "sparsight[gpus]"`) `PartialState` is used: its arguments `cpu`,
 `backend` and `timeout`, its attributes `process_index`, `num_processes` and `device`, and
-`destroy_process_group()`. The processes talk over gloo, on the CPU, so that NCCL is not needed.
+`destroy_process_group()`. The processes talk over gloo, on the CPU; NCCL is not needed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import distributed
 
 from sparsight.errors import ProcessError, SettingError
-from sparsight.evaluate.tasks.ranks import LIMIT, Ranks, shorten_reason
+from sparsight.evaluate.tasks.ranks import Ranks, shorten_reason
 
+START = timedelta(minutes=10)  # until all processes are there
+LIMIT = timedelta(hours=6)  # that one waits for another later; their shares are of equal length
 USED = ("process_index", "num_processes", "device", "destroy_process_group")
 
 
@@ -98,7 +102,9 @@ def connect(
         )
     state = _start(launch, cpu)
     try:
-        yield Ranks(launch.index, launch.count, tell), _check_state(state, launch, cpu)
+        device = _check_state(state, launch, cpu)
+        group = distributed.new_group(backend="gloo", timeout=LIMIT)
+        yield Ranks(launch.index, launch.count, tell, group), device
     finally:
         state.destroy_process_group()
 
@@ -121,7 +127,7 @@ def _start(launch: Launch, cpu: bool) -> Any:
             'pip install "sparsight[gpus]" allows.'
         )
     try:
-        return kind(cpu=cpu, backend="gloo", timeout=LIMIT)
+        return kind(cpu=cpu, backend="gloo", timeout=START)
     except Exception as error:
         raise ProcessError(
             f"accelerate {version} cannot connect process {launch.index} to the other "

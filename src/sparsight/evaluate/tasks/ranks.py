@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +19,6 @@ from torch import distributed
 from sparsight import errors
 from sparsight.errors import ProcessError, SparsightError
 
-LIMIT = timedelta(hours=6)  # that one process waits for another; shares are of equal length
 Thing = TypeVar("Thing")
 
 
@@ -48,11 +46,13 @@ class Ranks:
         index: of this process. Number 0 leads: it alone opens the folder first, prints and scores.
         count: of processes.
         tell: tells people of an error, and returns the code that the process ends with.
+        group: of torch.distributed, on the CPU; None for torch's own.
     """
 
     index: int = 0
     count: int = 1
     tell: Callable[[Exception], int] = raise_error
+    group: Any = None
 
     @property
     def leads(self) -> bool:
@@ -66,12 +66,12 @@ class Ranks:
     def exchange(self, document: Any) -> list[Any]:
         """Return what every process gave, a JSON document each, in the order of the processes.
 
-        Raises: ProcessError: a process ended, or did not come within LIMIT.
+        Raises: ProcessError: a process ended, or did not come within the time of the group.
         """
         if self.count == 1:
             return [document]
         try:
-            return _gather(document, self.count)
+            return _gather(document, self.count, self.group)
         except RuntimeError as error:
             raise ProcessError(
                 f"process {self.index} of 0 to {self.count - 1} waited for the others, of which "
@@ -127,16 +127,16 @@ def shorten_reason(error: Exception) -> str:
     return text.splitlines()[0].split(". ")[0].rstrip(".")
 
 
-def _gather(document: Any, count: int) -> list[Any]:
+def _gather(document: Any, count: int, group: Any) -> list[Any]:
     """Return the documents of all processes; they travel as JSON, padded to one length."""
     data = torch.tensor(list(json.dumps(document).encode()), dtype=torch.uint8)
     sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(count)]
-    distributed.all_gather(sizes, torch.tensor([len(data)]))
+    distributed.all_gather(sizes, torch.tensor([len(data)]), group=group)
     longest = max(int(size) for size in sizes)
     rows = [torch.zeros(longest, dtype=torch.uint8) for _ in range(count)]
     padded = torch.zeros(longest, dtype=torch.uint8)
     padded[: len(data)] = data
-    distributed.all_gather(rows, padded)
+    distributed.all_gather(rows, padded, group=group)
     pairs = zip(rows, sizes, strict=True)
     return [json.loads(bytes(row[: int(size)].tolist())) for row, size in pairs]
 

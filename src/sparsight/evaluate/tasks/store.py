@@ -113,17 +113,18 @@ def open_task_store(
         ProcessError: the processes see different folders.
     """
     with ExitStack() as stack:
+        token = ""
         with ranks.share_errors():
             if ranks.leads:
                 lock = stack.enter_context(lock_folder(settings.out))
                 store = _read_store(settings, sheets, ranks)
                 (settings.out / STOP).unlink(missing_ok=True)
-        if ranks.count > 1:
-            token = ranks.exchange(lock.share() if ranks.leads else "")[0]
-            with ranks.share_errors():
-                if not ranks.leads:
-                    stack.enter_context(join_lock(settings.out, token, ranks.index))
-                    store = _read_store(settings, sheets, ranks)
+                token = lock.share() if ranks.count > 1 else ""
+        token = ranks.exchange(token)[0]
+        with ranks.share_errors():
+            if not ranks.leads:
+                stack.enter_context(join_lock(settings.out, token, ranks.index))
+                store = _read_store(settings, sheets, ranks)
         yield store
 
 
