@@ -103,8 +103,7 @@ def connect(
     state = _start(launch, cpu)
     try:
         device = _check_state(state, launch, cpu)
-        group = distributed.new_group(backend="gloo", timeout=LIMIT)
-        yield Ranks(launch.index, launch.count, tell, group), device
+        yield Ranks(launch.index, launch.count, tell, _build_group(launch)), device
     finally:
         state.destroy_process_group()
 
@@ -132,6 +131,17 @@ def _start(launch: Launch, cpu: bool) -> Any:
         raise ProcessError(
             f"accelerate {version} cannot connect process {launch.index} to the other "
             f"{launch.count - 1} ({shorten_reason(error)}); start them with accelerate launch."
+        ) from error
+
+
+def _build_group(launch: Launch) -> Any:
+    """Return the group of torch.distributed over which the processes talk."""
+    try:
+        return distributed.new_group(backend="gloo", timeout=LIMIT)
+    except RuntimeError as error:
+        raise ProcessError(
+            f"torch cannot connect process {launch.index} to the other {launch.count - 1} over "
+            f"gloo ({shorten_reason(error)}); see that the machines reach one another."
         ) from error
 
 
