@@ -15,7 +15,12 @@ from sparsight.cli import evaluate as scenes
 from sparsight.cli.choices import TASK_METHODS
 from sparsight.cli.evaluate import show_answer_count, split_at_commas
 from sparsight.cli.load import EMBEDDED, hash_files, load_model
-from sparsight.cli.processes import join_processes, name_command, show_leader_progress
+from sparsight.cli.processes import (
+    join_processes,
+    name_command,
+    refuse_several,
+    show_leader_progress,
+)
 from sparsight.cli.streams import INTERRUPTED, print_json, say
 from sparsight.cli.task_tables import show_tasks
 from sparsight.errors import SettingError
@@ -227,8 +232,10 @@ def score_again(
 
     Raises:
         InputError: the folder holds no evaluation on benchmarks, or is damaged.
-        SettingError: an address of a judge is given, or verdicts of several judges are there.
+        SettingError: an address of a judge is given, verdicts of several judges are there, or
+            several processes were started.
     """
+    refuse_several("--score")
     if url not in (None, NO_JUDGE):
         raise SettingError(
             "--score asks no judge; give --judge-model to choose among verdicts, or run the "

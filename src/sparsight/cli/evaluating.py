@@ -201,7 +201,10 @@ def _evaluate_scenes(
     from sparsight.cli.evaluate import evaluate, read_configurations, read_families, read_suite
     from sparsight.cli.inputs import read_device
     from sparsight.cli.load import EMBEDDED
+    from sparsight.cli.processes import refuse_several
     from sparsight.evaluate.settings import Settings
+
+    refuse_several("scenes")
 
     suite, families, methods, retain = chosen
     settings = Settings(

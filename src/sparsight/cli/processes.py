@@ -69,6 +69,19 @@ def _chooses_cpu(device: str | None, launch: Launch) -> bool:
     return device == "cpu" or read_device(None).type == "cpu"
 
 
+def refuse_several(what: str) -> None:
+    """Raise SettingError if a launcher started several processes for what only one can do.
+
+    Args: what: is done, in words.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1" and "RANK" in os.environ:
+        raise SettingError(
+            f"{count} processes were started for {what}; they share --tasks alone. Start this "
+            "command without accelerate launch."
+        )
+
+
 def show_leader_progress(what: str, ranks: Ranks) -> Any:
     """Show on a terminal what is being done, in process 0 only."""
     return show_progress(what) if ranks.leads else nullcontext()
