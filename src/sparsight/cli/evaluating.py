@@ -181,9 +181,8 @@ def eval_command(
         chosen = benchmarks.read_configurations(methods, retain, paper=paper)
         shared |= {"model": model, "batch": batch or 1, "max_new_tokens": max_new_tokens}
         settings = benchmarks.read_settings(tasks, data, chosen, shared)
-        judging = tuple(of_judge.values())
         benchmarks.evaluate_tasks(
-            settings, judging, model, device, as_json=as_json, verbose=verbose
+            settings, tuple(of_judge.values()), model, device, as_json=as_json, verbose=verbose
         )
     else:
         _refuse("scenes", {**of_tasks, **of_judge})
