@@ -88,7 +88,7 @@ def show_leader_progress(what: str, ranks: Ranks) -> Any:
 
 
 def name_command(words: str, ranks: Ranks) -> str:
-    """Return a command as it was started."""
+    """Return a command as it is started, with accelerate for several processes."""
     if ranks.count == 1:
         return f"sparsight {words}"
     return f"accelerate launch --num_processes {ranks.count} -m sparsight {words}"
