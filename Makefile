@@ -60,7 +60,7 @@ table: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,serve,parquet,pdf,video,dev]"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,serve,parquet,pdf,video,gpus,dev]"
 	touch $@
 
 .venv-scale/ready: pyproject.toml constraints.txt

@@ -52,5 +52,9 @@ class EmbeddedModelError(SparsightError, RuntimeError):
     """The embedded model is not prepared, cannot be fetched, or is damaged."""
 
 
+class ProcessError(SparsightError, RuntimeError):
+    """Processes that share a command: one of them ended or hangs, or sees another folder."""
+
+
 class InputWarning(UserWarning):
     """An image of which a part is ignored: all frames but one, or its colour profile."""

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ import typer
 from rich.console import Console
 
 from sparsight.cli import evaluate as scenes
-from sparsight.cli.ask import show_progress
 from sparsight.cli.choices import TASK_METHODS
 from sparsight.cli.evaluate import show_answer_count, split_at_commas
 from sparsight.cli.load import EMBEDDED, hash_files, load_model
+from sparsight.cli.processes import (
+    join_processes,
+    name_command,
+    refuse_several,
+    show_leader_progress,
+)
 from sparsight.cli.streams import INTERRUPTED, print_json, say
 from sparsight.cli.task_tables import show_tasks
 from sparsight.errors import SettingError
@@ -24,10 +30,12 @@ from sparsight.evaluate.judge.judging import Judge, Verdicts, find_only_judge, j
 from sparsight.evaluate.judge.wordings import read_wordings
 from sparsight.evaluate.settings import Configuration
 from sparsight.evaluate.tasks import Sheet, find_tasks, read_sheets
+from sparsight.evaluate.tasks.ranks import Ranks
 from sparsight.evaluate.tasks.runner import count_open, run_tasks
 from sparsight.evaluate.tasks.scores import score_folder
 from sparsight.evaluate.tasks.settings import TaskSettings
 from sparsight.evaluate.tasks.store import VERDICTS, TaskStore, open_task_store
+from sparsight.evaluate.tasks.task import Task
 
 _PLAIN_WIDTH = 120  # columns where the output is no terminal and has no width
 NO_JUDGE = "none"
@@ -95,38 +103,49 @@ def evaluate_tasks(
     settings: TaskSettings,
     judging: Sequence[Any],
     model: str | None,
-    device: torch.device,
+    device: str | None,
     *,
     as_json: bool,
+    verbose: bool = False,
 ) -> None:
     """Run an evaluation on benchmarks, or continue one, judge its answers, and print its results.
 
-    The model is loaded only if answers are missing.
+    The model is loaded only if answers are missing. Several processes share the answers; number 0
+    does the rest.
 
     Args:
         settings: of the evaluation.
         judging: address, name and prompt of the judge, as typed.
         model: folder or hub id; None for the embedded model.
-        device: to run on.
+        device: to run on, as typed.
         as_json: whether one JSON document is printed instead of the table for people.
+        verbose: whether the traceback of an unexpected error is printed as well.
 
     Raises:
         SparsightError: something is missing or does not fit. Whatever can be checked before the
             model is loaded is checked before.
     """
-    tasks = find_tasks(settings.tasks)
-    judge = read_judge(*judging)
+    with join_processes(device, verbose=verbose) as (ranks, place):
+        with ranks.share_errors():
+            tasks = find_tasks(settings.tasks)
+            judge = read_judge(*judging)
+            _check_judging(tasks, judging[0])
+            with show_leader_progress("reading the data", ranks):
+                sheets = read_sheets(tasks, settings.data, settings.limit)
+        with open_task_store(settings, sheets, ranks) as store:
+            results = _run(settings, sheets, store, judge, ranks, model=model, device=place)
+        if ranks.leads:
+            _print(results, settings.out, as_json)
+
+
+def _check_judging(tasks: Sequence[Task], url: str | None) -> None:
+    """Raise SettingError if answers have to be judged and nothing is said about a judge."""
     judged = [task.title for task in tasks if task.judged]
-    if judged and judging[0] is None:
+    if judged and url is None:
         raise SettingError(
             f"{', '.join(judged)}: a judge marks the answers; give --judge with an "
             "OpenAI-compatible address and --judge-model, or --judge none to mark them later."
         )
-    with show_progress("reading the data"):
-        sheets = read_sheets(tasks, settings.data, settings.limit)
-    with open_task_store(settings, sheets) as store:
-        results = _run(settings, sheets, store, judge, model=model, device=device)
-    _print(results, settings.out, as_json)
 
 
 def _run(
@@ -134,22 +153,22 @@ def _run(
     sheets: Sequence[Sheet],
     store: TaskStore,
     judge: Judge | None,
+    ranks: Ranks,
     *,
     model: str | None,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Answer what is missing, have it judged, and return the results."""
-    for note in store.notes:
+    """Answer what is missing, have it judged, and return the results; {} but in process 0."""
+    for note in store.notes if ranks.leads else ():
         say(f"note: {note}")
     try:
-        heading = _answer(settings, sheets, store, model, device)
+        heading = _answer(settings, sheets, store, ranks, model=model, device=device)
+        if not ranks.leads:
+            return {}
         if judge is not None and judge.endpoint is not None:
             _judge(judge, settings, sheets, store)
     except KeyboardInterrupt:
-        say(
-            f"stopped; {store.count()} answers are kept in {settings.out}. "
-            "Run the same command again to continue."
-        )
+        _say_stopped(settings.out, store, ranks)
         raise typer.Exit(INTERRUPTED) from None
     return score_folder(
         settings.out,
@@ -160,28 +179,37 @@ def _run(
     )
 
 
+def _say_stopped(out: Path, store: TaskStore, ranks: Ranks) -> None:
+    if ranks.leads:
+        count = f"{store.count()} answers" if ranks.count == 1 else "all written answers"
+        say(f"stopped; {count} are kept in {out}. Run the same command again to continue.")
+
+
 def _answer(
     settings: TaskSettings,
     sheets: Sequence[Sheet],
     store: TaskStore,
+    ranks: Ranks,
+    *,
     model: str | None,
     device: torch.device,
 ) -> dict[str, Any] | None:
     """Answer what is missing; return facts on the run, None where nothing was missing."""
     if not count_open(settings, sheets, store):
         return None
-    with show_progress("loading the model"):
+    with ranks.share_errors(), show_leader_progress("loading the model", ranks):
         vlm, processor = load_model(model, device)
         cast_weights(vlm, getattr(torch, settings.dtype))
-    with show_answer_count() as report:
-        found = run_tasks(vlm, processor, settings, sheets, store, report=report)
+    doing = "answering" if ranks.count == 1 else f"answering, 1 share of {ranks.count}"
+    with show_answer_count(doing) if ranks.leads else nullcontext() as report:
+        found = run_tasks(vlm, processor, settings, sheets, store, ranks=ranks, report=report)
     own = sorted(name for name, prompt in found["prompts"].items() if prompt != "LLaVA-1.5's")
-    if own:
+    if own and ranks.leads:
         say(
             f"note: {', '.join(own)}: the model's chat template does not give LLaVA-1.5's prompt; "
             "the model's own is used, so that scores are not the paper's."
         )
-    return {"command": shlex.join(["sparsight", *sys.argv[1:]]), **found}
+    return {"command": name_command(shlex.join(sys.argv[1:]), ranks), **found}
 
 
 def _judge(judge: Judge, settings: TaskSettings, sheets: Sequence[Sheet], store: TaskStore) -> None:
@@ -204,8 +232,10 @@ def score_again(
 
     Raises:
         InputError: the folder holds no evaluation on benchmarks, or is damaged.
-        SettingError: an address of a judge is given, or verdicts of several judges are there.
+        SettingError: an address of a judge is given, verdicts of several judges are there, or
+            several processes were started.
     """
+    refuse_several("--score")
     if url not in (None, NO_JUDGE):
         raise SettingError(
             "--score asks no judge; give --judge-model to choose among verdicts, or run the "

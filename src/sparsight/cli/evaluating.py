@@ -155,7 +155,6 @@ def eval_command(
     verbose: Verbose = False,
 ) -> None:
     """Score scenes or benchmarks, dense and at each budget, side by side."""
-    del verbose
     of_scenes = {
         "--suite": suite,
         "--families": families,
@@ -177,25 +176,18 @@ def eval_command(
         score_again(score, judge, judge_model, judge_prompt, as_json=as_json)
     elif tasks is not None:
         _refuse("--tasks", of_scenes)
-        from sparsight.cli.evaluate_tasks import read_configurations, read_settings
+        from sparsight.cli import evaluate_tasks as benchmarks
 
-        chosen = read_configurations(methods, retain, paper=paper)
+        chosen = benchmarks.read_configurations(methods, retain, paper=paper)
         shared |= {"model": model, "batch": batch or 1, "max_new_tokens": max_new_tokens}
-        settings = read_settings(tasks, data, chosen, shared)
-        _evaluate_tasks(settings, tuple(of_judge.values()), model, device, as_json)
+        settings = benchmarks.read_settings(tasks, data, chosen, shared)
+        benchmarks.evaluate_tasks(
+            settings, tuple(of_judge.values()), model, device, as_json=as_json, verbose=verbose
+        )
     else:
         _refuse("scenes", {**of_tasks, **of_judge})
         shared |= {"control": control, "share_encoding": share_encoding}
         _evaluate_scenes((suite, families, methods, retain), shared, model, device, as_json)
-
-
-def _evaluate_tasks(
-    settings: Any, judge: tuple[Any, ...], model: str | None, device: str | None, as_json: bool
-) -> None:
-    from sparsight.cli.evaluate_tasks import evaluate_tasks
-    from sparsight.cli.inputs import read_device
-
-    evaluate_tasks(settings, judge, model, read_device(device), as_json=as_json)
 
 
 def _evaluate_scenes(
@@ -208,7 +200,10 @@ def _evaluate_scenes(
     from sparsight.cli.evaluate import evaluate, read_configurations, read_families, read_suite
     from sparsight.cli.inputs import read_device
     from sparsight.cli.load import EMBEDDED
+    from sparsight.cli.processes import refuse_several
     from sparsight.evaluate.settings import Settings
+
+    refuse_several("scenes")
 
     suite, families, methods, retain = chosen
     settings = Settings(

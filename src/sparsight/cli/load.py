@@ -1,6 +1,7 @@
 """Loads the model that a command runs: the embedded one, a folder, or one from the model hub."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from sparsight.models import embedded
 EMBEDDED = "embedded"
 SMALL = (".json", ".jinja", ".txt", ".model")  # files that say how a model is used
 LARGE = 64 * 2**20  # bytes
+PIECES = 64  # of a large file that are read
+PIECE = 4096  # bytes
 
 
 def load_model(name: str | None, device: torch.device) -> tuple[Any, Any]:
@@ -53,9 +56,11 @@ def _load_named(name: str) -> tuple[Any, Any]:
 
 
 def hash_files(name: str | None) -> str:
-    """Return a SHA-256 of a model's files: names and sizes, and what the small ones hold.
+    """Return a SHA-256 of a model's files: names and sizes, and what they hold.
 
-    It is known before the model is loaded. Weights count by size alone, as reading them takes long.
+    It is known before the model is loaded. Of weights, which take long to read, 64 pieces of 4 kB
+    count, at even distances from the first bytes to the last. So another training of the same model
+    has another hash, unless it changed nothing but what lies between the pieces.
 
     Args: name: folder or hub id; None for the embedded model.
     Returns: "" for a hub id, whose files may not be here.
@@ -64,10 +69,21 @@ def hash_files(name: str | None) -> str:
     digest = hashlib.sha256()
     found = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
     for path in found:
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        if path.suffix in SMALL and path.stat().st_size < LARGE:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        if size <= PIECES * PIECE or (path.suffix in SMALL and size < LARGE):
             digest.update(path.read_bytes())
+        else:
+            _add_pieces(path, size, digest.update)
     return digest.hexdigest() if found else ""
+
+
+def _add_pieces(path: Path, size: int, add: Callable[[bytes], None]) -> None:
+    """Add pieces of a file to a hash, at even distances, the first and the last one included."""
+    with path.open("rb") as file:
+        for number in range(PIECES):
+            file.seek(number * (size - PIECE) // (PIECES - 1))
+            add(file.read(PIECE))
 
 
 def check_architecture(config: Any) -> None:

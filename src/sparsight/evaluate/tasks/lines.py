@@ -85,12 +85,17 @@ def write_reply(reply: Reply) -> dict[str, Any]:
     return asdict(reply)
 
 
+def format_row(row: Mapping[str, Any]) -> str:
+    """Return a row as the line of a file."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
 def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows behind those that a file holds, through to the disk.
 
     Raises: InputError: the file cannot be written.
     """
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(map(format_row, rows))
     try:
         with path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(text)

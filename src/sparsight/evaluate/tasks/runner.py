@@ -1,8 +1,10 @@
 """run_tasks(): asks every configuration what it has not answered yet, and writes the results."""
 
+import itertools
+import operator
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 from PIL import Image
@@ -12,13 +14,33 @@ from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.evaluate.settings import Configuration, reseed
 from sparsight.evaluate.tasks.asking import Asker
 from sparsight.evaluate.tasks.data import Sheet
+from sparsight.evaluate.tasks.ranks import ALONE, Ranks, describe_error, restore_error
 from sparsight.evaluate.tasks.settings import TaskSettings
-from sparsight.evaluate.tasks.store import TaskStore
+from sparsight.evaluate.tasks.store import STOP, TaskStore
 from sparsight.evaluate.tasks.task import Item
 from sparsight.methods.method import Method
 
 Report = Callable[[int, int], None]
 Refusals = dict[str, dict[str, str]]  # by configuration and benchmark, the first reason
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a configuration was asked no more of a benchmark.
+
+    Args:
+        number: of the batch.
+        configuration: its key.
+        task: name of the benchmark.
+        kind: name of the error's class.
+        text: of the error.
+    """
+
+    number: int
+    configuration: str
+    task: str
+    kind: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -47,9 +69,14 @@ def run_tasks(
     sheets: Sequence[Sheet],
     store: TaskStore,
     *,
+    ranks: Ranks = ALONE,
     report: Report | None = None,
 ) -> dict[str, Any]:
     """Ask a model what is not answered yet, store the answers, and return facts for the results.
+
+    Of several processes each asks one in so many batches, and all return together. Batches are the
+    same ones however many processes there are. Where a process is refused, the others go on with
+    their share, so that a refused benchmark may have more answers than one process would give.
 
     Args:
         model: of a supported family, in evaluation mode, of `settings.dtype`.
@@ -57,7 +84,8 @@ def run_tasks(
         settings: of the evaluation.
         sheets: questions, as `read_sheets` gives them.
         store: that `open_task_store` opened.
-        report: called with the number of answers given and in total.
+        ranks: the place of this process among those that share the work.
+        report: called with the number of answers given and in total, of this process's share.
 
     Returns:
         `refused`, the first reason by configuration and benchmark; `prompts` and `padding`, how
@@ -69,25 +97,54 @@ def run_tasks(
         BudgetError: nothing was answered, and the first refusal was of a budget.
         UnsupportedError: nothing was answered, and the first refusal was of another kind.
     """
-    dtype = str(model.dtype).removeprefix("torch.")
-    if dtype != settings.dtype:
-        raise SettingError(
-            f"the model is in {dtype}, the settings say dtype={settings.dtype!r}; make them equal."
-        )
-    asker = Asker(model, processor, store.run, settings.max_new_tokens)
-    refusals = _ask_all(asker, settings, sheets, store, report)
+    with ranks.share_errors(store.folder / STOP):
+        _check_dtype(model, settings)
+        asker = Asker(model, processor, store.run, settings.max_new_tokens)
+        show = report or _report_nothing
+        own = _ask_share(asker, settings, sheets, store, ranks=ranks, report=show)
+    rows = ranks.exchange([astuple(refusal) for refusal in own])
+    refusals = order_refusals(Refusal(*row) for row in itertools.chain.from_iterable(rows))
+    counts = ranks.exchange(store.count())
+    with ranks.share_errors():
+        if refusals and not any(counts):
+            raise restore_error(refusals[0].kind, refusals[0].text)
+    if ranks.leads and ranks.count > 1:
+        store.collect(sheets)
     return {
-        "refused": refusals,
+        "refused": list_first(refusals),
         "prompts": {sheet.task.name: asker.find_wording(sheet.task).name for sheet in sheets},
         "padding": asker.padding,
         "facts": collect_facts(model.device, model.dtype),
     }
 
 
-def count_open(settings: TaskSettings, sheets: Sequence[Sheet], store: TaskStore) -> int:
-    """Return how many answers are missing."""
-    batches = list_batches(settings, sheets, store)
-    return sum(len(ids) for batch in batches for ids in batch.open.values())
+def _check_dtype(model: Any, settings: TaskSettings) -> None:
+    dtype = str(model.dtype).removeprefix("torch.")
+    if dtype != settings.dtype:
+        raise SettingError(
+            f"the model is in {dtype}, the settings say dtype={settings.dtype!r}; make them equal."
+        )
+
+
+def order_refusals(refusals: Iterable[Refusal]) -> list[Refusal]:
+    """Return refusals of all processes as one process would have met them, which asks by batch."""
+    return sorted(refusals, key=operator.attrgetter("number"))
+
+
+def list_first(refusals: Iterable[Refusal]) -> Refusals:
+    """Return the first reason, by configuration and benchmark."""
+    first: Refusals = {}
+    for refusal in refusals:
+        first.setdefault(refusal.configuration, {}).setdefault(refusal.task, refusal.text)
+    return first
+
+
+def count_open(
+    settings: TaskSettings, sheets: Sequence[Sheet], store: TaskStore, ranks: Ranks = ALONE
+) -> int:
+    """Return how many answers are missing, or how many of them are the share of a process."""
+    batches = ranks.pick(list_batches(settings, sheets, store))
+    return sum(len(ids) for _, batch in batches for ids in batch.open.values())
 
 
 def list_batches(
@@ -116,33 +173,34 @@ def _report_nothing(done: int, total: int) -> None:
     """Take a report that nobody asked for."""
 
 
-def _ask_all(
+def _ask_share(
     asker: Asker,
     settings: TaskSettings,
     sheets: Sequence[Sheet],
     store: TaskStore,
-    report: Report | None,
-) -> Refusals:
-    """Ask what is not answered yet, and return what was refused.
+    *,
+    ranks: Ranks,
+    report: Report,
+) -> list[Refusal]:
+    """Ask this process's share of what is not answered yet, and return what was refused.
 
     All configurations answer one batch before the next one is asked.
     """
-    total = count_open(settings, sheets, store)
+    total = count_open(settings, sheets, store, ranks)
     done = 0
     round_ = _Round(settings, store)
-    report = report or _report_nothing
     report(done, total)
-    for batch in list_batches(settings, sheets, store):
+    for number, batch in ranks.pick(list_batches(settings, sheets, store)):
+        if store.is_stopped():
+            break
         paper = _Paper(asker, batch)
         for configuration in settings.configurations:
             places = batch.select(configuration.key)
             if places:
-                round_.answer(paper, places, configuration)
+                round_.answer(paper, places, configuration, number)
                 done += len(places)
                 report(done, total)
-    if round_.first is not None and not store.count():
-        raise round_.first
-    return round_.refusals
+    return list(round_.refusals.values())
 
 
 class _Paper:
@@ -172,19 +230,19 @@ class _Round:
     def __init__(self, settings: TaskSettings, store: TaskStore) -> None:
         self._seed = settings.seed
         self._store = store
-        self.refusals: Refusals = {}
-        self.first: BudgetError | UnsupportedError | None = None
+        self.refusals: dict[tuple[str, str], Refusal] = {}  # by configuration and benchmark
 
-    def answer(self, paper: _Paper, places: list[int], configuration: Configuration) -> None:
+    def answer(
+        self, paper: _Paper, places: list[int], configuration: Configuration, number: int
+    ) -> None:
         """Store the answers of one configuration to some questions of a batch, if it has any."""
-        name = paper.batch.sheet.task.name
-        if name in self.refusals.get(configuration.key, {}):
+        pair = (configuration.key, paper.batch.sheet.task.name)
+        if pair in self.refusals:
             return
         try:
             self._ask(paper, places, configuration)
         except (BudgetError, UnsupportedError) as error:
-            self.first = self.first or error
-            self.refusals.setdefault(configuration.key, {})[name] = str(error)
+            self.refusals[pair] = Refusal(number, *pair, *describe_error(error))
 
     def _ask(self, paper: _Paper, places: list[int], configuration: Configuration) -> None:
         """Ask, one question at a time where a method draws.

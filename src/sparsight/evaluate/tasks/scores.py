@@ -10,12 +10,13 @@ from sparsight.evaluate.folder import KIND, RESULTS, read_description, write_who
 from sparsight.evaluate.judge.judging import Judge, Verdicts, find_only_judge
 from sparsight.evaluate.judge.wordings import OWN
 from sparsight.evaluate.scoring import RESAMPLES
+from sparsight.evaluate.tasks.answers import ANSWERS, Replies, load_answers
 from sparsight.evaluate.tasks.catalogue import TASKS
 from sparsight.evaluate.tasks.description import check_description
 from sparsight.evaluate.tasks.lines import Reply
 from sparsight.evaluate.tasks.published import add_published, read_published
 from sparsight.evaluate.tasks.results import compute_task_results
-from sparsight.evaluate.tasks.store import TASKS_KIND, VERDICTS, Replies, hash_run, load_replies
+from sparsight.evaluate.tasks.store import TASKS_KIND, VERDICTS, hash_run
 from sparsight.evaluate.tasks.task import Task
 
 HEADING = ("command", "refused", "prompts", "padding", "facts")  # of the run that asked last
@@ -26,7 +27,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
     Raises: InputError: it holds no evaluation on benchmarks, or its description is damaged.
     """
-    run = read_description(folder, "*.jsonl") if folder.is_dir() else None
+    run = read_description(folder, ANSWERS) if folder.is_dir() else None
     if run is None or run.get(KIND) != TASKS_KIND:
         raise InputError(f"{folder} holds no evaluation on benchmarks; give the --out of one.")
     check_description(folder, run)
@@ -102,8 +103,7 @@ def _load_all(
     own = hash_run(run)
     replies = {}
     for name, task in tasks.items():
-        path = folder / f"{name}.jsonl"
-        replies[name], _ = load_replies(path, task, own, run["methods"], repair=False)
+        replies[name], _ = load_answers(folder, task, own, run["methods"], repair=False)
     return replies
 
 

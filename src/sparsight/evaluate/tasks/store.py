@@ -1,14 +1,14 @@
 """The folder of an evaluation on benchmarks.
 
 `run.json` says what it is of, `TASK.jsonl` holds every answer to a benchmark, `verdicts.jsonl` what
-a judge replied, and `results.json` the scores. All scores follow from the first three.
+a judge replied, and `results.json` the scores. All scores follow from the first three. While
+several processes answer, each has a part of its own beside `TASK.jsonl`; see `answers`.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +23,18 @@ from sparsight.evaluate.folder import (
     read_description,
     write_whole,
 )
+from sparsight.evaluate.tasks.answers import ANSWERS, Replies, load_answers, name_file
 from sparsight.evaluate.tasks.data import Sheet, describe_sheets
 from sparsight.evaluate.tasks.description import check_description
-from sparsight.evaluate.tasks.lines import (
-    Reply,
-    append_rows,
-    build_damage_error,
-    load_rows,
-    read_reply,
-    write_reply,
-)
+from sparsight.evaluate.tasks.lines import Reply, append_rows, write_reply
+from sparsight.evaluate.tasks.lock import build_unwritable_error, join_lock, lock_folder
+from sparsight.evaluate.tasks.ranks import ALONE, Ranks
 from sparsight.evaluate.tasks.settings import TaskSettings
-from sparsight.evaluate.tasks.task import Task
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: there two runs that write one folder are not noticed
-    fcntl = None  # type: ignore[assignment]
 
 TASKS_KIND = "tasks"
-LOCK = "run.lock"  # file that a run holds while it writes
+STOP = "run.stop"  # file that a process writes when it fails, so that the others stop
 VERDICTS = "verdicts.jsonl"
 HASH = 12  # characters of a hash in a line
-
-Replies = dict[tuple[str, str], Reply]  # by configuration and question
 
 
 class TaskStore:
@@ -57,80 +45,96 @@ class TaskStore:
         run: hash of what the evaluation is of.
         replies: that the folder holds already, by name of the benchmark.
         notes: for people, on what the folder held.
+        ranks: the place of this process among those that write.
     """
 
     def __init__(
-        self, folder: Path, run: str, replies: dict[str, Replies], notes: Sequence[str] = ()
+        self,
+        folder: Path,
+        run: str,
+        replies: dict[str, Replies],
+        notes: Sequence[str] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
         self.folder = folder
         self.run = run
         self.replies = replies
         self.notes = tuple(notes)
+        self._ranks = ranks
 
     def add(self, task: str, replies: Sequence[Reply]) -> None:
         """Write answers to a benchmark, through to the disk.
 
         Raises: InputError: they cannot be written.
         """
-        append_rows(self.folder / f"{task}.jsonl", [write_reply(reply) for reply in replies])
+        alone = self._ranks.count == 1
+        path = name_file(self.folder, task, None if alone else self._ranks.index)
+        append_rows(path, [write_reply(reply) for reply in replies])
         self.replies[task].update({reply.pair: reply for reply in replies})
 
     def count(self) -> int:
-        """Return how many answers there are."""
+        """Return how many answers there are, without those that other processes gave meanwhile."""
         return sum(map(len, self.replies.values()))
+
+    def is_stopped(self) -> bool:
+        """Return whether another process has failed, so that this one does not go on."""
+        return self._ranks.count > 1 and (self.folder / STOP).exists()
+
+    def collect(self, sheets: Sequence[Sheet]) -> None:
+        """Take in what all processes wrote; none of them may be writing any more.
+
+        Raises: InputError: a line is damaged or stands twice, or the folder cannot be written.
+        """
+        methods = _read_methods(self.folder)
+        for sheet in sheets:
+            self.replies[sheet.task.name], _ = load_answers(
+                self.folder, sheet.task, self.run, methods, repair=True
+            )
+
+
+def _read_methods(folder: Path) -> Collection[str]:
+    description = read_description(folder, ANSWERS)
+    return description["methods"] if description is not None else ()
 
 
 @contextmanager
-def open_task_store(settings: TaskSettings, sheets: Sequence[Sheet]) -> Iterator[TaskStore]:
+def open_task_store(
+    settings: TaskSettings, sheets: Sequence[Sheet], ranks: Ranks = ALONE
+) -> Iterator[TaskStore]:
     """Open the folder of an evaluation on benchmarks, a new one or one to be continued.
 
-    No other run can open it within the block.
+    No other run can open it within the block. Of several processes, number 0 opens and repairs it,
+    and the others read it then, so that all hold the same answers.
 
     Raises:
         InputError: the folder cannot be written, is being written by another run, holds another
             evaluation, or a line of its answers is damaged, stands twice, was given by another
             model, or is of another release of a benchmark.
+        ProcessError: the processes see different folders.
     """
-    file = _lock(settings.out)
-    try:
-        yield _read_store(settings, sheets)
-    finally:
-        os.close(file)
+    with ExitStack() as stack:
+        token = ""
+        with ranks.share_errors():
+            if ranks.leads:
+                lock = stack.enter_context(lock_folder(settings.out))
+                store = _read_store(settings, sheets, ranks)
+                (settings.out / STOP).unlink(missing_ok=True)
+                token = lock.share() if ranks.count > 1 else ""
+        token = ranks.exchange(token)[0]
+        with ranks.share_errors():
+            if not ranks.leads:
+                stack.enter_context(join_lock(settings.out, token, ranks.index))
+                store = _read_store(settings, sheets, ranks)
+        yield store
 
 
-def _lock(folder: Path) -> int:
-    """Return the open file whose lock keeps other runs out; the lock ends with the file."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise _build_unwritable_error(folder, error) from error
-    try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(file)
-        if not isinstance(error, BlockingIOError):
-            raise _build_unwritable_error(folder, error) from error
-        raise InputError(
-            f"{folder} is being written by another run; wait for it, or give another --out."
-        ) from None
-    return file
-
-
-def _build_unwritable_error(folder: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{folder} cannot be written ({error.strerror or error}); give another --out."
-    )
-
-
-def _read_store(settings: TaskSettings, sheets: Sequence[Sheet]) -> TaskStore:
-    """Read what a folder holds, and write down what its evaluation is of."""
+def _read_store(settings: TaskSettings, sheets: Sequence[Sheet], ranks: Ranks) -> TaskStore:
+    """Read what a folder holds; process 0 mends it, and writes down what its evaluation is of."""
     folder = settings.out
     now = _describe(settings, sheets)
     run = hash_run(now)
     try:
-        before = read_description(folder, "*.jsonl")
+        before = read_description(folder, ANSWERS)
         if before is not None:
             if before.get(KIND) == TASKS_KIND:
                 check_description(folder, before)
@@ -138,19 +142,19 @@ def _read_store(settings: TaskSettings, sheets: Sequence[Sheet]) -> TaskStore:
             now["methods"] = before["methods"] | now["methods"]
             now["tasks"] = before["tasks"] | now["tasks"]
         replies = {}
-        notes = []
+        notes: list[str] = []
         for sheet in sheets:
             name = sheet.task.name
-            found, note = load_replies(
-                folder / f"{name}.jsonl", sheet.task, run, now["methods"], repair=True
+            replies[name], found = load_answers(
+                folder, sheet.task, run, now["methods"], repair=ranks.leads
             )
-            _check_targets(folder / f"{name}.jsonl", found, sheet)
-            replies[name] = found
-            notes += [note] if note else []
-        write_whole(folder / RUN, now)
+            _check_targets(name_file(folder, name), replies[name], sheet)
+            notes += found
+        if ranks.leads:
+            write_whole(folder / RUN, now)
     except OSError as error:
-        raise _build_unwritable_error(folder, error) from error
-    return TaskStore(folder, run, replies, notes)
+        raise build_unwritable_error(folder, error) from error
+    return TaskStore(folder, run, replies, notes, ranks)
 
 
 def _describe(settings: TaskSettings, sheets: Sequence[Sheet]) -> dict[str, Any]:
@@ -177,46 +181,6 @@ def hash_run(description: Mapping[str, Any]) -> str:
 def hash_text(text: str) -> str:
     """Return the short hash of a text, such as a prompt."""
     return hashlib.sha256(text.encode()).hexdigest()[:HASH]
-
-
-def load_replies(
-    path: Path, task: Task, run: str, configurations: Collection[str], *, repair: bool
-) -> tuple[Replies, str | None]:
-    """Return the answers of a file, and a note for people.
-
-    Args:
-        path: of the file, which need not exist.
-        task: that is answered.
-        run: hash that each line must bear.
-        configurations: keys that a line may have.
-        repair: whether a half-written last line is cut off the file.
-
-    Raises: InputError: a line is damaged, stands twice, or is of another evaluation.
-    """
-    rows, note = load_rows(path, repair=repair)
-    replies: Replies = {}
-    for number, row in enumerate(rows, 1):
-        try:
-            reply = read_reply(row)
-        except ValueError as error:
-            raise build_damage_error(path, number, error) from error
-        if reply.run != run:
-            raise InputError(
-                f"{path}: line {number} was answered in another evaluation (run {reply.run}, here "
-                f"{run}), by another model or with other settings; move the file, or change --out."
-            )
-        if reply.configuration not in configurations:
-            raise build_damage_error(
-                path, number, f"configuration {reply.configuration!r} is not of this evaluation"
-            )
-        if not task.fits(reply.target):
-            raise build_damage_error(path, number, f"its target is none of {task.title}")
-        if reply.pair in replies:
-            raise build_damage_error(
-                path, number, f"{reply.configuration} has answered question {reply.id} before"
-            )
-        replies[reply.pair] = reply
-    return replies, note
 
 
 def _check_targets(path: Path, replies: Replies, sheet: Sheet) -> None:
