@@ -352,8 +352,3 @@ def test_settings_of_a_base_follow_it():
 def test_settings_that_do_not_exist_are_named(name):
     with pytest.raises(SettingError, match=re.escape(name.split(":")[1].split("=")[0])):
         read_method(name, "64", paper=False)
-
-
-def test_published_settings_leave_nothing_to_choose():
-    with pytest.raises(SettingError, match="leave recycle=false out"):
-        read_method("sparsevlm:recycle=false", "192", paper=True)

@@ -32,6 +32,7 @@ ALL = (DENSE, SPARSE, DRAWN)
 IMAGES = layouts.IMAGE_TASKS
 PAGE = Path(__file__).parents[3] / "docs" / "reproduce.md"
 WORDS = ("--max-new-tokens", 3, "--retain", 14)
+OF_QWEN = ("--methods", "sparsevlm", "--retain", "600")
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +269,8 @@ def test_the_command_asks_judges_and_scores(data, folder, tmp_path):
         (["--tasks", "gqa", "--limit", 0], "limit=0"),
         (["--tasks", "gqa", "--seed", -1], "seed=-1"),
         (["--tasks", "gqa", "--paper", "--methods", "random"], "no published settings"),
+        (["--tasks", "gqa", "--paper", *OF_QWEN], "use SparseVLM(retain=600)"),
+        (["--tasks", "gqa", "--paper", "--methods", "sparsevlm:kept=3/2/1"], "takes kept of"),
         (["--tasks", "gqa", "--methods", "magic"], "'magic' is not known"),
         (["--batch", 2], "--batch says nothing about scenes"),
         (["--score", "nowhere"], "nowhere holds no evaluation on benchmarks"),
