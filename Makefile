@@ -37,7 +37,7 @@ newest: .venv-newest/ready
 lmms-test: .venv-lmms/ready
 	.venv-lmms/bin/sparsight prepare
 	.venv-lmms/bin/python -c "import lmms_eval"
-	.venv-lmms/bin/python -m pytest tests/lmms/test_real_run.py
+	.venv-lmms/bin/python -m pytest tests/lmms/test_real_run.py tests/lmms/test_scorers.py tests/evaluate/tasks/test_export.py
 
 lmms-run: .venv-lmms/ready
 	.venv-lmms/bin/sparsight prepare
@@ -60,7 +60,7 @@ table: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,serve,parquet,pdf,video,dev]"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,serve,parquet,pdf,video,xlsx,dev]"
 	touch $@
 
 .venv-scale/ready: pyproject.toml constraints.txt

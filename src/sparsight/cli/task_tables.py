@@ -1,5 +1,6 @@
 """Tables of an evaluation on benchmarks: scores, retention with intervals, published ratios."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ MEANS = {
     "images_unjudged": "mean, without judged sets",
     "videos": "mean, video sets",
 }
+DETAILS = ("parts", "kinds", "kinds_together")  # of a result, each with scores by name
+BESIDE = 5  # configurations beside each other
 
 
 def show_tasks(results: dict[str, Any], console: Console, out: Path) -> None:
@@ -26,6 +29,11 @@ def show_tasks(results: dict[str, Any], console: Console, out: Path) -> None:
     console.print()
     console.print(_build_scores(results))
     console.print(_build_costs(results["configurations"]))
+    for start in range(0, len(results["configurations"]), BESIDE):
+        rows = results["configurations"][start : start + BESIDE]
+        details = _build_details(results["tasks"], rows)
+        if details.row_count:
+            console.print(details)
     for line in _list_notes(results, out):
         console.print(line, style="dim", highlight=False, markup=False)
 
@@ -97,6 +105,35 @@ def _build_costs(rows: list[dict[str, Any]]) -> Table:
                 f"{cost['seconds_median']:.2f}",
             )
     return table
+
+
+def _build_details(tasks: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Table:
+    """Return scores by part and kind of question, configurations side by side."""
+    table = _start_table("", "", "n")
+    for row in rows:
+        table.add_column(row["key"], justify="right", overflow="fold")
+    for task, facts in tasks.items():
+        own = [row["tasks"].get(task, {}) for row in rows]
+        for field in DETAILS:
+            found = [result.get(field, {}) for result in own]
+            for name in dict.fromkeys(name for one in found for name in one):
+                values = [one.get(name) for one in found]
+                table.add_row(facts["title"], name, _count(values), *map(_format_detail, values))
+            if any(found):
+                table.add_section()
+    return table
+
+
+def _count(values: Sequence[Any]) -> str:
+    """Return how many questions are of a kind; of parts it is not known."""
+    counts = [str(one["n"]) for one in values if isinstance(one, dict)]
+    return counts[0] if counts else ""
+
+
+def _format_detail(value: Any) -> str:
+    """Return the score of a part, or of a kind."""
+    score = value["score"] if isinstance(value, dict) else value
+    return "-" if score is None else f"{score:.1f}"
 
 
 def _list_notes(results: dict[str, Any], out: Path) -> list[str]:

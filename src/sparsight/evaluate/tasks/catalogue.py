@@ -8,6 +8,8 @@ from sparsight.evaluate.settings import check_once
 from sparsight.evaluate.tasks import scoring, targets
 from sparsight.evaluate.tasks.choices import read_mmbench, read_scienceqa
 from sparsight.evaluate.tasks.images import (
+    CAPABILITIES,
+    SEED_TYPES,
     read_gqa,
     read_mme,
     read_mmvet,
@@ -191,6 +193,7 @@ SEED = Task(
     combine=scoring.combine_mean,
     max_new_tokens=SHORT,
     count=17990,
+    kinds=SEED_TYPES,
 )
 MMVET = Task(
     name="mmvet",
@@ -208,6 +211,7 @@ MMVET = Task(
     combine=scoring.combine_mean,
     wording="similarity",
     count=218,
+    kinds=CAPABILITIES,
 )
 TASKS: Mapping[str, Task] = {
     task.name: task
