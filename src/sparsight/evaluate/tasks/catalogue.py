@@ -15,10 +15,9 @@ from sparsight.evaluate.tasks.images import (
     read_mmvet,
     read_pope,
     read_seed,
-    read_textvqa,
-    read_textvqa_plain,
 )
 from sparsight.evaluate.tasks.task import Need, Task
+from sparsight.evaluate.tasks.textvqa import read_textvqa, read_textvqa_plain
 from sparsight.evaluate.tasks.videos import read_videos
 from sparsight.evaluate.tasks.vqa import mark_vqa
 

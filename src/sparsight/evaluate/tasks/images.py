@@ -1,4 +1,4 @@
-"""The image benchmarks: GQA, POPE, MME, SEED-Bench, TextVQA and MM-Vet, from LLaVA's folders.
+"""The image benchmarks GQA, POPE, MME, SEED-Bench and MM-Vet, from LLaVA's folders.
 
 Source: LLaVA, docs/Evaluation.md (https://github.com/haotian-liu/LLaVA) for folders and prompts:
     their question files hold the whole text of a prompt, with its instruction.
@@ -11,6 +11,7 @@ from typing import Any
 
 from sparsight.errors import InputError
 from sparsight.evaluate.tasks.reading import (
+    ASKED,
     build_value_error,
     check_choice_of,
     check_fields,
@@ -26,11 +27,9 @@ from sparsight.evaluate.tasks.reading import (
 )
 from sparsight.evaluate.tasks.task import Item
 
-ASKED = ("question_id", "image")  # of each row, besides its text
 CATEGORIES = ("adversarial", "popular", "random")
 YES_NO = "Please answer yes or no."
 SHORT = "Answer the question using a single word or phrase."
-OCR = "Reference OCR token:"
 SEED_TYPES = (  # by number, from 1
     "Scene Understanding",
     "Instance Identity",
@@ -230,51 +229,6 @@ def _list_seed_types(path: Path, number: object, one: Mapping[str, Any]) -> tupl
         allowed = f"one of 1 to {len(SEED_TYPES)}"
         raise build_value_error(path, f"question {number}", "question_type_id", kind, allowed)
     return (SEED_TYPES[kind - 1],)
-
-
-def read_textvqa(paths: Mapping[str, Path]) -> list[Item]:
-    """Return TextVQA's questions, with the OCR tokens that LLaVA's file puts into each prompt."""
-    file = paths["questions"]
-    rows = read_rows(file, ASKED, ("text",))
-    answers = _read_textvqa_answers(paths["answers"])
-    numbers: Counter[str] = Counter()
-    items = []
-    unanswered = []
-    for row in rows:
-        image = str(row["question_id"])
-        question = row["text"].split("\n")[0]
-        numbers[image] += 1
-        target = answers.get((image, question.lower()))
-        if target is None:
-            unanswered.append(image)
-            continue
-        key = f"{image}#{numbers[image]}"
-        place = place_image(paths["images"], row["image"], file)
-        items.append(Item(key, row["text"], target, (place,), group=key))
-    check_joined(unanswered, len(rows), file, paths["answers"])
-    return items
-
-
-def _read_textvqa_answers(path: Path) -> dict[tuple[str, str], list[str]]:
-    """Return what people answered, by image and question in lower case."""
-    answers = {}
-    for number, one in enumerate(take_list(path, "the document", read_document(path), "data"), 1):
-        where = f"entry {number}"
-        check_texts(path, where, one, ("image_id", "question"))
-        own = take_list(path, where, one, "answers")
-        if not all(isinstance(answer, str) for answer in own):
-            raise build_value_error(path, where, "answers", own, "a list of texts")
-        answers[one["image_id"], one["question"].lower()] = own
-    return answers
-
-
-def read_textvqa_plain(paths: Mapping[str, Path]) -> list[Item]:
-    """Return TextVQA's questions without OCR tokens, so that the image alone gives the answer."""
-    items = []
-    for item in read_textvqa(paths):
-        lines = [line for line in item.text.split("\n") if not line.startswith(OCR)]
-        items.append(Item(item.id, "\n".join(lines), item.target, item.images, group=item.group))
-    return items
 
 
 def read_mmvet(paths: Mapping[str, Path]) -> list[Item]:
