@@ -62,6 +62,14 @@ def test_answers_of_textvqa_are_normalised_alike(textvqa, answer):
     assert normalise(answer) == textvqa.EvalAIAnswerProcessor()(answer)
 
 
+def test_each_word_of_their_lists_is_normalised_alike(textvqa):
+    theirs = textvqa.EvalAIAnswerProcessor()
+    pairs = [*theirs.CONTRACTIONS.items(), *theirs.NUMBER_MAP.items()]
+    words = {*WORDS, *(word for pair in pairs for word in pair), *theirs.ARTICLES, "somebodyd"}
+    assert len(words) > 200
+    assert {word: normalise(word) for word in words} == {word: theirs(word) for word in words}
+
+
 @MANY
 @given(texts(most=2), st.lists(texts(most=2), min_size=1, max_size=3), st.data())
 def test_textvqa_has_the_same_accuracy(textvqa, answer, others, data):
