@@ -120,13 +120,15 @@ def test_mme_adds_up_to_the_same_score(mme, images):
     parts: dict[int, list[tuple[bool, bool]]] = {}
     for part, *right in images:
         parts.setdefault(part, []).append(tuple(right))
-    sums = [np.sum([scoring.tally_image(pair) for pair in own], axis=0) for own in parts.values()]
-    rows = [
-        {"question_id": f"{part}/{number}", "category": str(part), "score": float(right)}
-        for part, own in parts.items()
-        for number, pair in enumerate(own)
-        for right in pair
-    ]
+    sums = []
+    for own in parts.values():
+        tallies = [scoring.tally_image(pair) for pair in own]
+        sums.append(np.sum(tallies, axis=0))
+    rows = []
+    for part, own in parts.items():
+        for number, pair in enumerate(own):
+            row = {"question_id": f"{part}/{number}", "category": str(part)}
+            rows += [{**row, "score": float(right)} for right in pair]
     theirs = mme.mme_aggregate_results(rows)
     assert scoring.combine_mme(np.array([sums]))[0] == pytest.approx(theirs)
 

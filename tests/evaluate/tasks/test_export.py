@@ -49,7 +49,7 @@ def write_folder(folder, data, *, task="mmbench", answered=4, **changes):
 def read_book(path):
     from openpyxl import load_workbook
 
-    return [[cell.value for cell in row] for row in load_workbook(path).active.iter_rows()]
+    return list(map(list, load_workbook(path).active.iter_rows(values_only=True)))
 
 
 @needs_openpyxl

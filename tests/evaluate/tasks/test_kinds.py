@@ -115,13 +115,13 @@ def test_the_folder_and_the_table_have_them(data, tmp_path, capsys):
     ]
     append_rows(tmp_path / "verdicts.jsonl", rows)
     (row,) = score_folder(tmp_path, judge=judge)["configurations"]
-    seed, mmvet, pope = (row["tasks"][name] for name in ("seed", "mmvet", "pope"))
+    seed, mmvet = row["tasks"]["seed"], row["tasks"]["mmvet"]
     assert set(seed["kinds"]) == {"Scene Understanding", "Action Recognition"}
     assert seed["parts"] == {"image": 100, "video": 100}
     assert "kinds_together" not in seed
     assert mmvet["kinds_together"]["rec+ocr"] == {"score": 50, "n": 1, "unjudged": 0}
     assert mmvet["kinds"]["rec"]["n"] == 2
-    assert set(pope["parts"]) == {"adversarial", "popular", "random"}
+    assert set(row["tasks"]["pope"]["parts"]) == {"adversarial", "popular", "random"}
     document = score_folder(tmp_path, judge=judge)
     show_tasks(document, Console(width=120), tmp_path)
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -42,20 +42,31 @@ def score_kinds(task: Task, marks: Marks) -> dict[str, Any]:
     """
     if not task.kinds or not all(reply.kinds for reply, _ in marks):
         return {}
-    together: dict[tuple[str, ...], list[tuple[Reply, Any]]] = {}
-    for reply, mark in marks:
-        own = tuple(kind for kind in task.kinds if kind in reply.kinds)
-        together.setdefault(own, []).append((reply, mark))
-    kinds = {}
-    for kind in task.kinds:
-        own_marks = [pair for pair in marks if kind in pair[0].kinds]
-        if own_marks:
-            kinds[kind] = _score(task, own_marks)
-    scores: dict[str, Any] = {"kinds": kinds}
+    scores: dict[str, Any] = {"kinds": _score_each(task, marks)}
+    together = _group_by_kinds(task, marks)
     if any(len(own) > 1 for own in together):
         order = sorted(together, key=_count_and_place(task))
         scores["kinds_together"] = {AND.join(own): _score(task, together[own]) for own in order}
     return scores
+
+
+def _score_each(task: Task, marks: Marks) -> dict[str, Any]:
+    """Return the scores of each kind that some question is of."""
+    scores = {}
+    for kind in task.kinds:
+        own = [pair for pair in marks if kind in pair[0].kinds]
+        if own:
+            scores[kind] = _score(task, own)
+    return scores
+
+
+def _group_by_kinds(task: Task, marks: Marks) -> dict[tuple[str, ...], list[tuple[Reply, Any]]]:
+    """Return the marks of questions of the same kinds, in the order that the task has them."""
+    together: dict[tuple[str, ...], list[tuple[Reply, Any]]] = {}
+    for reply, mark in marks:
+        own = tuple(kind for kind in task.kinds if kind in reply.kinds)
+        together.setdefault(own, []).append((reply, mark))
+    return together
 
 
 def _count_and_place(task: Task) -> Any:
