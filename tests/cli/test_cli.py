@@ -133,6 +133,8 @@ def test_refuses_a_budget_that_was_not_published(photo):
     words = ["ask", photo, QUESTION, "--paper", "--retain"]
     refused(run(*words, "100", "--method", "sparsevlm"), "was not published")
     refused(run(*words, "192"), "sparsight has no published settings")
+    refused(run(*words, "600", "--method", "sparsevlm"), "use SparseVLM(retain=600)")
+    refused(run(*words, "64", "--method", "sparsevlm:sites=2"), "--paper takes sites of sparsevlm")
 
 
 def test_refuses_an_unknown_method(photo):

@@ -285,6 +285,22 @@ def test_refuses_before_loading(words, part, data, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_published_settings_meet_a_model_of_another_depth(data, folder, tmp_path):
+    words = ["--tasks", "gqa", "--data", data, "--model", folder, "--out", tmp_path, "--paper"]
+    words += ["--methods", "dense,sparsevlm,sparsevlm:recycle=false", "--max-new-tokens", 2]
+    result = call(*words, "--retain", "64,none", "--limit", 1, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    refused = {"sparsevlm@64", "sparsevlm:recycle=false@64"}
+    assert set(document["refused"]) == refused
+    for key in refused:
+        assert "SparseVLM.paper(64) has the authors' counts for" in document["refused"][key]["gqa"]
+    answered = {row["key"] for row in document["configurations"] if row["tasks"]}
+    assert answered == {"dense", "sparsevlm", "sparsevlm:recycle=false"}
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["methods"]["sparsevlm"] == repr(SparseVLM.paper_video())
+
+
 def test_ctrl_c_keeps_what_is_answered(data, folder, tmp_path, monkeypatch):
     plain = Asker.ask
     asked = []
