@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
+
+from sparsight.evaluate.tasks.kinds import AND
 
 MEANS = {
     "images": "mean, image sets",
     "images_unjudged": "mean, without judged sets",
     "videos": "mean, video sets",
 }
-DETAILS = ("parts", "kinds", "kinds_together")  # of a result, each with scores by name
+TOGETHER = "kinds_together"
+DETAILS = ("parts", "kinds", TOGETHER)  # of a result, each with scores by name
 BESIDE = 5  # configurations beside each other
 
 
@@ -118,10 +121,16 @@ def _build_details(tasks: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Tab
             found = [result.get(field, {}) for result in own]
             for name in dict.fromkeys(name for one in found for name in one):
                 values = [one.get(name) for one in found]
-                table.add_row(facts["title"], name, _count(values), *map(_format_detail, values))
+                cells = [_count(values), *map(_format_detail, values)]
+                table.add_row(facts["title"], _name_detail(field, name), *cells)
             if any(found):
                 table.add_section()
     return table
+
+
+def _name_detail(field: str, name: str) -> str:
+    """Return how a part or kind is called; a kind that stands alone is told from the kind."""
+    return f"{name} only" if field == TOGETHER and AND not in name else name
 
 
 def _count(values: Sequence[Any]) -> str:
@@ -178,7 +187,9 @@ def _list_differences(results: dict[str, Any]) -> list[str]:
 def _start_table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number > 1 else "left", no_wrap=True)
+        justify: JustifyMethod = "right" if number > 1 else "left"
+        # where there is no room, the keys of configurations break, and are not cut
+        table.add_column(name, justify=justify, no_wrap=number != 1, overflow="fold")
     return table
 
 

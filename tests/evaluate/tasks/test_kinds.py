@@ -1,6 +1,7 @@
 """Scores by kind of question: MM-Vet's capabilities and their integrations, SEED-Bench's types."""
 
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -125,7 +126,7 @@ def test_the_folder_and_the_table_have_them(data, tmp_path, capsys):
     document = score_folder(tmp_path, judge=judge)
     show_tasks(document, Console(width=120), tmp_path)
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-    for line in ("MM-Vet rec+ocr 1 50.0", "MM-Vet math 1 50.0", "POPE popular 100.0"):
+    for line in ("MM-Vet rec+ocr 1 50.0", "MM-Vet math only 1 50.0", "POPE popular 100.0"):
         assert line.split() in shown
     assert ["SEED", "Action", "Recognition", "2", "100.0"] in shown
 
@@ -141,6 +142,30 @@ def test_a_file_without_types_gives_no_scores_by_type(data, tmp_path):
     layouts.write_json(path, document)
     (sheet,) = read_sheets(find_tasks(("seed",)), tmp_path)
     assert {item.kinds for item in sheet.items} == {()}
+
+
+def test_configurations_can_be_told_apart_where_there_is_no_room(capsys):
+    keys = [f"sparsevlm:recycle=false@{budget}" for budget in (192, 128)]
+    results = {"n": 1, "unjudged": 0, "score": 50.0, "retention": 1.0, "interval": [1.0, 1.0]}
+    results |= {"published": [], "outside": None, "parts": {"image": 50.0, "video": 50.0}}
+    means = {"retention": 1.0, "interval": [1.0, 1.0], "tasks": ["seed"]}
+    rows = [
+        {
+            "key": key,
+            "tasks": {"seed": results},
+            "means": {"images_unjudged": means},
+            "cost": None,
+            "incomplete": {},
+        }
+        for key in keys
+    ]
+    facts = {"title": "SEED", "note": None, "asked": 1}
+    document = {"tasks": {"seed": facts}, "configurations": rows, "refused": None, "judge": None}
+    document |= {"model": "tiny", "dtype": "float32"}
+    show_tasks(document, Console(width=100), Path("out"))
+    shown = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert shown.count("192") == shown.count("128") == 3
 
 
 def read_lines(path):
