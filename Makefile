@@ -3,7 +3,7 @@
 # make oldest run the tests of what touches transformers on the oldest release that is supported
 # make newest run the same on the newest release in the registry, also beyond the bound in pyproject.toml
 # make vllm-test  set up vLLM for the CPU in an environment of its own, compare its answers with those of transformers
-# make lmms-test  run lmms-eval with --model sparsight once, in an environment of its own
+# make lmms-test  run lmms-eval with --model sparsight once, compare scorers with its own, in an environment of its own
 # make lmms-run   do so for three configurations, and keep the facts in benchmarks/results/
 # make scale-test run `sparsight run` on a local Ray cluster, of which a worker is killed
 
@@ -37,7 +37,7 @@ newest: .venv-newest/ready
 lmms-test: .venv-lmms/ready
 	.venv-lmms/bin/sparsight prepare
 	.venv-lmms/bin/python -c "import lmms_eval"
-	.venv-lmms/bin/python -m pytest tests/lmms/test_real_run.py
+	.venv-lmms/bin/python -m pytest tests/lmms/test_real_run.py tests/lmms/test_scorers.py
 
 lmms-run: .venv-lmms/ready
 	.venv-lmms/bin/sparsight prepare
@@ -60,7 +60,7 @@ table: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,serve,parquet,pdf,video,gpus,dev]"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[embedded,serve,parquet,pdf,video,xlsx,gpus,dev]"
 	touch $@
 
 .venv-scale/ready: pyproject.toml constraints.txt

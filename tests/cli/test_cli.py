@@ -133,6 +133,8 @@ def test_refuses_a_budget_that_was_not_published(photo):
     words = ["ask", photo, QUESTION, "--paper", "--retain"]
     refused(run(*words, "100", "--method", "sparsevlm"), "was not published")
     refused(run(*words, "192"), "sparsight has no published settings")
+    refused(run(*words, "600", "--method", "sparsevlm"), "use SparseVLM(retain=600)")
+    refused(run(*words, "64", "--method", "sparsevlm:sites=2"), "--paper takes sites of sparsevlm")
 
 
 def test_refuses_an_unknown_method(photo):
@@ -352,8 +354,3 @@ def test_settings_of_a_base_follow_it():
 def test_settings_that_do_not_exist_are_named(name):
     with pytest.raises(SettingError, match=re.escape(name.split(":")[1].split("=")[0])):
         read_method(name, "64", paper=False)
-
-
-def test_published_settings_leave_nothing_to_choose():
-    with pytest.raises(SettingError, match="leave recycle=false out"):
-        read_method("sparsevlm:recycle=false", "192", paper=True)

@@ -1,5 +1,7 @@
 """--model_args: what is read, with which defaults, and what is refused by name."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -60,6 +62,8 @@ def test_a_count_stays_a_count(retain, kind):
 
 def test_published_settings():
     assert read(method="sparsevlm", retain=64, paper=True).method == SparseVLM.paper(64)
+    method = read(method="sparsevlm:recycle=false", retain=64, paper=True).method
+    assert method == replace(SparseVLM.paper(64), recycle=False)
     with pytest.raises(UnsupportedError, match="published"):
         read(method="random", retain=64, paper=True)
 

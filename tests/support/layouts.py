@@ -163,7 +163,8 @@ def write_seed(data, count=4):
         key = str(number) if kind == "image" else f"v{number}"
         rows.append({"question_id": key, "image": f"{name}{number}.png", "text": text})
         answer = "ABCD"[number % 4]
-        questions.append({"question_id": key, "answer": answer, "data_type": kind})
+        known = {"question_id": key, "answer": answer, "data_type": kind}
+        questions.append({**known, "question_type_id": 1 if kind == "image" else 10})
     write_lines(folder / "llava-seed-bench.jsonl", rows)
     write_json(folder / "SEED-Bench.json", {"questions": questions})
 
@@ -195,7 +196,7 @@ def write_mmvet(data, count=3):
         rows.append({"question_id": number, "image": f"v1_{number}.png", "text": text})
         truths[f"v1_{number}"] = {
             "answer": f"{COLOURS[number % 4]}<AND>white",
-            "capability": ["rec"],
+            "capability": [["ocr", "rec"], ["rec"], ["math"]][number % 3],
         }
     write_lines(folder / "llava-mm-vet.jsonl", rows)
     write_json(folder / "mm-vet.json", truths)

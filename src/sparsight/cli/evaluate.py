@@ -24,7 +24,7 @@ from rich.table import Table
 from sparsight.cli.ask import show_progress
 from sparsight.cli.choices import METHODS, SCENES, SUITES
 from sparsight.cli.load import load_model
-from sparsight.cli.method import cli_name, find_method, read_method, read_retain
+from sparsight.cli.method import cli_name, find_method, read_budget, read_method
 from sparsight.cli.streams import INTERRUPTED, print_json, say
 from sparsight.errors import InputError
 from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, open_store, run
@@ -117,7 +117,7 @@ def read_configurations(
     check_once("--methods", [name.lower() for name in names])
     check_once("--retain", values)
     for text in values:
-        read_retain(text)
+        read_budget(text)
     configurations = []
     for name in names:
         if name.lower() == DENSE.name:

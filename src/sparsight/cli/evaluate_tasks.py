@@ -30,6 +30,7 @@ from sparsight.evaluate.judge.judging import Judge, Verdicts, find_only_judge, j
 from sparsight.evaluate.judge.wordings import read_wordings
 from sparsight.evaluate.settings import Configuration
 from sparsight.evaluate.tasks import Sheet, find_tasks, read_sheets
+from sparsight.evaluate.tasks.export import export_mmbench
 from sparsight.evaluate.tasks.ranks import Ranks
 from sparsight.evaluate.tasks.runner import count_open, run_tasks
 from sparsight.evaluate.tasks.scores import score_folder
@@ -222,18 +223,33 @@ def _judge(judge: Judge, settings: TaskSettings, sheets: Sequence[Sheet], store:
             pairs += [(sheet.task, reply) for reply in replies if reply.id in asked]
     if pairs:
         with show_answer_count("judging") as report:
-            judge_all(judge, pairs, Verdicts(settings.out / VERDICTS), report)
+            judge_all(judge, pairs, Verdicts(settings.out / VERDICTS, repair=True), report)
 
 
 def score_again(
-    folder: Path, url: str | None, model: str | None, prompt: Path | None, *, as_json: bool
+    folder: Path,
+    url: str | None,
+    model: str | None,
+    prompt: Path | None,
+    *,
+    export: Path | None = None,
+    as_json: bool,
 ) -> None:
     """Score the answers of a folder again, and print the results.
 
+    Args:
+        folder: of the evaluation.
+        url: address of a judge, which is refused, or "none".
+        model: name of the judge whose verdicts count; None for the only one.
+        prompt: file of what the judge was asked.
+        export: folder that workbooks for MMBench's server are written to; None for none.
+        as_json: whether one JSON document is printed instead of the tables for people.
+
     Raises:
         InputError: the folder holds no evaluation on benchmarks, or is damaged.
-        SettingError: an address of a judge is given, verdicts of several judges are there, or
-            several processes were started.
+        SettingError: an address of a judge is given, verdicts of several judges are there, there
+            are no answers to export, or several processes were started.
+        UnsupportedError: the package that writes workbooks is missing.
     """
     refuse_several("--score")
     if url not in (None, NO_JUDGE):
@@ -243,8 +259,11 @@ def score_again(
         )
     judge = read_judge(None, model, prompt)
     if judge is None and prompt is not None:
-        judge = find_only_judge(Verdicts(folder / VERDICTS), read_wordings(prompt))
+        judge = find_only_judge(Verdicts(folder / VERDICTS, repair=False), read_wordings(prompt))
+    files, notes = ([], []) if export is None else export_mmbench(folder, export)
     _print(score_folder(folder, judge=judge), folder, as_json)
+    for line in [f"{path} is written" for path in files] + [f"note: {note}" for note in notes]:
+        say(line)
 
 
 def _print(results: dict[str, Any], out: Path, as_json: bool) -> None:

@@ -37,8 +37,8 @@ Methods = Annotated[
 Retain = Annotated[
     str,
     typer.Option(
-        help="Budgets, separated by commas: counts for one image (with --tasks: for a prompt), or "
-        "fractions."
+        help="Budgets, separated by commas: counts for one image (with --tasks: for a prompt), "
+        "fractions, or none for no bound."
     ),
 ]
 Families = Annotated[
@@ -97,7 +97,8 @@ Paper = Annotated[
     bool,
     typer.Option(
         "--paper",
-        help="Use the authors' published counts for --retain.",
+        help="Use the authors' published counts for --retain; what follows a method's name, as in "
+        "sparsevlm:recycle=false, is changed beside them.",
         rich_help_panel=TASKS_PANEL,
     ),
 ]
@@ -121,6 +122,13 @@ Score = Annotated[
     Path | None,
     typer.Option(
         help="Folder whose answers are scored again, without model and data.",
+        rich_help_panel=TASKS_PANEL,
+    ),
+]
+Export = Annotated[
+    Path | None,
+    typer.Option(
+        help="With --score: folder that workbooks for MMBench's server are written to.",
         rich_help_panel=TASKS_PANEL,
     ),
 ]
@@ -150,6 +158,7 @@ def eval_command(
     judge_model: JudgeModel = None,
     judge_prompt: JudgePrompt = None,
     score: Score = None,
+    export: Export = None,
     as_json: Json = False,
     device: Device = None,
     verbose: Verbose = False,
@@ -173,9 +182,9 @@ def eval_command(
         _refuse("--score", {"--tasks": tasks, **of_scenes, **of_tasks})
         from sparsight.cli.evaluate_tasks import score_again
 
-        score_again(score, judge, judge_model, judge_prompt, as_json=as_json)
+        score_again(score, judge, judge_model, judge_prompt, export=export, as_json=as_json)
     elif tasks is not None:
-        _refuse("--tasks", of_scenes)
+        _refuse("--tasks", {**of_scenes, "--export": export})
         from sparsight.cli import evaluate_tasks as benchmarks
 
         chosen = benchmarks.read_configurations(methods, retain, paper=paper)
@@ -185,7 +194,7 @@ def eval_command(
             settings, tuple(of_judge.values()), model, device, as_json=as_json, verbose=verbose
         )
     else:
-        _refuse("scenes", {**of_tasks, **of_judge})
+        _refuse("scenes", {**of_tasks, **of_judge, "--export": export})
         shared |= {"control": control, "share_encoding": share_encoding}
         _evaluate_scenes((suite, families, methods, retain), shared, model, device, as_json)
 

@@ -10,6 +10,8 @@ from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.methods import methods
 from sparsight.methods.method import Method
 
+NO_BOUND = "none"  # as a budget: what an adaptive method finds, however much that is
+
 
 def cli_name(method: type[Method]) -> str:
     """Return a method's name on the command line.
@@ -37,6 +39,15 @@ def read_retain(text: str) -> float:
         ) from None
     check_retain(retain)
     return retain
+
+
+def read_budget(text: str) -> float | None:
+    """Return a budget as `read_retain` does; None for "none", which sets no bound.
+
+    Raises:
+        BudgetError: the text is neither.
+    """
+    return None if text.strip().lower() == NO_BOUND else read_retain(text)
 
 
 def read_setting(method: type[Method], text: str) -> tuple[str, Any]:
@@ -92,16 +103,16 @@ def read_method(name: str, retain: str, paper: bool) -> Method:
         name: of the method, or file or module and class of an own one, as in my_file.py:NormTopK;
             settings may follow it, as in sparsevlm:sites=3/7/15, and those of its base, as in
             restore:base=sparsevlm:recycle=false.
-        retain: the budget.
-        paper: whether the published settings are wanted.
+        retain: the budget; "none" for no bound, which adaptive methods can do without.
+        paper: whether the published settings are wanted, with those changed that follow the name.
 
     Raises:
-        SettingError: no such method or setting, or a setting given twice.
+        SettingError: no such method or setting, a setting given twice, or one that `paper` fixes.
         BudgetError: no such budget, or `paper` asks for one that was not published.
         UnsupportedError: the method has no published settings.
     """
     method, settings = find_method(name)
-    budget = read_retain(retain)
+    budget = read_budget(retain)
     if paper:
         return _build_published(method, budget, settings)
     return method(retain=budget, **_read_settings(method, settings))
@@ -167,13 +178,19 @@ def _find_shipped(name: str) -> type[Method]:
     )
 
 
-def _build_published(method: type[Method], budget: float, settings: list[str]) -> Method:
-    if settings:
-        raise SettingError(
-            f"the published settings leave nothing to choose; leave {':'.join(settings)} out."
-        )
+def _build_published(method: type[Method], budget: float | None, settings: list[str]) -> Method:
+    """Return the published settings of a budget, with those changed that leave its counts alone."""
+    name = cli_name(method)
     preset = getattr(method, "paper", None)
     if preset is None:
-        raise UnsupportedError(f"{cli_name(method)} has no published settings; leave --paper out.")
+        raise UnsupportedError(f"{name} has no published settings; leave --paper out.")
+    changed = _read_settings(method, settings)
+    fixed = [field for field in changed if field not in method.beside_paper]
+    if fixed:
+        others = ", ".join(sorted(method.beside_paper)) or "nothing"
+        raise SettingError(
+            f"--paper takes {fixed[0]} of {name} as it was published; leave {':'.join(settings)} "
+            f"or --paper out. Beside it can be changed: {others}."
+        )
     published: Method = preset(budget)
-    return published
+    return replace(published, **changed) if changed else published

@@ -1,18 +1,24 @@
 """Tables of an evaluation on benchmarks: scores, retention with intervals, published ratios."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
+
+from sparsight.evaluate.tasks.kinds import AND
 
 MEANS = {
     "images": "mean, image sets",
     "images_unjudged": "mean, without judged sets",
     "videos": "mean, video sets",
 }
+TOGETHER = "kinds_together"
+DETAILS = ("parts", "kinds", TOGETHER)  # of a result, each with scores by name
+BESIDE = 5  # configurations beside each other
 
 
 def show_tasks(results: dict[str, Any], console: Console, out: Path) -> None:
@@ -26,6 +32,11 @@ def show_tasks(results: dict[str, Any], console: Console, out: Path) -> None:
     console.print()
     console.print(_build_scores(results))
     console.print(_build_costs(results["configurations"]))
+    for start in range(0, len(results["configurations"]), BESIDE):
+        rows = results["configurations"][start : start + BESIDE]
+        details = _build_details(results["tasks"], rows)
+        if details.row_count:
+            console.print(details)
     for line in _list_notes(results, out):
         console.print(line, style="dim", highlight=False, markup=False)
 
@@ -99,6 +110,41 @@ def _build_costs(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _build_details(tasks: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Table:
+    """Return scores by part and kind of question, configurations side by side."""
+    table = _start_table("", "", "n")
+    for row in rows:
+        table.add_column(row["key"], justify="right", overflow="fold")
+    for task, facts in tasks.items():
+        own = [row["tasks"].get(task, {}) for row in rows]
+        for field in DETAILS:
+            found = [result.get(field, {}) for result in own]
+            for name in dict.fromkeys(name for one in found for name in one):
+                values = [one.get(name) for one in found]
+                cells = [_count(values), *map(_format_detail, values)]
+                table.add_row(facts["title"], _name_detail(field, name), *cells)
+            if any(found):
+                table.add_section()
+    return table
+
+
+def _name_detail(field: str, name: str) -> str:
+    """Return how a part or kind is called; a kind that stands alone is told from the kind."""
+    return f"{name} only" if field == TOGETHER and AND not in name else name
+
+
+def _count(values: Sequence[Any]) -> str:
+    """Return how many questions are of a kind; of parts it is not known."""
+    counts = [str(one["n"]) for one in values if isinstance(one, dict)]
+    return counts[0] if counts else ""
+
+
+def _format_detail(value: Any) -> str:
+    """Return the score of a part, or of a kind."""
+    score = value["score"] if isinstance(value, dict) else value
+    return "-" if score is None else f"{score:.1f}"
+
+
 def _list_notes(results: dict[str, Any], out: Path) -> list[str]:
     """Return what has to be known beside the numbers."""
     lines = []
@@ -141,7 +187,9 @@ def _list_differences(results: dict[str, Any]) -> list[str]:
 def _start_table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number > 1 else "left", no_wrap=True)
+        justify: JustifyMethod = "right" if number > 1 else "left"
+        # where there is no room, the keys of configurations break, and are not cut
+        table.add_column(name, justify=justify, no_wrap=number != 1, overflow="fold")
     return table
 
 

@@ -6,7 +6,8 @@ Pure arithmetic: knows no model, no tensor and no method.
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from sparsight.errors import BudgetError, SettingError
+from sparsight.counts.schedule import PAPER_LAYERS, PAPER_SITES
+from sparsight.errors import BudgetError, SettingError, UnsupportedError
 
 Settings = TypeVar("Settings")
 
@@ -25,6 +26,38 @@ def take_published(name: str, table: Mapping[int, Settings], retain: int) -> Set
             f"{name}(retain=...)."
         )
     return table[retain]
+
+
+def check_depth(
+    name: str,
+    table: Mapping[int, Sequence[int]],
+    layers: int,
+    *,
+    retain: float | None,
+    sites: Sequence[int] | None,
+    kept: Sequence[int] | None,
+) -> None:
+    """Check that published counts are not used in a decoder of another depth.
+
+    Args:
+        name: of the method's class, for the message.
+        table: budget -> tokens kept at each of SparseVLM's sites of 32 layers.
+        layers: L, decoder layers of the model.
+        retain: the method's budget.
+        sites: of the method.
+        kept: the method's counts.
+    Raises: UnsupportedError: budget, sites and counts are published ones, and L is not 32.
+    """
+    published = table.get(retain) if isinstance(retain, int) else None
+    if published is None or (kept, sites) != (published, PAPER_SITES):
+        return
+    if layers != PAPER_LAYERS:
+        raise UnsupportedError(
+            f"{name}.paper({retain}) has the authors' counts for a decoder of {PAPER_LAYERS} "
+            f"layers, this model has {layers}, and none were published for that; use "
+            f"{name}(retain={retain}), which solves counts for any model (on the command line: "
+            "leave --paper out)."
+        )
 
 
 def check_kept(kept: Sequence[int], sites: Sequence[int] | None) -> None:

@@ -47,6 +47,7 @@ class Method(ABC):
     * summary: what the method does, in one line.
     * source: paper, venue and arXiv number; "" for what was published nowhere.
     * published: budgets that `paper()` takes.
+    * beside_paper: settings that can be changed on top of `paper()`, whose counts they leave alone.
     * signals: what `select` reads of a view, of SIGNALS; what is always there is not listed.
     * attention_of: whose attention it reads: of the layer "before" a site, or of the "site" itself,
       the layer on whose entry the sequence gets shorter, on the sequence before the site.
@@ -76,6 +77,7 @@ class Method(ABC):
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
     published: ClassVar[tuple[int, ...]] = ()
+    beside_paper: ClassVar[frozenset[str]] = frozenset()
     signals: ClassVar[frozenset[str]] = frozenset()
     attention_of: ClassVar[Literal["before", "site"]] = "before"
     chooses_at_input: ClassVar[bool] = False

@@ -12,7 +12,7 @@ import torch
 
 from sparsight.counts.budget import resolve_retain, solve_counts
 from sparsight.counts.layout import Layout, count_tokens
-from sparsight.counts.published import check_kept, choose_kept, take_published
+from sparsight.counts.published import check_depth, check_kept, choose_kept, take_published
 from sparsight.counts.recycling import add_recycled, count_recycled, split_counts
 from sparsight.counts.schedule import PAPER_SITES, Accounting, Schedule
 from sparsight.errors import BudgetError, SettingError
@@ -26,6 +26,7 @@ from sparsight.methods.view import Selection, View
 
 VIDEO_SITES = (2,)
 PAPER_VIDEO = 194  # of a video of Video-LLaVA
+PAPER_QWEN = (600, 500, 400)  # budgets of Table 2, whose counts are not public
 PAPER_KEPT: dict[int, tuple[int, ...]] = {
     192: (300, 200, 110),
     128: (303, 110, 36),
@@ -78,6 +79,9 @@ class SparseVLM(Method):
     )
     source: ClassVar[str] = "SparseVLM, ICML 2025, arXiv 2410.04417"
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_KEPT)
+    beside_paper: ClassVar[frozenset[str]] = frozenset(
+        ("level", "recycle", "aggregate", "tau", "theta", "prune_scale", "rank_tolerance")
+    ) | {"calibrate", "positions"}
     signals: ClassVar[frozenset[str]] = frozenset({"attention"})
     adaptive: ClassVar[bool] = True  # with level="rank"
 
@@ -128,19 +132,35 @@ class SparseVLM(Method):
         return Calibration() if self.calibrate else None
 
     @classmethod
-    def paper(cls, retain: int) -> Self:
+    def paper(cls, retain: int | None) -> Self:
         """Return the authors' exact settings for one of their budgets.
 
         Source: authors' code: 192, 128 and 64 from branch v1.5, 96 from main; pruning after layers
-            2, 6 and 15. 194, of a video, are the settings of `paper_video`.
+            2, 6 and 15. 194, of a video, and None are the settings of `paper_video`.
         Differs: the counts are absolute, made for 576 visual tokens and 32 layers; `retain` names
             the layer mean under the authors' accounting. A sample with no more visual tokens than
             `retain` keeps all; one with more, but fewer than the first site keeps, is refused.
+            A decoder of another depth, such as that of LLaVA-1.5-13B, is refused when the method is
+            attached: its layer mean would be another one, and the authors published no settings.
+            Neither did they for Mini-Gemini; a decoder of 32 layers is given those of LLaVA-1.5.
+            600, 500 and 400, which the paper's Table 2 names for Qwen2-VL, are refused: sites and
+            counts behind them were not published. `SparseVLM(retain=600)` solves counts for them.
+            With `recycle=False` beside these settings the tokens kept stay the same, and the layer
+            means without recycled ones are 188.2, 123.9, 93.1 and 61.7. The paper does not say how
+            its Table 4 ran without recycling; its code has fixed counts of tokens kept, to which
+            recycled ones are added, so that leaving the step out gives these means.
 
-        Raises: BudgetError: the budget was not published.
+        Raises: BudgetError: the budget, or its settings, were not published.
         """
-        if retain == PAPER_VIDEO:
+        if retain is None or retain == PAPER_VIDEO:
             return cls.paper_video(retain)
+        if retain in PAPER_QWEN:
+            raise BudgetError(
+                f"{cls.__name__}.paper({retain}) does not exist: the paper's Table 2 has {retain} "
+                "tokens of Qwen2-VL, but the sites and counts behind them were not published; use "
+                f"{cls.__name__}(retain={retain}), which solves counts for any model (on the "
+                "command line: leave --paper out)."
+            )
         return cls(
             retain=retain,
             sites=PAPER_SITES,
@@ -164,6 +184,12 @@ class SparseVLM(Method):
         return cls(
             retain=retain, sites=VIDEO_SITES, positions="renumber", level="rank", prune_scale=1.0
         )
+
+    def list_sites(self, layers: int) -> tuple[int, ...]:
+        """Return every site of a sample; published counts are for decoders of 32 layers alone."""
+        name = type(self).__name__
+        check_depth(name, PAPER_KEPT, layers, retain=self.retain, sites=self.sites, kept=self.kept)
+        return super().list_sites(layers)
 
     def plan(self, layout: Layout | int, layers: int) -> Schedule:
         """Plan the counts at each site; with level="rank" they are upper bounds."""

@@ -12,7 +12,7 @@ import torch
 
 from sparsight.counts.budget import resolve_retain, solve_counts
 from sparsight.counts.layout import Layout, count_tokens
-from sparsight.counts.published import check_kept, choose_kept, take_published
+from sparsight.counts.published import check_depth, check_kept, choose_kept, take_published
 from sparsight.counts.schedule import PAPER_SITES, Accounting, Schedule
 from sparsight.errors import SettingError, UnsupportedError
 from sparsight.methods.method import Method, check_choice, read_whole_numbers
@@ -57,6 +57,7 @@ class SparseVLMPlus(Method):
     )
     source: ClassVar[str] = "authors' code of SparseVLM, branch main, 2025"
     published: ClassVar[tuple[int, ...]] = tuple(PAPER_KEPT)
+    beside_paper: ClassVar[frozenset[str]] = frozenset({"heads", "positions", "prior_floor"})
     signals: ClassVar[frozenset[str]] = frozenset({"attention", "distance"})
 
     accounting: Accounting = "entering"
@@ -81,10 +82,19 @@ class SparseVLMPlus(Method):
     def paper(cls, retain: int) -> Self:
         """Return the authors' exact settings for one of their budgets.
 
+        Differs: a decoder that has not 32 layers is refused when the method is attached, as the
+            counts would have another mean there.
+
         Raises: BudgetError: the budget was not published.
         """
         kept = take_published(cls.__name__, PAPER_KEPT, retain)
         return cls(retain=retain, sites=PAPER_SITES, kept=kept, accounting="authors", heads=14)
+
+    def list_sites(self, layers: int) -> tuple[int, ...]:
+        """Return every site of a sample; published counts are for decoders of 32 layers alone."""
+        name = type(self).__name__
+        check_depth(name, PAPER_KEPT, layers, retain=self.retain, sites=self.sites, kept=self.kept)
+        return super().list_sites(layers)
 
     def plan(self, layout: Layout | int, layers: int) -> Schedule:
         """Plan the counts at each site."""

@@ -47,7 +47,7 @@ def reply(number=0, prediction="a cat"):
 
 def judge_with(url, path, *replies, timeout=5.0):
     judge = Judge("owl", OWN, Endpoint(url, "owl", timeout))
-    verdicts = Verdicts(path / "verdicts.jsonl")
+    verdicts = Verdicts(path / "verdicts.jsonl", repair=True)
     pairs = [(TASK, one) for one in replies or (reply(),)]
     judge_all(judge, pairs, verdicts)
     return [TASK.mark(verdicts.read(judge, *pair), "") for pair in pairs]
@@ -133,7 +133,7 @@ def test_an_endpoint_that_stays_down_stops_and_keeps(tmp_path, quick):
     with run_judge(GOOD, always=Fault(500)) as (url, _), pytest.raises(ModelError, match=why):
         judge_with(url, tmp_path, reply(0), reply(1, "a dog"))
     assert quick == [1.0, 2.0, 4.0, 8.0]
-    assert len(Verdicts(tmp_path / "verdicts.jsonl").rows) == 1
+    assert len(Verdicts(tmp_path / "verdicts.jsonl", repair=True).rows) == 1
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_another_judge_or_wording_is_another_verdict(tmp_path):
     assert len(keys) == 4
     with run_judge() as (url, _):
         judge_with(url, tmp_path)
-    verdicts = Verdicts(tmp_path / "verdicts.jsonl")
+    verdicts = Verdicts(tmp_path / "verdicts.jsonl", repair=True)
     assert find_only_judge(verdicts, OWN).model == "owl"
     verdicts.add(next(iter(verdicts.rows.values())) | {"key": "k", "asked_judge": "eagle"})
     with pytest.raises(SettingError, match="verdicts of eagle, owl"):

@@ -1,5 +1,7 @@
 """Prompts to the letter, images padded to a square, and published rows."""
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -127,11 +129,29 @@ def test_rows_say_what_differs():
         "the authors' settings (--paper)",
     ]
     assert find_rows(task, "sparsevlm@100", "embedded", whole) == []
-    assert find_rows(task, "sparsevlm:recycle=false@192", "embedded", whole) == []
+    assert find_rows(task, "sparsevlm:tau=0.5@192", "embedded", whole) == []
     for model, source in (("Qwen2-VL-7B-Instruct", "paper-v4-qwen"), ("other", "paper-v4")):
         assert find_rows(TASKS["textvqa"], "dense", model, (5000, 5000))[0]["source"] == source
     judged = find_rows(TASKS["mmvet"], "dense", "llava-1.5-7b", (218, 218))
     assert judged[0]["differs"] == ["judge not named"]
+
+
+def test_rows_know_the_settings_that_they_are_of():
+    without = replace(SparseVLM.paper(96), recycle=False)
+    named = "sparsevlm:recycle=false@96", "llava-1.5-7b", (12578, 12578)
+    (row,) = find_rows(TASKS["gqa"], *named, repr(without))
+    assert (row["source"], row["differs"]) == ("paper-v4-recycling", [])
+    assert row["dense"] == 61.9
+    (row,) = find_rows(TASKS["gqa"], *named, repr(replace(without, kept=None)))
+    assert row["differs"] == ["the authors' settings (--paper)"]
+    video = find_rows(
+        TASKS["msvd"], "sparsevlm@194", "Video-LLaVA-7B", (1000, 1000), repr(SparseVLM.paper(194))
+    )
+    assert video[0]["differs"] == ["judge not named"]
+    (row,) = find_rows(
+        TASKS["pope"], "sparsevlm@600", "Qwen2-VL-7B", (8910, 8910), repr(SparseVLM(retain=600))
+    )
+    assert row["differs"] == ["sites and counts, which were not published"]
 
 
 @pytest.mark.parametrize(("interval", "outside"), [([0.9, 1.0], False), ([0.97, 1.0], True)])

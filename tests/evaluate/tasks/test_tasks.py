@@ -32,6 +32,7 @@ ALL = (DENSE, SPARSE, DRAWN)
 IMAGES = layouts.IMAGE_TASKS
 PAGE = Path(__file__).parents[3] / "docs" / "reproduce.md"
 WORDS = ("--max-new-tokens", 3, "--retain", 14)
+OF_QWEN = ("--methods", "sparsevlm", "--retain", "600")
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +269,8 @@ def test_the_command_asks_judges_and_scores(data, folder, tmp_path):
         (["--tasks", "gqa", "--limit", 0], "limit=0"),
         (["--tasks", "gqa", "--seed", -1], "seed=-1"),
         (["--tasks", "gqa", "--paper", "--methods", "random"], "no published settings"),
+        (["--tasks", "gqa", "--paper", *OF_QWEN], "use SparseVLM(retain=600)"),
+        (["--tasks", "gqa", "--paper", "--methods", "sparsevlm:kept=3/2/1"], "takes kept of"),
         (["--tasks", "gqa", "--methods", "magic"], "'magic' is not known"),
         (["--batch", 2], "--batch says nothing about scenes"),
         (["--score", "nowhere"], "nowhere holds no evaluation on benchmarks"),
@@ -280,6 +283,22 @@ def test_refuses_before_loading(words, part, data, tmp_path, monkeypatch):
     assert result.exit_code == 2
     assert part in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_published_settings_meet_a_model_of_another_depth(data, folder, tmp_path):
+    words = ["--tasks", "gqa", "--data", data, "--model", folder, "--out", tmp_path, "--paper"]
+    words += ["--methods", "dense,sparsevlm,sparsevlm:recycle=false", "--max-new-tokens", 2]
+    result = call(*words, "--retain", "64,none", "--limit", 1, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    refused = {"sparsevlm@64", "sparsevlm:recycle=false@64"}
+    assert set(document["refused"]) == refused
+    for key in refused:
+        assert "SparseVLM.paper(64) has the authors' counts for" in document["refused"][key]["gqa"]
+    answered = {row["key"] for row in document["configurations"] if row["tasks"]}
+    assert answered == {"dense", "sparsevlm", "sparsevlm:recycle=false"}
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["methods"]["sparsevlm"] == repr(SparseVLM.paper_video())
 
 
 def test_ctrl_c_keeps_what_is_answered(data, folder, tmp_path, monkeypatch):

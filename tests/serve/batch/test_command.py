@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from sparsight.cli import app, batch, batch_job
 from sparsight.cli.batch_job import hash_model, read_chosen
+from sparsight.cli.method import read_method
 from sparsight.serve.batch.rows import read_inputs
 from sparsight.serve.batch.settings import Asking, describe
 from tests.support import jobs, tiny_processor
@@ -96,6 +97,9 @@ def refused(result, *parts):
         (["--method", "dense", "--retain", "7"], "leave --retain out"),
         (["--method", "Dense", "--retain", "192"], "leave --retain out"),
         (["--method", "dense", "--paper"], "dense has no published settings"),
+        (["--method", "sparsevlm", "--paper", "--retain", "500"], "use SparseVLM(retain=500)"),
+        (["--method", "sparsevlm:sites=2", "--paper"], "--paper takes sites of sparsevlm"),
+        (["--method", "sparsevlm", "--retain", "none"], "retain=None sets no bound"),
         (["--method", "dense", "--check", "3"], "--check compares with the dense model"),
         (["--device", "nowhere"], "--device 'nowhere' is not known"),
         (["--dtype", "int8"], "--dtype 'int8' is not known"),
@@ -119,6 +123,8 @@ def test_wrong_options_are_refused_in_one_line(table, tmp_path, monkeypatch, wor
 def test_the_budget_that_is_not_given():
     assert read_chosen(Asking()).retain == 192
     assert read_chosen(Asking(method="dense")) is None
+    changed = Asking(method="sparsevlm:recycle=false", retain="96", paper=True)
+    assert read_chosen(changed) == read_method("sparsevlm:recycle=false", "96", paper=True)
     assert batch.Retain.__metadata__[0].help.endswith("default: 192.")
 
 

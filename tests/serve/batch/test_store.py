@@ -121,6 +121,22 @@ def test_an_unrelated_description_is_never_overwritten(table, tmp_path):
         assert side.read_text() == text
 
 
+@pytest.mark.parametrize("holds_rows", [True, False])
+def test_a_description_of_another_version_is_named(table, tmp_path, holds_rows):
+    out, side = tmp_path / "out.jsonl", tmp_path / "out.jsonl.run.json"
+    if holds_rows:
+        jobs.work(table, out, WHAT)
+    rows = out.read_bytes() if holds_rows else b""
+    now = {**WHAT, "model_files": "abc"}
+    side.write_text(json.dumps(WHAT))
+    with pytest.raises(InputError, match="has no model_files: another version wrote it"):
+        jobs.work(table, out, now)
+    side.write_text(json.dumps({**now, "colour": "red"}))
+    with pytest.raises(InputError, match="has colour, which this version does not know"):
+        jobs.work(table, out, now)
+    assert (out.read_bytes() if out.exists() else b"") == rows
+
+
 DAMAGES = {
     "no JSON": lambda lines: [*lines[:2], "{}}", *lines[3:]],
     "other fields": lambda lines: [*lines[:2], "{}", *lines[3:]],

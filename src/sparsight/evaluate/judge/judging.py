@@ -50,14 +50,17 @@ class Judge:
 class Verdicts:
     """What judges replied, on the disk.
 
-    Args: path: of the file, which need not exist.
+    Args:
+        path: of the file, which need not exist.
+        repair: whether a half-written last line is cut off the file, which only the run that holds
+            its lock may do: for others the line is one that is being written.
 
     Raises: InputError: a line of it is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, repair: bool) -> None:
         self.path = path
-        rows, self.note = load_rows(path, repair=True)
+        rows, self.note = load_rows(path, repair=repair)
         self.rows: dict[str, dict[str, Any]] = {}
         for number, row in enumerate(rows, 1):
             odd = [name for name in FIELDS if not isinstance(row.get(name), str)]

@@ -137,6 +137,7 @@ class Asker:
             part=item.part,
             group=item.group,
             question=item.question,
+            kinds=item.kinds,
             target=item.target,
             prediction=answer,
             prompt=hash_text(item.text),

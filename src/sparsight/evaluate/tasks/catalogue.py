@@ -8,15 +8,16 @@ from sparsight.evaluate.settings import check_once
 from sparsight.evaluate.tasks import scoring, targets
 from sparsight.evaluate.tasks.choices import read_mmbench, read_scienceqa
 from sparsight.evaluate.tasks.images import (
+    CAPABILITIES,
+    SEED_TYPES,
     read_gqa,
     read_mme,
     read_mmvet,
     read_pope,
     read_seed,
-    read_textvqa,
-    read_textvqa_plain,
 )
 from sparsight.evaluate.tasks.task import Need, Task
+from sparsight.evaluate.tasks.textvqa import read_textvqa, read_textvqa_plain
 from sparsight.evaluate.tasks.videos import read_videos
 from sparsight.evaluate.tasks.vqa import mark_vqa
 
@@ -191,6 +192,7 @@ SEED = Task(
     combine=scoring.combine_mean,
     max_new_tokens=SHORT,
     count=17990,
+    kinds=SEED_TYPES,
 )
 MMVET = Task(
     name="mmvet",
@@ -208,6 +210,7 @@ MMVET = Task(
     combine=scoring.combine_mean,
     wording="similarity",
     count=218,
+    kinds=CAPABILITIES,
 )
 TASKS: Mapping[str, Task] = {
     task.name: task

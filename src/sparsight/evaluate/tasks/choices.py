@@ -54,7 +54,8 @@ def read_mmbench(paths: Mapping[str, Path]) -> list[Item]:
         text = write_mmbench(row, options)
         picture = _find_picture(row["image"], images, file)
         group = _find_group(row["index"], file)
-        items.append(Item(row["index"], text, target, (picture,), group=group))
+        asked = row["question"]
+        items.append(Item(row["index"], text, target, (picture,), group=group, question=asked))
     return items
 
 

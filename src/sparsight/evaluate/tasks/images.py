@@ -1,4 +1,4 @@
-"""The image benchmarks: GQA, POPE, MME, SEED-Bench, TextVQA and MM-Vet, from LLaVA's folders.
+"""The image benchmarks GQA, POPE, MME, SEED-Bench and MM-Vet, from LLaVA's folders.
 
 Source: LLaVA, docs/Evaluation.md (https://github.com/haotian-liu/LLaVA) for folders and prompts:
     their question files hold the whole text of a prompt, with its instruction.
@@ -11,6 +11,7 @@ from typing import Any
 
 from sparsight.errors import InputError
 from sparsight.evaluate.tasks.reading import (
+    ASKED,
     build_value_error,
     check_choice_of,
     check_fields,
@@ -26,11 +27,24 @@ from sparsight.evaluate.tasks.reading import (
 )
 from sparsight.evaluate.tasks.task import Item
 
-ASKED = ("question_id", "image")  # of each row, besides its text
 CATEGORIES = ("adversarial", "popular", "random")
 YES_NO = "Please answer yes or no."
 SHORT = "Answer the question using a single word or phrase."
-OCR = "Reference OCR token:"
+SEED_TYPES = (  # by number, from 1
+    "Scene Understanding",
+    "Instance Identity",
+    "Instance Attributes",
+    "Instance Location",
+    "Instance Counting",
+    "Spatial Relation",
+    "Instance Interaction",
+    "Visual Reasoning",
+    "Text Recognition",
+    "Action Recognition",
+    "Action Prediction",
+    "Procedure Understanding",
+)
+CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")  # of MM-Vet, as its table has them
 
 
 def read_gqa(paths: Mapping[str, Path]) -> list[Item]:
@@ -186,6 +200,7 @@ def read_seed(paths: Mapping[str, Path]) -> list[Item]:
     questions = take_list(truth, "the document", read_document(truth), "questions")
     for number, one in enumerate(questions, 1):
         check_fields(truth, f"question {number}", one, ("question_id",))
+        _list_seed_types(truth, number, one)
         check_choice_of(truth, f"question {number}", one, "answer", ("A", "B", "C", "D"))
         check_choice_of(truth, f"question {number}", one, "data_type", ("image", "video"))
     answers = index_by(truth, questions, "question_id")
@@ -199,54 +214,21 @@ def read_seed(paths: Mapping[str, Path]) -> list[Item]:
             images=(place_image(file.parent, row["image"], file),),
             part=answers[key]["data_type"],
             group=key,
+            kinds=_list_seed_types(truth, key, answers[key]),
         )
         for key, row in zip(ids, rows, strict=True)
     ]
 
 
-def read_textvqa(paths: Mapping[str, Path]) -> list[Item]:
-    """Return TextVQA's questions, with the OCR tokens that LLaVA's file puts into each prompt."""
-    file = paths["questions"]
-    rows = read_rows(file, ASKED, ("text",))
-    answers = _read_textvqa_answers(paths["answers"])
-    numbers: Counter[str] = Counter()
-    items = []
-    unanswered = []
-    for row in rows:
-        image = str(row["question_id"])
-        question = row["text"].split("\n")[0]
-        numbers[image] += 1
-        target = answers.get((image, question.lower()))
-        if target is None:
-            unanswered.append(image)
-            continue
-        key = f"{image}#{numbers[image]}"
-        place = place_image(paths["images"], row["image"], file)
-        items.append(Item(key, row["text"], target, (place,), group=key))
-    check_joined(unanswered, len(rows), file, paths["answers"])
-    return items
-
-
-def _read_textvqa_answers(path: Path) -> dict[tuple[str, str], list[str]]:
-    """Return what people answered, by image and question in lower case."""
-    answers = {}
-    for number, one in enumerate(take_list(path, "the document", read_document(path), "data"), 1):
-        where = f"entry {number}"
-        check_texts(path, where, one, ("image_id", "question"))
-        own = take_list(path, where, one, "answers")
-        if not all(isinstance(answer, str) for answer in own):
-            raise build_value_error(path, where, "answers", own, "a list of texts")
-        answers[one["image_id"], one["question"].lower()] = own
-    return answers
-
-
-def read_textvqa_plain(paths: Mapping[str, Path]) -> list[Item]:
-    """Return TextVQA's questions without OCR tokens, so that the image alone gives the answer."""
-    items = []
-    for item in read_textvqa(paths):
-        lines = [line for line in item.text.split("\n") if not line.startswith(OCR)]
-        items.append(Item(item.id, "\n".join(lines), item.target, item.images, group=item.group))
-    return items
+def _list_seed_types(path: Path, number: object, one: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the type of a question of SEED-Bench; none where its file gives no types."""
+    kind = one.get("question_type_id")
+    if kind is None:
+        return ()
+    if type(kind) is not int or not 1 <= kind <= len(SEED_TYPES):
+        allowed = f"one of 1 to {len(SEED_TYPES)}"
+        raise build_value_error(path, f"question {number}", "question_type_id", kind, allowed)
+    return (SEED_TYPES[kind - 1],)
 
 
 def read_mmvet(paths: Mapping[str, Path]) -> list[Item]:
@@ -263,9 +245,19 @@ def read_mmvet(paths: Mapping[str, Path]) -> list[Item]:
     for key, row in zip(keys, rows, strict=True):
         check_texts(paths["answers"], f"question {key}", answers[key], ("answer",))
         place = place_image(paths["images"], row["image"], file)
-        target = answers[key]["answer"]
-        items.append(Item(key, row["text"], target, (place,), group=key, question=row["text"]))
+        target, asked = answers[key]["answer"], row["text"]
+        kinds = _list_capabilities(paths["answers"], f"question {key}", answers[key])
+        items.append(Item(key, asked, target, (place,), group=key, question=asked, kinds=kinds))
     return items
+
+
+def _list_capabilities(path: Path, where: str, truth: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the capabilities that a question of MM-Vet needs, in the order of its table."""
+    given = take_list(path, where, truth, "capability")
+    if not set(map(str, given)) <= set(CAPABILITIES):
+        allowed = f"a list of {', '.join(CAPABILITIES)}"
+        raise build_value_error(path, where, "capability", given, allowed)
+    return tuple(kind for kind in CAPABILITIES if kind in given)
 
 
 def _check_answered(ids: list[str], answers: Mapping[str, Any], paths: Mapping[str, Path]) -> None:

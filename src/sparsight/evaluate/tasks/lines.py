@@ -22,7 +22,7 @@ class Reply:
         id: of the question.
         part: of the benchmark.
         group: questions that count together have the same one.
-        question: as a judge is asked it; "" where none is.
+        question: without context and instruction; "" where neither judge nor export needs it.
         target: what the answer is compared with.
         prediction: the model's answer.
         prompt: hash of the text that was asked.
@@ -32,6 +32,7 @@ class Reply:
         prefill_flops: of the decoder, choosing included.
         dense_prefill_flops: of the decoder, had nothing been pruned.
         seconds: of generate(), image encoder included, divided by the questions of the batch.
+        kinds: of the question; lines of earlier versions have none.
     """
 
     run: str
@@ -49,6 +50,7 @@ class Reply:
     prefill_flops: int
     dense_prefill_flops: int
     seconds: float
+    kinds: tuple[str, ...] = ()
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -58,7 +60,7 @@ class Reply:
 
 NAMES = tuple(field.name for field in fields(Reply))
 TEXTS = ("run", "configuration", "id", "part", "group", "question", "prediction", "prompt")
-COUNTS = tuple(name for name in NAMES if name not in (*TEXTS, "target"))
+COUNTS = tuple(name for name in NAMES if name not in (*TEXTS, "target", "kinds"))
 
 
 def read_reply(row: Mapping[str, Any]) -> Reply:
@@ -66,6 +68,7 @@ def read_reply(row: Mapping[str, Any]) -> Reply:
 
     Raises: ValueError: the line is no reply, or a field is of another kind.
     """
+    row = {"kinds": [], **row}
     if sorted(row) != sorted(NAMES):
         raise ValueError(f"not the fields {', '.join(NAMES)}")
     for name in TEXTS:
@@ -77,7 +80,10 @@ def read_reply(row: Mapping[str, Any]) -> Reply:
             raise ValueError(f"{name} is no number")
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name} is out of range")
-    return Reply(**row)
+    kinds = row["kinds"]
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        raise ValueError("kinds is no list of texts")
+    return Reply(**{**row, "kinds": tuple(kinds)})
 
 
 def write_reply(reply: Reply) -> dict[str, Any]:

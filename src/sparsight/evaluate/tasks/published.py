@@ -3,17 +3,26 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sparsight.errors import BudgetError
 from sparsight.evaluate.settings import DENSE
 from sparsight.evaluate.tasks.task import Task
+from sparsight.methods.sparsevlm import SparseVLM
 
 FILE = Path(__file__).with_name("published.json")
-DENSE_OF = {"paper-v1": "paper-v4"}  # sources that quote the dense row of another one
-OWN_PRESET = "sparsevlm"  # the method whose published budgets are of settings of their own
-AUTHORS = "accounting='authors'"  # in these settings
+DENSE_OF = {
+    "paper-v1": "paper-v4",
+    "paper-v4-recycling": "paper-v4",
+}  # sources that quote the dense row of another one
+# methods whose published budgets are of settings of their own, and what is changed in these
+OWN_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "sparsevlm": {},
+    "sparsevlm:recycle=false": {"recycle": False},
+}
 OTHER_MODEL = "model "  # begins what differs
 NO_WORDS = re.compile(r"[^a-z0-9.]+")
 
@@ -67,8 +76,7 @@ def find_rows(
         usual = task.count or min(size[1], task.sample or size[1])
         if size[0] != usual:
             differs.append(f"{usual} questions")
-        if name == OWN_PRESET and AUTHORS not in settings:
-            differs.append("the authors' settings (--paper)")
+        differs += _compare_settings(name, row["budget"], settings)
         if task.judged:
             differs.append("judge not named")
         rows.append(
@@ -81,6 +89,17 @@ def find_rows(
             }
         )
     return sorted(rows, key=_is_of_other_model)
+
+
+def _compare_settings(name: str, budget: int | None, settings: str) -> list[str]:
+    """Return in what the settings of a run are not those of the published row."""
+    if name not in OWN_PRESETS or budget is None:
+        return []
+    try:
+        published = replace(SparseVLM.paper(budget), **OWN_PRESETS[name])
+    except BudgetError:
+        return ["sites and counts, which were not published"]
+    return [] if settings == repr(published) else ["the authors' settings (--paper)"]
 
 
 def _is_of_other_model(row: Mapping[str, Any]) -> bool:

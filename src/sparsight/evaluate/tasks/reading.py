@@ -11,6 +11,7 @@ from typing import Any
 
 from sparsight.errors import InputError
 
+ASKED = ("question_id", "image")  # of each row of LLaVA's question files, besides its text
 SHOWN = 3  # examples that an error names
 LONGEST_CELL = 64 * 2**20  # characters of a cell that holds an image
 _LIMIT_LOCK = threading.Lock()

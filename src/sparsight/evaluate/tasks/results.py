@@ -10,6 +10,7 @@ import numpy as np
 
 from sparsight.evaluate.scoring import RESAMPLES
 from sparsight.evaluate.settings import DENSE
+from sparsight.evaluate.tasks.kinds import score_kinds, tally_parts
 from sparsight.evaluate.tasks.lines import Reply
 from sparsight.evaluate.tasks.task import Sums, Task
 
@@ -25,11 +26,13 @@ class Marked:
         sums: (groups, K) tallied, by part, groups in the order of their names.
         count: of questions.
         unjudged: answers that no judge has marked.
+        kinds: scores by kind of question, as `score_kinds` gives them.
     """
 
     sums: Mapping[str, Sums]
     count: int
     unjudged: int
+    kinds: Mapping[str, Any]
 
     def total(self, part: str | None = None) -> Sums:
         """Return the sums over groups, (1, parts, K), of all parts or one."""
@@ -45,20 +48,12 @@ def mark_all(task: Task, replies: Sequence[Reply], verdict: Verdict) -> Marked:
         replies: of one configuration.
         verdict: returns what a judge replied.
     """
-    groups: dict[str, dict[str, list[Any]]] = {}
-    unjudged = 0
+    marks = []
     for reply in sorted(replies, key=_read_id):
         text = verdict(task, reply) if task.judged else reply.prediction
-        mark = None if text is None else task.mark(text, reply.target)
-        unjudged += mark is None
-        groups.setdefault(reply.part, {}).setdefault(reply.group, []).append(mark)
-    sums = {part: _tally_groups(task, own) for part, own in sorted(groups.items())}
-    return Marked(sums, len(replies), unjudged)
-
-
-def _tally_groups(task: Task, groups: Mapping[str, Sequence[Any]]) -> Sums:
-    """Return the sums (groups, K), in the order of the groups' names."""
-    return np.array([task.tally(groups[name]) for name in sorted(groups)], dtype=np.float64)
+        marks.append((reply, None if text is None else task.mark(text, reply.target)))
+    unjudged = sum(mark is None for _, mark in marks)
+    return Marked(tally_parts(task, marks), len(replies), unjudged, score_kinds(task, marks))
 
 
 def _read_id(reply: Reply) -> str:
@@ -183,6 +178,7 @@ def _summarise(
     if task.frames:
         _, scores, judged = own.total().sum(axis=1)[0]
         summary["judge_score"] = float(scores / judged)
+    summary |= own.kinds
     if dense is None or dense.count == dense.unjudged:
         return summary | _compare(None, None, None)
     dense_score = float(task.combine(dense.total())[0])

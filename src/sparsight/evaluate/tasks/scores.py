@@ -66,7 +66,7 @@ def score_folder(
     tasks = {name: TASKS[name] for name in names}
     replies = _load_all(folder, run, tasks)
     ids = asked if asked is not None else {name: _list_ids(replies[name]) for name in names}
-    verdicts = Verdicts(folder / VERDICTS)
+    verdicts = Verdicts(folder / VERDICTS, repair=False)
     judge = judge or find_only_judge(verdicts, OWN)
 
     def read_verdict(task: Task, reply: Reply) -> str | None:

@@ -33,7 +33,8 @@ class Item:
         video: whose frames are shown; None for still images.
         part: of the task; questions are resampled part by part.
         group: questions that count together have the same one.
-        question: without context and instruction, for a judge.
+        question: without context and instruction, for a judge and for exports.
+        kinds: that the question is of, of those that the task names; scores are also given by kind.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Item:
     part: str = WHOLE
     group: str = ""
     question: str = ""
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Task:
         sample: questions of each part that are asked where no limit is given; None for all.
         count: of questions in the release that the published rows are of; None if not known.
         extra: whether it is none of the paper's, and stands in no mean.
+        kinds: names of kinds of questions, in the order of tables; empty where there are none.
     """
 
     name: str
@@ -104,6 +107,7 @@ class Task:
     sample: int | None = None
     count: int | None = None
     extra: bool = False
+    kinds: tuple[str, ...] = ()
 
     @property
     def judged(self) -> bool:

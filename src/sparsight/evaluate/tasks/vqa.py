@@ -13,7 +13,6 @@ ARTICLES = ("a", "an", "the")
 NUMBERS = "none zero one two three four five six seven eight nine ten"
 DIGITS = {word: str(max(number - 1, 0)) for number, word in enumerate(NUMBERS.split())}
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
-BETWEEN_DIGITS = re.compile(r"(?<=\d),+(?=\d)")
 PERIOD = re.compile(r"\.(?!\d)")
 MOST_PERIODS = 32  # that the evaluation code takes out of one answer
 # Spelt right; each is also found where one of its apostrophes is missing.
@@ -55,11 +54,10 @@ def normalise(answer: str) -> str:
 
 def _strip_marks(text: str) -> str:
     """Return a text without punctuation: beside a space it goes, within a word it is a space."""
-    grouped = BETWEEN_DIGITS.search(text) is not None
     result = text
     for mark in MARKS:
         beside = f"{mark} " in text or f" {mark}" in text
-        result = result.replace(mark, "" if beside or grouped else " ")
+        result = result.replace(mark, "" if beside else " ")
     return PERIOD.sub("", result, count=MOST_PERIODS)
 
 

@@ -129,8 +129,20 @@ class Store:
             before = json.loads(self._side.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{self._side} is damaged ({error}); give another --out.") from error
-        if not isinstance(before, dict) or set(before) != set(self._description):
+        if not isinstance(before, dict) or not set(before) & set(self._description):
             raise InputError(f"{self._side} describes no job; give another --out.")
+        missing = [name for name in self._description if name not in before]
+        if missing:
+            raise InputError(
+                f"{self._side} has no {', '.join(missing)}: another version wrote it, and whether "
+                "its answers are of this job cannot be told; give another --out."
+            )
+        unknown = [name for name in before if name not in self._description]
+        if unknown:
+            raise InputError(
+                f"{self._side} has {', '.join(unknown)}, which this version does not know: another "
+                "version wrote it; give another --out."
+            )
         return before
 
     def _compare(self, path: Path, before: dict[str, Any]) -> str:
