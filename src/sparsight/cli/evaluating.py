@@ -176,27 +176,41 @@ def eval_command(
         "--max-new-tokens": max_new_tokens,
         "--paper": paper,
     }
-    of_judge = {"--judge": judge, "--judge-model": judge_model, "--judge-prompt": judge_prompt}
+    judged = (judge, judge_model, judge_prompt)
+    of_judge = dict(zip(("--judge", "--judge-model", "--judge-prompt"), judged, strict=True))
     shared: dict[str, Any] = {"limit": limit, "seed": seed, "dtype": dtype, "out": out}
     if score is not None:
         _refuse("--score", {"--tasks": tasks, **of_scenes, **of_tasks})
         from sparsight.cli.evaluate_tasks import score_again
 
-        score_again(score, judge, judge_model, judge_prompt, export=export, as_json=as_json)
+        score_again(score, *judged, export=export, as_json=as_json)
     elif tasks is not None:
         _refuse("--tasks", {**of_scenes, "--export": export})
-        from sparsight.cli import evaluate_tasks as benchmarks
-
-        chosen = benchmarks.read_configurations(methods, retain, paper=paper)
         shared |= {"model": model, "batch": batch or 1, "max_new_tokens": max_new_tokens}
-        settings = benchmarks.read_settings(tasks, data, chosen, shared)
-        benchmarks.evaluate_tasks(
-            settings, tuple(of_judge.values()), model, device, as_json=as_json, verbose=verbose
-        )
+        chosen = (tasks, data, methods, retain, paper)
+        _evaluate_tasks(chosen, shared, judged, device, as_json=as_json, verbose=verbose)
     else:
         _refuse("scenes", {**of_tasks, **of_judge, "--export": export})
         shared |= {"control": control, "share_encoding": share_encoding}
         _evaluate_scenes((suite, families, methods, retain), shared, model, device, as_json)
+
+
+def _evaluate_tasks(
+    chosen: tuple[str, Path | None, str | None, str, bool],
+    shared: dict[str, Any],
+    judge: tuple[str | None, str | None, Path | None],
+    device: str | None,
+    *,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    from sparsight.cli import evaluate_tasks as benchmarks
+
+    tasks, data, methods, retain, paper = chosen
+    configurations = benchmarks.read_configurations(methods, retain, paper=paper)
+    settings = benchmarks.read_settings(tasks, data, configurations, shared)
+    model = shared["model"]
+    benchmarks.evaluate_tasks(settings, judge, model, device, as_json=as_json, verbose=verbose)
 
 
 def _evaluate_scenes(
