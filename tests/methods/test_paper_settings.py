@@ -11,7 +11,7 @@ from sparsight import SparseVLM, SparseVLMPlus, sparsify
 from sparsight.cli.method import read_method
 from sparsight.engine.support import describe, supports
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
-from sparsight.methods import methods
+from sparsight.methods import TOPS, AutoPrune, PyramidDrop, methods
 from sparsight.methods.sparsevlm import PAPER_KEPT
 from tests.support import tiny
 
@@ -55,6 +55,22 @@ def test_published_counts_are_refused_at_another_depth(method, layers):
             ask(layers)
     assert supports(deep(32), own) == ()
     assert supports(deep(layers), method(retain=192)) == ()
+
+
+OTHERS = {AutoPrune: 128, PyramidDrop: 270, TOPS: 64}
+
+
+@pytest.mark.parametrize("method", OTHERS)
+@pytest.mark.parametrize("layers", [18, 40])
+def test_so_are_those_of_other_methods(method, layers):
+    own = method.paper(OTHERS[method])
+    with pytest.raises(UnsupportedError, match=f" 32 layers, this model has {layers}"):
+        own.list_sites(layers)
+    assert own.list_sites(32) == own.sites
+    assert method(retain=OTHERS[method]).list_sites(layers)
+    # the sites alone are nobody's counts
+    shallow = replace(method(retain=OTHERS[method]), sites=(0, 3, 5) if method is TOPS else (3, 5))
+    assert shallow.list_sites(layers) == shallow.sites
 
 
 def test_they_are_refused_when_they_are_attached():

@@ -6,7 +6,7 @@ Pure arithmetic: knows no model, no tensor and no method.
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from sparsight.counts.schedule import PAPER_LAYERS, PAPER_SITES
+from sparsight.counts.schedule import PAPER_LAYERS
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
 
 Settings = TypeVar("Settings")
@@ -28,32 +28,19 @@ def take_published(name: str, table: Mapping[int, Settings], retain: int) -> Set
     return table[retain]
 
 
-def check_depth(
-    name: str,
-    table: Mapping[int, Sequence[int]],
-    layers: int,
-    *,
-    retain: float | None,
-    sites: Sequence[int] | None,
-    kept: Sequence[int] | None,
-) -> None:
-    """Check that published counts are not used in a decoder of another depth.
+def check_depth(name: str, retain: float | None, layers: int, *, published: bool) -> None:
+    """Check that settings published for decoders of 32 layers are not used in one of another depth.
 
     Args:
         name: of the method's class, for the message.
-        table: budget -> tokens kept at each of SparseVLM's sites of 32 layers.
-        layers: L, decoder layers of the model.
         retain: the method's budget.
-        sites: of the method.
-        kept: the method's counts.
-    Raises: UnsupportedError: budget, sites and counts are published ones, and L is not 32.
+        layers: L, decoder layers of the model.
+        published: whether sites and counts of the method are the published ones of the budget.
+    Raises: UnsupportedError: they are, and L is not 32.
     """
-    published = table.get(retain) if isinstance(retain, int) else None
-    if published is None or (kept, sites) != (published, PAPER_SITES):
-        return
-    if layers != PAPER_LAYERS:
+    if published and layers != PAPER_LAYERS:
         raise UnsupportedError(
-            f"{name}.paper({retain}) has the authors' counts for a decoder of {PAPER_LAYERS} "
+            f"{name}.paper({retain}) has the authors' settings for a decoder of {PAPER_LAYERS} "
             f"layers, this model has {layers}, and none were published for that; use "
             f"{name}(retain={retain}), which solves counts for any model (on the command line: "
             "leave --paper out)."

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 from sparsight.counts.budget import EPSILON, resolve_retain
 from sparsight.counts.curve import follow_curve
 from sparsight.counts.layout import Layout, count_tokens
-from sparsight.counts.published import check_kept, choose_kept, take_published
+from sparsight.counts.published import check_depth, check_kept, choose_kept, take_published
 from sparsight.counts.recycling import add_recycled, split_counts
 from sparsight.counts.schedule import PAPER_LAYERS, Schedule, check_sites
 from sparsight.errors import SettingError
@@ -80,7 +80,8 @@ class AutoPrune(Method):
 
         Differs: the counts are absolute, made for 576 visual tokens and 32 layers. `retain` names
             the mean of the tokens that leave a layer, as the source does; 192, 128 and 64 have
-            layer means of 209, 146 and 82.
+            layer means of 209, 146 and 82. A decoder that has not 32 layers is refused when the
+            method is attached.
 
         Args:
             retain: 192, 128 or 64.
@@ -97,6 +98,8 @@ class AutoPrune(Method):
 
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every layer but the first, or the sites that were given."""
+        published = self.kept is not None and self.sites == tuple(range(1, PAPER_LAYERS))
+        check_depth(type(self).__name__, self.retain, layers, published=published)
         return check_sites(range(1, layers) if self.sites is None else self.sites, layers)
 
     def plan(self, layout: Layout | int, layers: int) -> Schedule:

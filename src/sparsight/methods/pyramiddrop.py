@@ -11,7 +11,7 @@ import torch
 
 from sparsight.counts.budget import resolve_retain, solve_counts
 from sparsight.counts.layout import Layout, count_tokens
-from sparsight.counts.published import take_published
+from sparsight.counts.published import check_depth, take_published
 from sparsight.counts.schedule import Schedule, scale_sites
 from sparsight.errors import SettingError
 from sparsight.methods.last_token import choose_last, select_by_attention
@@ -73,7 +73,8 @@ class PyramidDrop(Method):
         Source: 270 is the code's default, a ratio of 0.5 at layers 8, 16 and 24; 64 is the author's
             answer to a question, 0.19 at layers 2, 8 and 16.
         Differs: 64 has a layer mean of 62.9. A sample with no more visual tokens than `retain`
-            keeps all.
+            keeps all. A decoder that has not 32 layers is refused when the method is attached, as
+            the mean would be another one there.
 
         Raises: BudgetError: the budget was not published.
         """
@@ -83,6 +84,8 @@ class PyramidDrop(Method):
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every site that a sample may have; which ones it has depends on its budget."""
         if self.sites is not None:
+            published = PAPER_RATIOS.get(int(self.retain or 0)) == (self.sites, self.ratio)
+            check_depth(type(self).__name__, self.retain, layers, published=published)
             return super().list_sites(layers)
         early = scale_sites(layers, EARLY)
         return tuple(sorted({1, *early, *scale_sites(layers, STAGES)}))

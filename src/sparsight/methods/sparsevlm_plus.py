@@ -92,8 +92,11 @@ class SparseVLMPlus(Method):
 
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every site of a sample; published counts are for decoders of 32 layers alone."""
-        name = type(self).__name__
-        check_depth(name, PAPER_KEPT, layers, retain=self.retain, sites=self.sites, kept=self.kept)
+        published = self.kept is not None and (self.sites, self.kept) == (
+            PAPER_SITES,
+            PAPER_KEPT.get(int(self.retain or 0)),
+        )
+        check_depth(type(self).__name__, self.retain, layers, published=published)
         return super().list_sites(layers)
 
     def plan(self, layout: Layout | int, layers: int) -> Schedule:

@@ -12,7 +12,7 @@ import torch
 
 from sparsight.counts.budget import resolve_retain, solve_shares
 from sparsight.counts.layout import Layout, PatchGrid, count_tokens
-from sparsight.counts.published import check_kept, choose_kept, take_published
+from sparsight.counts.published import check_depth, check_kept, choose_kept, take_published
 from sparsight.counts.schedule import Schedule, scale_sites
 from sparsight.errors import SettingError
 from sparsight.methods.encoder import EncoderNeed
@@ -106,7 +106,8 @@ class TOPS(Method):
             weight of the coverage for each T, which is read as holding at all three places.
         Differs: `retain` names the paper's T. The mean of the tokens that enter a layer is 152, 76
             and 38 for 128, 64 and 32. A sample with no more visual tokens than `retain` keeps all;
-            one with more, but fewer than the input keeps, is refused.
+            one with more, but fewer than the input keeps, is refused. So is a decoder that has not
+            32 layers, when the method is attached, as the mean would be another one there.
 
         Raises: BudgetError: the count was not published.
         """
@@ -127,6 +128,10 @@ class TOPS(Method):
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return the input and the decoder layers."""
         if self.sites is not None:
+            settings = PAPER_SETTINGS.get(int(self.retain or 0))
+            published = self.sites == (0, *STAGES) and settings is not None
+            published = published and settings == (self.kept, self.coverage_weight)
+            check_depth(type(self).__name__, self.retain, layers, published=published)
             return super().list_sites(layers)
         return 0, *scale_sites(layers, STAGES)
 
