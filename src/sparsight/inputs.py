@@ -17,6 +17,8 @@ from sparsight.images import MOST_PIXELS, Source, name_source, read_image, rgb_i
 from sparsight.messages import (
     Messages,
     Shown,
+    check_mixture,
+    hint_at_frames,
     list_parts,
     takes_videos,
     user_message,
@@ -89,7 +91,8 @@ def prompt_inputs(
         settings: passed to the processor.
 
     Returns:
-        Tensors and lists of tensors, on the model's device; floating-point ones have its dtype.
+        Tensors and lists of tensors, on the model's device; floating-point ones have its dtype, but
+        for the seconds between frames.
         Other outputs of the processor are left out.
 
     Raises:
@@ -98,8 +101,10 @@ def prompt_inputs(
     """
     rows = _as_batch(messages)
     images = [list_parts(row) for row in rows]
-    options = {**video_settings(list(chain.from_iterable(images))), **(settings or {})}
+    together = list(chain.from_iterable(images))
+    options = {**video_settings(together), **(settings or {})}
     _check_settings(options)
+    check_mixture(family_of(unwrap(model)), together)
     try:
         if getattr(processor, "chat_template", None):
             _check_template(processor, rows, images)
@@ -111,6 +116,7 @@ def prompt_inputs(
     except Exception as error:  # a template or a processor may raise anything
         raise InputError(
             f"the processor can make no prompt of this ({type(error).__name__}: {error})."
+            f"{hint_at_frames(together)}"
         ) from error
     _check_placeholders(model, outputs["input_ids"], images)
     _check_length(model, outputs["input_ids"].shape[1])

@@ -13,6 +13,8 @@ from typing import Any
 
 from PIL import Image
 
+from sparsight.errors import InputError
+from sparsight.families import Family
 from sparsight.videos import Clip
 
 Messages = list[dict[str, Any]]
@@ -83,3 +85,27 @@ def video_settings(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     times = [part[TIMES] for part in parts if part["type"] == "video" and TIMES in part]
     return {"do_sample_frames": False, "video_metadata": times} if times else {}
+
+
+def check_mixture(family: Family, parts: Sequence[dict[str, Any]]) -> None:
+    """Check that a model takes the images and videos of a batch in one call.
+
+    Raises: InputError: there are both, and the model takes one kind alone.
+    """
+    if not family.mixed and len({part["type"] for part in parts}) > 1:
+        raise InputError(
+            f"models of the family {family.name} take images or videos, but not both in one call; "
+            "ask about each alone."
+        )
+
+
+def hint_at_frames(parts: Sequence[dict[str, Any]]) -> str:
+    """Return what an error may come from if videos have different numbers of frames, else ""."""
+    videos = [part["video"] for part in parts if part["type"] == "video"]
+    counts = {len(video) for video in videos if isinstance(video, list)}
+    if len(counts) < 2:
+        return ""
+    return (
+        f" The videos have {min(counts)} to {max(counts)} frames, and many models take only videos "
+        f"of the same length: show {min(counts)} of each, or ask about each alone."
+    )

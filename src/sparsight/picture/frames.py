@@ -22,12 +22,13 @@ def title_frames(name: str, frames: Sequence[Frame]) -> str:
         name: of the clip, "" where there is only one.
         frames: one, or the neighbours that the model has put together.
     """
-    first, *_, last = (*frames, frames[-1])
-    numbers = f"frame {first.index}" if first is last else f"frames {first.index} to {last.index}"
-    words = [name, numbers] if name else [numbers]
-    times = [f"{one.second:.2f}" for one in (first, last) if one.second is not None]
+    ends = (frames[0], frames[-1]) if len(frames) > 1 else (frames[0],)
+    link = " and " if len(frames) == 2 else " to "
+    words = [name] if name else []
+    words.append(f"frame{'s' * (len(ends) > 1)} {link.join(str(one.index) for one in ends)}")
+    times = [f"{one.second:.2f}" for one in ends if one.second is not None]
     if times:
-        words.append(f"{' to '.join(dict.fromkeys(times))} s")
+        words.append(f"{link.join(times)} s")
     return ", ".join(words)
 
 
