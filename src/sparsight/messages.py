@@ -15,6 +15,7 @@ from PIL import Image
 
 from sparsight.errors import InputError
 from sparsight.families import Family
+from sparsight.images import list_images, rgb_image
 from sparsight.videos import Clip
 
 Messages = list[dict[str, Any]]
@@ -27,6 +28,20 @@ TIMES = "times"  # key of a video's part, beside those that chat templates know
 def takes_videos(processor: Any) -> bool:
     """Return whether a model's processor takes videos as such, so that none is shown as images."""
     return getattr(processor, "video_processor", None) is not None
+
+
+def read_shown(images: Any) -> list[Shown]:
+    """Return one image or clip, or several, as a list with images in RGB.
+
+    Args: images: each a clip, or an image as `sparsight.images.rgb_images` takes it.
+
+    Raises: InputError: one is neither, or cannot be read.
+    """
+    listed = [images] if isinstance(images, Clip) else list_images(images)
+    return [
+        image if isinstance(image, Clip) else rgb_image(image, f"image {number}")
+        for number, image in enumerate(listed, 1)
+    ]
 
 
 def user_message(
