@@ -1,5 +1,7 @@
 """Transformers' own processors of videos: frames, their seconds, and the layout of the picture."""
 
+import logging
+
 import pytest
 import torch
 from PIL import Image
@@ -14,16 +16,22 @@ pytest.importorskip("torchvision", reason="torchvision is not installed")
 
 from tests.support import tiny_videos
 
-# transformers' own, of Video-LLaVA's images and of GLM-4V's token ids
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:returning `pixel_values_images`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+# transformers' own, of GLM-4V's token ids
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 KINDS = list(tiny_videos.KINDS)
 SECONDS = [0.5, 1.5, 2.5, 3.5]
 PHOTO = Image.new("RGB", (40, 30), "red")
 ONE_KIND = ("glm4v",)
 EQUAL = ("video-llava", "llava-onevision", "llava-next-video")
+
+
+@pytest.fixture(autouse=True)
+def without_its_own_notice():
+    """Video-LLaVA's image processor says of itself that the name of its pixels is deprecated."""
+    logger = logging.getLogger("transformers.models.video_llava.image_processing_video_llava")
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(logging.NOTSET)
 
 
 def clip(seconds=SECONDS):
