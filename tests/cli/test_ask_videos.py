@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from sparsight import needs
 from sparsight.cli import app
 from sparsight.cli import ask as cli
+from sparsight.cli.load import explain_failure
 from sparsight.picture import sheet
 from sparsight.videos import choose_middles
 from tests.cli.test_cli import refused
@@ -182,6 +183,15 @@ def test_without_the_package(place, monkeypatch):
     monkeypatch.setattr(needs, "find_spec", lambda name: None)
     monkeypatch.delitem(needs.sys.modules, "av")
     refused(run("clip.mp4"), 'clip.mp4 needs av, not installed here; run: pip install "sparsight[')
+
+
+def test_without_the_package_of_its_processor(tmp_path):
+    said = (
+        "\nQwen2VLVideoProcessor requires the Torchvision library but it was not found in your "
+        "environment. Check out the instructions on the\ninstallation page"
+    )
+    explained = explain_failure(str(tmp_path), ImportError(said))
+    assert explained.endswith("requires the Torchvision library; run: pip install torchvision.")
 
 
 def test_more_frames_than_the_model_has_positions_for(place, tmp_path_factory):

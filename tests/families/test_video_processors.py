@@ -87,6 +87,18 @@ def test_a_video_and_an_image(kind, shown):
         assert answer(kind, shown)[2].trace.layouts[0] is not None
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_told_the_seconds_of_each(kind):
+    model, processor = tiny_videos.load(kind)
+    rows = [clip(), clip([0.0, 2.0, 4.0, 6.0])]
+    together = [[user_message("what moves ?", [one], as_videos=True)] for one in rows]
+    inputs = prompt_inputs(model, processor, together, {"padding": True, "padding_side": "left"})
+    for row, one in enumerate(rows):
+        message = user_message("what moves ?", [one], as_videos=True)
+        alone = prompt_inputs(model, processor, [message])["input_ids"][0]
+        assert inputs["input_ids"][row, -len(alone) :].tolist() == alone.tolist()
+
+
 def test_seconds_between_frames():
     inputs, _, _ = answer("qwen25", [clip()])
     assert inputs["second_per_grid_ts"].tolist() == [2.0]  # four frames, four seconds, in pairs

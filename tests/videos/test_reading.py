@@ -200,10 +200,11 @@ def test_the_number_of_frames_is_checked_before_the_file(frames):
         read_clip("gone.mp4", frames)
 
 
-def test_the_package(clip, monkeypatch, av):
-    monkeypatch.delattr(av.VideoFrame, "rotation")
-    with pytest.raises(UnsupportedError, match=r"no VideoFrame\.rotation; install PyAV 15"):
-        read_clip(clip, 4)
+def test_the_package(clip, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(reading.USED, "VideoFrame", ("rotation", "warp"))
+        with pytest.raises(UnsupportedError, match=r"no VideoFrame\.warp; install PyAV 15"):
+            read_clip(clip, 4)
     monkeypatch.setattr(needs, "find_spec", lambda name: None)
     monkeypatch.delitem(needs.sys.modules, "av")
     with pytest.raises(UnsupportedError, match=r'pip install "sparsight\[video\]"'):

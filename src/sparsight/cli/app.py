@@ -138,7 +138,7 @@ def ask_command(
     ] = False,
     frames: Annotated[
         int | None,
-        typer.Option(help="Frames of each video that are shown, at even distances; default: 8."),
+        typer.Option(help="Frames of each video that are shown, 1 to 128; default: 8."),
     ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Length of the answers, at most.")

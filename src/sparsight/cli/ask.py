@@ -24,7 +24,7 @@ from sparsight.methods.method import Method
 from sparsight.picture import check_drawable, lay_out_panels
 from sparsight.run import Run
 from sparsight.sparsify import sparsify
-from sparsight.videos import Clip, is_video
+from sparsight.videos import FRAMES, Clip, is_video
 
 MOST_STEPS = 16  # decode steps that are timed
 
@@ -34,7 +34,7 @@ def ask(
     question: str,
     method: Method,
     *,
-    frames: int,
+    frames: int = FRAMES,
     model: str | None,
     device: torch.device,
     dtype: torch.dtype | None,
