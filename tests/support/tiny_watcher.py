@@ -43,7 +43,7 @@ class Processor:
         pixels = {"input_ids": torch.tensor([ids])}
         pixels["attention_mask"] = torch.ones_like(pixels["input_ids"])
         if shown["video"]:
-            clips = [torch.stack([scale(image) for image in video]) for video in shown["video"]]
+            clips = [torch.stack(list(map(scale, video))) for video in shown["video"]]
             pixels["pixel_values_videos"] = torch.stack(clips)
         if shown["image"]:
             pixels["pixel_values_images"] = torch.stack([scale(image) for image in shown["image"]])

@@ -96,6 +96,12 @@ Model = Annotated[
     str | None,
     typer.Option(help="Folder or hub id of a LLaVA-type model; default: the embedded model."),
 ]
+Frames = Annotated[
+    int | None, typer.Option(help="Frames of each video that are shown, 1 to 128; default: 8.")
+]
+Dtype = Annotated[
+    str | None, typer.Option(help=f"dtype of the weights: {DTYPES}; default: their own.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
@@ -136,10 +142,7 @@ def ask_command(
     paper: Annotated[
         bool, typer.Option("--paper", help="Use the authors' published counts for --retain.")
     ] = False,
-    frames: Annotated[
-        int | None,
-        typer.Option(help="Frames of each video that are shown, 1 to 128; default: 8."),
-    ] = None,
+    frames: Frames = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Length of the answers, at most.")
     ] = 16,
@@ -151,10 +154,7 @@ def ask_command(
         Path | None, typer.Option(help="PNG to write: what was kept at each site.")
     ] = None,
     device: Device = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help=f"dtype of the weights: {DTYPES}; default: their own."),
-    ] = None,
+    dtype: Dtype = None,
     verbose: Verbose = False,
 ) -> None:
     """Ask about images or videos, dense and sparse: both answers, their costs, what was kept."""

@@ -66,10 +66,7 @@ def ask(
     if picture is not None:
         check_target(picture, sources)
     vlm, processor = _load(model, device, dtype)
-    check_question(question, processor)
-    as_videos = takes_videos(processor)
-    message = user_message(question, shown, as_videos=as_videos)
-    inputs = prompt_inputs(vlm, processor, [message])
+    inputs = _write_prompt(vlm, processor, question, shown)
     if picture is not None:
         _check_drawable(vlm, processor, inputs, shown)
     dense, sparse, run = _answer_both(vlm, processor, inputs, method, max_new_tokens)
@@ -79,7 +76,7 @@ def ask(
         settings=repr(method),
         images=tuple(name_source(source) for source in sources if not is_video(source)),
         clips=tuple(one for one in shown if isinstance(one, Clip)),
-        as_videos=as_videos,
+        as_videos=takes_videos(processor),
         question=question,
         dense=dense,
         sparse=sparse,
@@ -97,6 +94,15 @@ def _load(name: str | None, device: torch.device, dtype: torch.dtype | None) -> 
     with show_progress("loading the model"):
         model, processor = load_model(name, device)
         return model if dtype is None else cast_weights(model, dtype), processor
+
+
+def _write_prompt(
+    model: Any, processor: Any, question: str, shown: Sequence[Shown]
+) -> dict[str, Any]:
+    """Return the model's inputs."""
+    check_question(question, processor)
+    message = user_message(question, shown, as_videos=takes_videos(processor))
+    return prompt_inputs(model, processor, [message])
 
 
 def _check_drawable(

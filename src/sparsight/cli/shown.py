@@ -6,7 +6,7 @@ from typing import Any
 from sparsight.errors import SettingError
 from sparsight.images import read_image
 from sparsight.inputs import Shown
-from sparsight.videos import FRAMES, Clip, check_shown, is_video, read_clip
+from sparsight.videos import FRAMES, Clip, Frame, check_shown, is_video, read_clip
 
 MOST_TIMES = 16  # of the frames of a video that are printed for people
 
@@ -51,10 +51,14 @@ def describe_clips(clips: Sequence[Clip], as_videos: bool) -> list[dict[str, Any
             "shown_as": "video" if as_videos else "images",
             "total_frames": clip.total,
             "seconds": clip.seconds,
-            "frames": [{"index": frame.index, "second": frame.second} for frame in clip.frames],
+            "frames": list(map(_describe_frame, clip.frames)),
         }
         for clip in clips
     ]
+
+
+def _describe_frame(frame: Frame) -> dict[str, Any]:
+    return {"index": frame.index, "second": frame.second}
 
 
 def write_clips(clips: Sequence[Clip], as_videos: bool) -> Iterator[str]:

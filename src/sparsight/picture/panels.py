@@ -86,20 +86,24 @@ def lay_out_panels(
     find: Find = cache(partial(find_seen_boxes, processor))
     as_videos = _are_videos(layout, images, find)
     tiles = (_select_grids(layout, tile) for tile in range(layout.image_count))
-    stills = not as_videos or any(isinstance(shown, Image.Image) for shown in images)
-    notes = [NO_PROCESSOR] if stills and processor is None else []
+    notes = _note_processor(images, processor, as_videos)
     panels: list[Panel] = []
     for index, shown in enumerate(images, 1):
-        kind = "image" if isinstance(shown, Image.Image) else "clip"
-        name = f"{kind} {index}" if len(images) > 1 else f"the {kind}"
+        number = index if len(images) > 1 else None
         if isinstance(shown, Image.Image):
+            name = "the image" if number is None else f"image {number}"
             made, more = _lay_out_still(_take_still(name, shown, find, tiles))
         else:
-            own = name if len(images) > 1 or not shown.name else ""
-            made, more = _lay_out_clip((name, own), shown, tiles, None if as_videos else find)
+            made, more = _lay_out_clip(number, shown, tiles, None if as_videos else find)
         panels += made
         notes += more
     return panels, list(dict.fromkeys(notes))
+
+
+def _note_processor(images: Sequence[Shown], processor: Any, as_videos: bool) -> list[str]:
+    """Return a note on images that are drawn as if all of them was seen, if there are any."""
+    stills = not as_videos or any(isinstance(shown, Image.Image) for shown in images)
+    return [NO_PROCESSOR] if stills and processor is None else []
 
 
 def _check_processor(processor: Any) -> None:
@@ -192,17 +196,18 @@ def _lay_out_group(still: Still, group: list[int], groups: int) -> Panel:
 
 
 def _lay_out_clip(
-    names: tuple[str, str], clip: Clip, tiles: Tiles, find: Find | None
+    number: int | None, clip: Clip, tiles: Tiles, find: Find | None
 ) -> tuple[list[Panel], list[str]]:
     """Return panels of evenly chosen frames of a clip, and notes for the reader.
 
     Args:
-        names: of the clip in notes, and in titles, where "" leaves it out.
+        number: of the clip among the images; None for the only one.
         clip: whose frames are drawn.
         tiles: of the prompt, from the first of this clip on.
         find: for a clip that is an image for each frame; None for one that is a video.
     """
-    name, own = names
+    name = "the clip" if number is None else f"clip {number}"
+    own = "" if number is None and clip.name else name  # in titles
     if not clip.frames:
         raise InputError(f"{name} has no frames; give a list of images.")
     if find is None:
