@@ -142,7 +142,7 @@ def test_answers_without_a_chat_template(model):
         (" \n", "question is empty"),
         (None, "question is of type NoneType; give a str"),
         (["what"], "question is of type list"),
-        ("what is <image> ?", "'<image>', which stands for an image"),
+        ("what is <image> ?", "'<image>', which stands for an image or a video"),
     ],
 )
 def test_questions_are_checked_before_anything_runs(model, processor, monkeypatch, question, part):

@@ -216,14 +216,14 @@ def test_plain_steps_keep_the_rules(code):
 # stands on
 FLOORS = (
     ("cli", "serve", "evaluate", "bench", "lmms"),
-    ("chat", "inputs"),
-    ("sparsify", "run", "models", "picture", "images", "pixels"),
+    ("chat", "inputs", "messages"),
+    ("sparsify", "run", "models", "picture", "images", "pixels", "videos"),
     ("engine",),
     ("families",),
     ("sequence",),
     ("methods",),
     ("counts",),
-    ("errors",),
+    ("errors", "needs"),
 )
 HEIGHT = {room: -number for number, floor in enumerate(FLOORS) for room in floor}
 PURE = ("counts", "methods", "sequence")

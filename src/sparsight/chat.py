@@ -19,8 +19,9 @@ from sparsight.inputs import (
     check_question,
     count_last_turn,
     prompt_inputs,
+    read_shown,
     render_last_turn,
-    rgb_images,
+    takes_videos,
     user_message,
 )
 from sparsight.run import run_of
@@ -99,8 +100,9 @@ class Chat:
         Args:
             question: text.
             images: shown with the question, and placed before it: one or several Pillow images,
-                paths, or NumPy arrays (see `sparsight.pixels.to_rgb`). With `reuse="image"`, new
-                images in a later turn have all images encoded again.
+                paths, NumPy arrays (see `sparsight.pixels.to_rgb`), or clips of
+                `sparsight.videos.read_clip`, whose frames are images for a model that takes no
+                videos. With `reuse="image"`, new ones in a later turn have all encoded again.
             inputs: the processor's outputs for the first turn, if they exist already.
 
         Raises:
@@ -112,8 +114,9 @@ class Chat:
             UnsupportedError: an option of `generate()` is not supported.
         """
         check_question(question, self._processor)
-        shown = rgb_images(images)
-        messages = [*self._messages, user_message(question, shown)]
+        shown = read_shown(images)
+        message = user_message(question, shown, as_videos=takes_videos(self._processor))
+        messages = [*self._messages, message]
         if self._reuse == "cache" and self._messages:
             if shown:
                 raise PromptError(
@@ -210,7 +213,7 @@ class Chat:
 def _keep_last_question(messages: Messages) -> Messages:
     """Return a conversation of the last question alone, behind all images of the conversation."""
     content = [
-        part for message in messages for part in message["content"] if part["type"] == "image"
+        part for message in messages for part in message["content"] if part["type"] != "text"
     ]
-    content += [part for part in messages[-1]["content"] if part["type"] != "image"]
+    content += [part for part in messages[-1]["content"] if part["type"] == "text"]
     return [{"role": "user", "content": content}]

@@ -85,7 +85,7 @@ def find_source_file(source: Source) -> Path | None:
         return Path(text)
     if scheme is not None:
         raise InputError(
-            f"{text} is a URL, and sparsight fetches nothing; download the image and give the file."
+            f"{text} is a URL, and sparsight fetches nothing; download it and give the file."
         )
     try:
         return Path(text).expanduser() if text.startswith("~") else Path(text)

@@ -1,23 +1,35 @@
 """Builds prompts: one way for `Chat`, `sparsight ask` and `sparsight eval`.
 
 The images of a user's turn always come first, then its question: only text behind an image can
-rate its visual tokens. What reads images is imported here as well.
+rate its visual tokens. What reads images and writes turns is imported here as well.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
-from PIL import Image
 
 from sparsight.engine.parts import unwrap
 from sparsight.errors import InputError
 from sparsight.families import family_of
 from sparsight.images import MOST_PIXELS, Source, name_source, read_image, rgb_images
+from sparsight.messages import (
+    Messages,
+    Shown,
+    check_mixture,
+    hint_at_frames,
+    list_parts,
+    read_shown,
+    takes_videos,
+    user_message,
+    video_settings,
+)
 
 __all__ = [
     "MOST_PIXELS",
     "Messages",
+    "Shown",
     "Source",
     "check_question",
     "count_last_turn",
@@ -25,15 +37,19 @@ __all__ = [
     "name_source",
     "prompt_inputs",
     "read_image",
+    "read_shown",
     "render_last_turn",
     "rgb_images",
+    "takes_videos",
     "user_message",
 ]
 
-# attributes of processors that hold the placeholder of an image or video
-PLACEHOLDERS = ("image_token", "boi_token", "video_token", "fake_image_token")
-
-Messages = list[dict[str, Any]]
+# attributes of processors that hold the placeholder of an image or of a video
+PLACEHOLDERS = {
+    "image": ("image_token", "boi_token", "fake_image_token"),
+    "video": ("video_token",),
+}
+SECONDS = "second_per_grid_ts"  # of Qwen2.5-VL's processor, between frames; keeps its precision
 
 
 def check_question(question: Any, processor: Any) -> None:
@@ -46,23 +62,17 @@ def check_question(question: Any, processor: Any) -> None:
         raise InputError(f"the question is of type {type(question).__name__}; give a str.")
     if not question.strip():
         raise InputError("the question is empty; its words decide what is kept.")
-    for token in _list_placeholders(processor):
+    tokens = [token for kind in PLACEHOLDERS for token in _list_placeholders(processor, kind)]
+    for token in tokens or ["<image>"]:
         if token in question:
             raise InputError(
-                f"the question holds {token!r}, which stands for an image; leave it out."
+                f"the question holds {token!r}, which stands for an image or a video; leave it out."
             )
 
 
-def _list_placeholders(processor: Any) -> list[str]:
-    values = [getattr(processor, name, None) for name in PLACEHOLDERS]
-    return [token for token in values if isinstance(token, str) and token] or ["<image>"]
-
-
-def user_message(question: str, images: Sequence[Image.Image]) -> dict[str, Any]:
-    """Return a user's turn as chat templates take it: the images, then the question."""
-    content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
-    content.append({"type": "text", "text": question})
-    return {"role": "user", "content": content}
+def _list_placeholders(processor: Any, kind: str) -> list[str]:
+    values = [getattr(processor, name, None) for name in PLACEHOLDERS[kind]]
+    return [token for token in values if isinstance(token, str) and token]
 
 
 def prompt_inputs(
@@ -83,7 +93,8 @@ def prompt_inputs(
         settings: passed to the processor.
 
     Returns:
-        Tensors and lists of tensors, on the model's device; floating-point ones have its dtype.
+        Tensors and lists of tensors, on the model's device; floating-point ones have its dtype, but
+        for the seconds between frames.
         Other outputs of the processor are left out.
 
     Raises:
@@ -91,9 +102,11 @@ def prompt_inputs(
             prompt is longer than the model has positions for.
     """
     rows = _as_batch(messages)
-    images = [_list_images(row) for row in rows]
-    options = dict(settings or {})
+    images = [list_parts(row) for row in rows]
+    together = list(chain.from_iterable(images))
+    options = {**video_settings(together), **(settings or {})}
     _check_settings(options)
+    check_mixture(family_of(unwrap(model)), together)
     try:
         if getattr(processor, "chat_template", None):
             _check_template(processor, rows, images)
@@ -105,10 +118,14 @@ def prompt_inputs(
     except Exception as error:  # a template or a processor may raise anything
         raise InputError(
             f"the processor can make no prompt of this ({type(error).__name__}: {error})."
+            f"{hint_at_frames(together)}"
         ) from error
     _check_placeholders(model, outputs["input_ids"], images)
     _check_length(model, outputs["input_ids"].shape[1])
-    moved = {name: _move(value, model.device, model.dtype) for name, value in outputs.items()}
+    moved = {
+        name: _move(value, model.device, torch.float32 if name == SECONDS else model.dtype)
+        for name, value in outputs.items()
+    }
     return {name: value for name, value in moved.items() if value is not None}
 
 
@@ -148,16 +165,6 @@ def _as_batch(messages: Any) -> list[Messages]:
     return list(messages) if messages and isinstance(messages[0], list) else [messages]
 
 
-def _list_images(messages: Messages) -> list[Any]:
-    """Return the images and videos of a conversation, in order."""
-    images = []
-    for message in messages:
-        for part in message["content"]:
-            if isinstance(part, dict) and part.get("type") in ("image", "video"):
-                images.append(part.get(part["type"]))
-    return images
-
-
 def _check_settings(settings: Mapping[str, Any]) -> None:
     for options in (settings, settings.get("text_kwargs") or {}):
         if options.get("truncation") not in (None, False, "do_not_truncate"):
@@ -179,12 +186,18 @@ def _check_template(processor: Any, rows: list[Messages], images: list[list[Any]
         )
     for row, row_images in zip(rows, images, strict=True):
         text = processor.apply_chat_template(row, add_generation_prompt=True, tokenize=False)
-        count = max(map(text.count, _list_placeholders(processor)))
-        if 0 < count < len(row_images):
-            raise InputError(
-                f"the chat template has a place for {count} of {len(row_images)} images; "
-                "give fewer."
-            )
+        found = {kind: _count_places(processor, text, kind) for kind in PLACEHOLDERS}
+        for kind, count in found.items():
+            wanted = sum(part["type"] == kind for part in row_images)
+            if count < wanted and any(found.values()):
+                raise InputError(
+                    f"the chat template has a place for {count} of {wanted} {kind}s; give fewer."
+                )
+
+
+def _count_places(processor: Any, text: str, kind: str) -> int:
+    tokens = _list_placeholders(processor, kind) or [f"<{kind}>"]
+    return max(map(text.count, tokens))
 
 
 def _process_with_template(
@@ -203,7 +216,9 @@ def _process_with_template(
 def _process_without_template(
     processor: Any, rows: list[Messages], images: list[list[Any]], options: dict[str, Any]
 ) -> Any:
-    all_images = [image for row_images in images for image in row_images]
+    if any(part["type"] == "video" for part in chain.from_iterable(images)):
+        raise InputError("the processor has no chat template; a video needs one.")
+    all_images = [part["image"] for part in chain.from_iterable(images)]
     text = [_write_llava_prompt(processor, row) for row in rows]
     return processor(images=all_images or None, text=text, return_tensors="pt", **options)
 
@@ -214,7 +229,7 @@ def _write_llava_prompt(processor: Any, messages: Messages) -> str:
         raise InputError(
             "the processor has no chat template; a conversation of several turns needs one."
         )
-    placeholder = _list_placeholders(processor)[0]
+    placeholder = next(iter(_list_placeholders(processor, "image")), "<image>")
     text = ""
     for part in messages[0]["content"]:
         text += f"{placeholder}\n" if part["type"] == "image" else part["text"]
@@ -261,7 +276,7 @@ def _check_length(model: Any, length: int) -> None:
     if most is not None and length > most:
         raise InputError(
             f"the prompt has {length} tokens, but the model has positions for {most}; "
-            "give fewer images."
+            "give fewer images, or fewer frames of a video."
         )
 
 

@@ -82,7 +82,8 @@ class Run:
 
         Args:
             images: those of the sample, in the order of its prompt: one or several, each as
-                `Chat.ask` takes and converts it; a clip is the list of its frames.
+                `Chat.ask` takes and converts it; a clip is one of `sparsight.videos.read_clip`, or
+                the list of its frames.
             question: written above the images.
             answers: written above the images, each behind its label.
             processor: of the model, which says what it crops of an image and how it tiles it.

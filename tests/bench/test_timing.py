@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from sparsight.bench.timing import (
     read_cpu_name,
     time_generation,
 )
-from tests.support import tiny
+from tests.support import tiny, tiny_rotary
 
 
 def test_takes_the_median():
@@ -56,6 +57,16 @@ def test_times_a_generation_and_leaves_no_trace(pruned):
     assert found["ttft"] > found["prefill"] > 0 < found["decode"]
     assert not decoder._forward_hooks
     assert not decoder._forward_pre_hooks
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_times_models_with_several_positions_a_token(pruned):
+    """Given a mask, such a model would take the positions of the whole prompt for one token."""
+    model = tiny_rotary.model("qwen2")
+    inputs = tiny_rotary.batch("qwen2", [[("video", 2, 2, 3), 6]], model.dtype).inputs
+    with sparsify(model, SparseVLM(retain=0.5)) if pruned else nullcontext():
+        found = time_generation(model, inputs, 2)
+    assert set(found) == {"ttft", "prefill", "decode"}
 
 
 def test_takes_its_hooks_off_after_an_error():

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sparsight.cli import streams
 from tests.cli.test_cli import QUESTION, QUICK, run
-from tests.support import tiny_processor
+from tests.support import clips, tiny_processor
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
 NAMED = {
@@ -74,7 +74,9 @@ def fields(document):
 
 def test_fields_of_ask(folder, tmp_path):
     Image.linear_gradient("L").resize((60, 40)).save(tmp_path / "photo.png")
-    words = [tmp_path / "photo.png", QUESTION, "--model", folder, "--retain", "12", *QUICK]
+    pytest.importorskip("av", reason="PyAV is not installed: sparsight[video]")
+    shown = [tmp_path / "photo.png", clips.write_clip(tmp_path / "clip.mp4")]
+    words = [*shown, QUESTION, "--model", folder, "--retain", "12", "--frames", "2", *QUICK]
     result = run("ask", *words, "--picture", tmp_path / "kept.png", "--json")
     assert fields(json.loads(result.stdout)) == documented("ask --json")
 

@@ -17,6 +17,7 @@ from sparsight.errors import InputError
 from sparsight.methods import Downscale, Uniform
 from sparsight.picture import Panel, Words, draw, lay_out_panels, sheet
 from sparsight.picture import paint as painting
+from sparsight.picture.frames import make_clip
 from sparsight.picture.panels import crop_to_boxes
 from sparsight.picture.seen import WHOLE, find_seen_boxes
 from sparsight.picture.stills import LONGEST, PATCH
@@ -199,7 +200,9 @@ def test_the_padding_of_a_thin_image_is_drawn_within_bounds():
 
 
 def test_a_thin_frame_is_drawn():
-    (panel,), _ = lay_out_panels(layout_of((Block(4, 4),)), [[Image.new("RGB", (1, 2000))]])
+    (panel,), _ = lay_out_panels(
+        layout_of((Block(4, 4),)), [make_clip([Image.new("RGB", (1, 2000))])]
+    )
     assert min(sheet._choose_size(panel, 1)) >= 4 * PATCH
 
 

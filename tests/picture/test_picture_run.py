@@ -16,6 +16,8 @@ from sparsight.families import LLAVA
 from sparsight.methods import Downscale, Pool, Restore, SparseVLM, Uniform
 from sparsight.picture import lay_out_panels, sheet
 from sparsight.picture.finished import describe_method
+from sparsight.picture.frames import make_clip
+from sparsight.videos import choose_middles
 from tests.support import tiny, tiny_processor, tiny_rotary
 from tests.support.tiny_families import family_batch, tiny_family
 
@@ -185,9 +187,9 @@ def test_clips_are_drawn_as_frames(written):
 
 def test_long_clips_are_thinned_out_and_say_so():
     layout = layout_of(tuple(Block(2, 2, frame=frame) for frame in range(40)))
-    rows, notes = lay_out_panels(layout, [[Image.new("RGB", (8, 8))] * 40])
-    assert [row.grids[0].frame for row in rows] == [2, 7, 12, 17, 22, 27, 32, 37]
-    assert "8 of 40 frames of the clip are drawn." in notes
+    rows, notes = lay_out_panels(layout, [make_clip([Image.new("RGB", (8, 8))] * 40)])
+    assert [row.grids[0].frame for row in rows] == choose_middles(40, 16)
+    assert "16 of 40 frames of the clip are drawn." in notes
 
 
 # ---- command line

@@ -124,13 +124,15 @@ def _time_decode(
     """Return the milliseconds per greedy decode step."""
     mask = inputs.get("attention_mask")
     mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
+    # With a mask, models with M-RoPE give a new token the positions of the whole sequence, and fail
+    # outside of generate(), which gives positions itself. Without one, they give it its own.
+    masked = family_of(model).rotary_axes == 1 or not bool(mask.all())
     device = token.device
     start = _read_clock(device)
     for _ in range(steps):
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)  # (B, N + 1)
-        output = model(
-            input_ids=token, attention_mask=mask, **cache_argument(model, cache), use_cache=True
-        )
+        given = {"attention_mask": mask} if masked else {}
+        output = model(input_ids=token, **given, **cache_argument(model, cache), use_cache=True)
         token = output.logits[:, -1:].argmax(dim=-1)  # (B, 1)
     return (_read_clock(device) - start) * 1e3 / steps
 

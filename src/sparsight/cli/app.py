@@ -96,6 +96,12 @@ Model = Annotated[
     str | None,
     typer.Option(help="Folder or hub id of a LLaVA-type model; default: the embedded model."),
 ]
+Frames = Annotated[
+    int | None, typer.Option(help="Frames of each video that are shown, 1 to 128; default: 8.")
+]
+Dtype = Annotated[
+    str | None, typer.Option(help=f"dtype of the weights: {DTYPES}; default: their own.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
@@ -122,9 +128,7 @@ def root(
 def ask_command(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar='IMAGE... "QUESTION"', help="One or more images, then the question."
-        ),
+        typer.Argument(metavar='IMAGE... "QUESTION"', help="Images or videos, then the question."),
     ] = None,
     *,
     model: Model = None,
@@ -138,6 +142,7 @@ def ask_command(
     paper: Annotated[
         bool, typer.Option("--paper", help="Use the authors' published counts for --retain.")
     ] = False,
+    frames: Frames = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Length of the answers, at most.")
     ] = 16,
@@ -149,16 +154,14 @@ def ask_command(
         Path | None, typer.Option(help="PNG to write: what was kept at each site.")
     ] = None,
     device: Device = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help=f"dtype of the weights: {DTYPES}; default: their own."),
-    ] = None,
+    dtype: Dtype = None,
     verbose: Verbose = False,
 ) -> None:
-    """Ask about images, dense and sparse: both answers, what they cost, what was kept."""
+    """Ask about images or videos, dense and sparse: both answers, their costs, what was kept."""
     from sparsight.cli.ask import ask
     from sparsight.cli.inputs import read_device, read_dtype, split_arguments
     from sparsight.cli.method import read_method
+    from sparsight.cli.shown import read_frames_option
 
     del verbose
     pruning = read_method(method, retain, paper)
@@ -169,6 +172,7 @@ def ask_command(
         sources,
         question,
         pruning,
+        frames=read_frames_option(frames, sources),
         model=model,
         device=place,
         dtype=weights,

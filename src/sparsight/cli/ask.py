@@ -7,23 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from rich.console import Console
 
 from sparsight.bench.timing import Timing, collect_facts, interleave, time_generation
 from sparsight.cli.load import EMBEDDED, load_model
 from sparsight.cli.method import cli_name
 from sparsight.cli.report import Outcome, as_document, show
+from sparsight.cli.shown import read_shown
 from sparsight.cli.streams import print_json
 from sparsight.errors import InputError
 from sparsight.evaluate.asking import cast_weights
 from sparsight.families import family_of
-from sparsight.images import find_source_file, name_source, read_image
-from sparsight.inputs import check_question, prompt_inputs, user_message
+from sparsight.images import find_source_file, name_source
+from sparsight.inputs import Shown, check_question, prompt_inputs, takes_videos, user_message
 from sparsight.methods.method import Method
 from sparsight.picture import check_drawable, lay_out_panels
 from sparsight.run import Run
 from sparsight.sparsify import sparsify
+from sparsight.videos import FRAMES, Clip, is_video
 
 MOST_STEPS = 16  # decode steps that are timed
 
@@ -33,6 +34,7 @@ def ask(
     question: str,
     method: Method,
     *,
+    frames: int = FRAMES,
     model: str | None,
     device: torch.device,
     dtype: torch.dtype | None,
@@ -44,9 +46,10 @@ def ask(
     """Answer a question dense and sparse, measure both, print the outcome and write the picture.
 
     Args:
-        sources: paths or URLs of the images.
+        sources: paths or URLs of the images, and paths of videos.
         question: about them.
         method: that prunes.
+        frames: of each video that are shown.
         model: folder or hub id; None for the embedded model.
         device: to run on.
         dtype: of the weights; None leaves them as they are.
@@ -59,20 +62,21 @@ def ask(
         SparsightError: something is missing or does not fit. Whatever can be checked before the
             model runs is checked before.
     """
-    images = [read_image(source) for source in sources]
+    shown = read_shown(sources, frames)
     if picture is not None:
         check_target(picture, sources)
     vlm, processor = _load(model, device, dtype)
-    check_question(question, processor)
-    inputs = prompt_inputs(vlm, processor, [user_message(question, images)])
+    inputs = _write_prompt(vlm, processor, question, shown)
     if picture is not None:
-        _check_drawable(vlm, processor, inputs, images)
+        _check_drawable(vlm, processor, inputs, shown)
     dense, sparse, run = _answer_both(vlm, processor, inputs, method, max_new_tokens)
     outcome = Outcome(
         model=model or EMBEDDED,
         method=cli_name(type(method)),
         settings=repr(method),
-        images=tuple(map(name_source, sources)),
+        images=tuple(name_source(source) for source in sources if not is_video(source)),
+        clips=tuple(one for one in shown if isinstance(one, Clip)),
+        as_videos=takes_videos(processor),
         question=question,
         dense=dense,
         sparse=sparse,
@@ -83,7 +87,7 @@ def ask(
     )
     _print(outcome, as_json)
     if picture is not None:  # last, so that a full disk loses no answer
-        write_picture(picture, outcome, run, images, processor)
+        write_picture(picture, outcome, run, shown, processor)
 
 
 def _load(name: str | None, device: torch.device, dtype: torch.dtype | None) -> tuple[Any, Any]:
@@ -92,12 +96,21 @@ def _load(name: str | None, device: torch.device, dtype: torch.dtype | None) -> 
         return model if dtype is None else cast_weights(model, dtype), processor
 
 
+def _write_prompt(
+    model: Any, processor: Any, question: str, shown: Sequence[Shown]
+) -> dict[str, Any]:
+    """Return the model's inputs."""
+    check_question(question, processor)
+    message = user_message(question, shown, as_videos=takes_videos(processor))
+    return prompt_inputs(model, processor, [message])
+
+
 def _check_drawable(
-    model: Any, processor: Any, inputs: Mapping[str, Any], images: Sequence[Image.Image]
+    model: Any, processor: Any, inputs: Mapping[str, Any], shown: Sequence[Shown]
 ) -> None:
     """Raise, before the model runs, the error that drawing the picture would raise after it."""
     layout = family_of(model).layout(model.config, inputs)
-    lay_out_panels(check_drawable(layout), images, processor)
+    lay_out_panels(check_drawable(layout), shown, processor)
 
 
 def _answer_both(
@@ -124,10 +137,10 @@ def check_target(path: Path, sources: Sequence[str] = ()) -> None:
 
     Args:
         path: of the picture.
-        sources: the images as given on the command line; none of them may be overwritten.
+        sources: images and videos as given on the command line; none of them may be overwritten.
 
     Raises:
-        InputError: the picture cannot be written, or its path is that of an image.
+        InputError: the picture cannot be written, or its path is that of a source.
     """
     if path.suffix.lower() != ".png":
         raise InputError(f"--picture {path} must end in .png.")
@@ -144,7 +157,8 @@ def check_target(path: Path, sources: Sequence[str] = ()) -> None:
         files = map(find_source_file, sources)
         if any(file is not None and target.samefile(file) for file in files):
             raise InputError(
-                f"--picture {path} is one of the images, and would overwrite it; give another name."
+                f"--picture {path} is one of the images or videos, and would overwrite it; "
+                "give another name."
             )
         os.close(os.open(target, os.O_WRONLY))
     except OSError as error:
@@ -186,7 +200,7 @@ def measure(
 
 
 def write_picture(
-    path: Path, outcome: Outcome, run: Run, images: Sequence[Image.Image], processor: Any
+    path: Path, outcome: Outcome, run: Run, shown: Sequence[Shown], processor: Any
 ) -> None:
     """Write the picture of what was kept.
 
@@ -198,7 +212,7 @@ def write_picture(
         f"dense, {stats.visual_tokens[0]} visual tokens": outcome.dense,
         f"sparse, {stats.mean_visual_tokens:.4g} on average": outcome.sparse,
     }
-    drawing = run.picture(images, outcome.question, answers, processor)
+    drawing = run.picture(shown, outcome.question, answers, processor)
     try:
         drawing.save(path, format="PNG")
     except OSError as error:

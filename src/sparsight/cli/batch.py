@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from sparsight.cli.app import Device, Json, Model, Verbose, app, command
-from sparsight.cli.choices import DTYPES, METHOD_NAMES
+from sparsight.cli.app import Device, Dtype, Json, Model, Verbose, app, command
+from sparsight.cli.choices import METHOD_NAMES
 
 Where = Annotated[
     Path,
@@ -40,9 +40,6 @@ Ray = Annotated[
     typer.Option(metavar="ADDRESS", help="Answer on a Ray cluster; local starts one here."),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Models on the cluster, with --ray.")]
-Dtype = Annotated[
-    str | None, typer.Option(help=f"dtype of the weights: {DTYPES}; default: their own.")
-]
 
 
 @app.command(name="run")

@@ -17,9 +17,9 @@ from sparsight.cli.streams import INTERRUPTED, print_json, put, say
 from sparsight.errors import SettingError, UnsupportedError
 from sparsight.evaluate.asking import cast_weights
 from sparsight.methods.method import Method
+from sparsight.needs import check_package
 from sparsight.serve.batch.answering import Answerer
 from sparsight.serve.batch.cluster import Cluster
-from sparsight.serve.batch.needs import check_package
 from sparsight.serve.batch.rows import Inputs, read_inputs
 from sparsight.serve.batch.runner import Agreement, AnswerAll, compare, run_job
 from sparsight.serve.batch.settings import DENSE, RETAIN, Asking, check_out, describe

@@ -12,14 +12,16 @@ from sparsight.evaluate.settings import DTYPES
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], str]:
-    """Return the images, and the question that stands behind them.
+    """Return the images and videos, and the question that stands behind them.
 
     Raises:
-        InputError: an image or the question is missing or empty, or the question is no text.
+        InputError: images and videos, or the question, are missing or empty; or the question is
+            no text.
     """
     if len(arguments) < 2:
         raise InputError(
-            'give at least one image and then the question: sparsight ask photo.jpg "What is this?"'
+            "give at least one image or video and then the question: "
+            'sparsight ask photo.jpg "What is this?"'
         )
     *images, last = arguments
     question = as_text(last).strip()
@@ -27,7 +29,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], str]:
         raise InputError("the question is empty; its words decide what is kept.")
     if Path(question).suffix and _is_file(question):
         raise InputError(
-            f"the last argument {question!r} is a file; put the question behind the images."
+            f"the last argument {question!r} is a file; "
+            "put the question behind the images and videos."
         )
     if not all(images):
         raise InputError("the name of an image is empty; give an image file.")

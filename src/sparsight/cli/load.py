@@ -112,6 +112,8 @@ def explain_failure(name: str, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0] if lines else type(error).__name__
     reason = reason.rstrip(".:")
+    if "Torchvision" in reason:  # the processor of a model that takes videos needs it
+        reason = f"{reason.split(' but it was')[0]}; run: pip install torchvision"
     if Path(name).is_dir():
         return f"the folder {name} cannot be loaded as a model: {reason}."
     return (

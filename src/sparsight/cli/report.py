@@ -10,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsight.bench.timing import Timing
+from sparsight.cli.shown import describe_clips, write_clips
 from sparsight.sequence.trace import Stats
+from sparsight.videos import Clip
 
 QUANTITIES = {"ttft": "ttft_ms", "prefill": "prefill_ms", "decode": "decode_ms_per_token"}
 TIMES = {
@@ -28,7 +30,9 @@ class Outcome:
         model: name, folder or hub id.
         method: name on the command line.
         settings: the method with all its settings.
-        images: paths.
+        images: names of the images.
+        clips: frames of the videos.
+        as_videos: whether a clip was one video for the model, and not an image for each frame.
         question: asked.
         dense: answer of the dense model.
         sparse: answer with fewer visual tokens.
@@ -42,6 +46,8 @@ class Outcome:
     method: str
     settings: str
     images: tuple[str, ...]
+    clips: tuple[Clip, ...]
+    as_videos: bool
     question: str
     dense: str
     sparse: str
@@ -61,6 +67,7 @@ def as_document(outcome: Outcome) -> dict[str, Any]:
         "method": outcome.method,
         "settings": outcome.settings,
         "images": list(outcome.images),
+        "videos": describe_clips(outcome.clips, outcome.as_videos),
         "question": outcome.question,
         "answers": {
             "dense": outcome.dense,
@@ -108,6 +115,8 @@ def show(outcome: Outcome, console: Console) -> None:
     answers.add_row("dense", Text(outcome.dense or "(nothing)", "bold"))
     answers.add_row("sparse", Text(outcome.sparse or "(nothing)", "bold"))
     console.print()
+    for line in write_clips(outcome.clips, outcome.as_videos):
+        console.print(Text(line, "dim"))
     console.print(Text(outcome.question, "bold cyan"))
     console.print(answers)
     same = outcome.dense == outcome.sparse

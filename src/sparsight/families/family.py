@@ -44,6 +44,7 @@ class Family:
             visual tokens; None if `encoder` is None.
         probed: whether the class is unregistered, so that the engine probes the model first.
         video: whether the models take videos.
+        mixed: whether one call may bring both images and videos.
         resampler: config field of a resampler, whose visual tokens answer learned queries and lie
             nowhere in the image; None if the family has none.
         causal: whether the text decoder makes causal masks of its own, also if a layer attends
@@ -73,6 +74,7 @@ class Family:
     projector: str | None = None
     probed: bool = False
     video: bool = False
+    mixed: bool = True
     resampler: str | None = None
     causal: bool = True
     layouts: Callable[[Any, torch.Tensor, Mapping[str, Any]], tuple[Layout | None, ...]] | None = (

@@ -89,6 +89,7 @@ GLM4V = replace(
     QWEN_VL,
     name="glm4v",
     classes=("Glm4vForConditionalGeneration", "Glm4vModel"),
+    mixed=False,
     visual_ids=("image_token_id",),
     layouts=read_framed,
     image_encoder=None,

@@ -5,7 +5,7 @@ from typing import Any
 
 from sparsight.errors import InputError, UnsupportedError
 from sparsight.images import SCHEME, rgb_image
-from sparsight.inputs import Messages, check_question
+from sparsight.inputs import Messages, check_question, takes_videos
 
 
 def read_turns(messages: Messages, processor: Any) -> Messages:
@@ -55,7 +55,7 @@ def _read_part(part: dict[str, Any], processor: Any, number: int) -> dict[str, A
 
 def _read_video(part: dict[str, Any], processor: Any) -> str:
     """Return the path of a video."""
-    if getattr(processor, "video_processor", None) is None:
+    if not takes_videos(processor):
         raise UnsupportedError(
             f"the question shows a video, but {type(processor).__name__} takes none; "
             "choose another model or task."

@@ -6,29 +6,35 @@ from typing import Any
 
 from sparsight.errors import InputError
 from sparsight.images import is_one_image, list_images, rgb_image
+from sparsight.picture.frames import make_clip
 from sparsight.picture.panels import Shown
 from sparsight.picture.sheet import Words
+from sparsight.videos import Clip
 
 
 def convert_images(images: Any) -> list[Shown]:
-    """Return stills in RGB, and clips as lists of frames in RGB.
+    """Return stills in RGB, and clips with frames in RGB.
 
     Args:
         images: one or several, each a Pillow image, a NumPy array (see `sparsight.pixels.to_rgb`),
-            a path, or a clip: a list of such frames.
+            a path, or a clip: of `sparsight.videos.read_clip`, or a list of such frames.
 
     Raises:
         InputError: an image is none of these, or cannot be read.
     """
-    return [_convert(image, number) for number, image in enumerate(list_images(images), 1)]
+    listed = [images] if isinstance(images, Clip) else list_images(images)
+    return [_convert(image, number) for number, image in enumerate(listed, 1)]
 
 
 def _convert(image: Any, number: int) -> Shown:
+    if isinstance(image, Clip):
+        return image
     if is_one_image(image) or not isinstance(image, (list, tuple, Iterator)):
         return rgb_image(image, f"image {number}")
-    return [
-        rgb_image(frame, f"frame {index} of clip {number}") for index, frame in enumerate(image, 1)
-    ]
+    frames = enumerate(image, 1)
+    return make_clip(
+        [rgb_image(frame, f"frame {index} of clip {number}") for index, frame in frames]
+    )
 
 
 def words_of(question: Any, answers: Any) -> Words:

@@ -3,19 +3,24 @@
 Pure, but for asking the image processor which part of an image it shows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import islice
 from typing import Any
 
 from PIL import Image
 
 from sparsight.counts.layout import Layout, PatchGrid
 from sparsight.errors import InputError, UnsupportedError
+from sparsight.picture.frames import MOST_FRAMES, describe_clip, group_frames, title_frames
 from sparsight.picture.seen import WHOLE, Box, find_seen_boxes
 from sparsight.picture.stills import Still, add_padding, crop_to_seen, group_tiles
+from sparsight.videos import Clip, choose_middles
 
-Shown = Image.Image | Sequence[Image.Image]  # a still, or the frames of a clip in order; in RGB
-MOST_FRAMES = 8  # of one clip that are drawn
+Shown = Image.Image | Clip  # in RGB
+Find = Callable[[tuple[int, int]], list[Box]]  # of an image's size: the part that each tile shows
+Tiles = Iterator[list[PatchGrid]]  # grids of each tile, in order
 LEAST_SEEN = 0.015  # share of an image's width or height that can be read well enough to be drawn
 NO_PROCESSOR = (
     "No processor was given: images are drawn as if all of them was seen; "
@@ -69,7 +74,8 @@ def lay_out_panels(
 
     Args:
         layout: of the sample, with grids.
-        images: of the sample in the order of its prompt, a clip as its frames.
+        images: images and clips of the sample, in the order of its prompt. A clip is one video of
+            the prompt, or an image for each of its frames.
         processor: of the model, asked which part of an image it shows; None for whole images.
 
     Raises:
@@ -77,25 +83,27 @@ def lay_out_panels(
             or something that is no processor.
     """
     _check_processor(processor)
-    stills = [shown for shown in images if isinstance(shown, Image.Image)]
-    notes = [NO_PROCESSOR] if stills and processor is None else []
-    boxes = [_find_boxes(shown, processor) for shown in images]
-    _check_counts(layout, len(images), sum(map(len, boxes)))
+    find: Find = cache(partial(find_seen_boxes, processor))
+    as_videos = _are_videos(layout, images, find)
+    tiles = (_select_grids(layout, tile) for tile in range(layout.image_count))
+    notes = _note_processor(images, processor, as_videos)
     panels: list[Panel] = []
-    first = 0  # number of the first tile of an image
-    for index, (shown, image_boxes) in enumerate(zip(images, boxes, strict=True), 1):
-        kind = "image" if isinstance(shown, Image.Image) else "clip"
-        name = f"{kind} {index}" if len(images) > 1 else f"the {kind}"
-        last = first + len(image_boxes)
-        tiles = [_select_grids(layout, tile) for tile in range(first, last)]
-        first = last
+    for index, shown in enumerate(images, 1):
+        number = index if len(images) > 1 else None
         if isinstance(shown, Image.Image):
-            made, more = _lay_out_still(Still(name, shown, image_boxes, tiles))
+            name = "the image" if number is None else f"image {number}"
+            made, more = _lay_out_still(_take_still(name, shown, find, tiles))
         else:
-            made, more = _lay_out_clip(name, shown, tiles[0])
+            made, more = _lay_out_clip(number, shown, tiles, None if as_videos else find)
         panels += made
         notes += more
-    return panels, notes
+    return panels, list(dict.fromkeys(notes))
+
+
+def _note_processor(images: Sequence[Shown], processor: Any, as_videos: bool) -> list[str]:
+    """Return a note on images that are drawn as if all of them was seen, if there are any."""
+    stills = not as_videos or any(isinstance(shown, Image.Image) for shown in images)
+    return [NO_PROCESSOR] if stills and processor is None else []
 
 
 def _check_processor(processor: Any) -> None:
@@ -106,11 +114,27 @@ def _check_processor(processor: Any) -> None:
         )
 
 
-def _find_boxes(shown: Shown, processor: Any) -> list[Box]:
-    """Return the part of an image that each tile shows; a clip is one whole image."""
-    if isinstance(shown, Image.Image):
-        return find_seen_boxes(processor, shown.size)
-    return [WHOLE]
+def _are_videos(layout: Layout, images: Sequence[Shown], find: Find) -> bool:
+    """Return whether clips are videos in the prompt, and not an image for each frame.
+
+    Raises: InputError: the layout is that of other images.
+    """
+    as_images = as_videos = 0
+    for shown in images:
+        frames = [shown] if isinstance(shown, Image.Image) else shown.images
+        tiles = sum(len(find(frame.size)) for frame in frames)
+        as_images += tiles
+        as_videos += tiles if isinstance(shown, Image.Image) else 1
+    if layout.image_count == as_images:
+        return False
+    _check_counts(layout, len(images), as_videos)
+    return True
+
+
+def _take_still(name: str, image: Image.Image, find: Find, tiles: Tiles) -> Still:
+    """Return an image with the next tiles."""
+    boxes = find(image.size)
+    return Still(name, image, boxes, list(islice(tiles, len(boxes))))
 
 
 def _select_grids(layout: Layout, tile: int) -> list[PatchGrid]:
@@ -172,28 +196,71 @@ def _lay_out_group(still: Still, group: list[int], groups: int) -> Panel:
 
 
 def _lay_out_clip(
-    name: str, frames: Sequence[Image.Image], grids: list[PatchGrid]
+    number: int | None, clip: Clip, tiles: Tiles, find: Find | None
 ) -> tuple[list[Panel], list[str]]:
-    """Return panels of evenly chosen grids of a clip, and notes for the reader."""
-    if not frames:
+    """Return panels of evenly chosen frames of a clip, and notes for the reader.
+
+    Args:
+        number: of the clip among the images; None for the only one.
+        clip: whose frames are drawn.
+        tiles: of the prompt, from the first of this clip on.
+        find: for a clip that is an image for each frame; None for one that is a video.
+    """
+    name = "the clip" if number is None else f"clip {number}"
+    own = "" if number is None and clip.name else name  # in titles
+    if not clip.frames:
         raise InputError(f"{name} has no frames; give a list of images.")
+    if find is None:
+        panels, notes = _lay_out_video(name, own, clip, next(tiles))
+    else:
+        panels, notes = _lay_out_frames(name, own, clip, (tiles, find))
+    if clip.name:
+        notes.append(describe_clip(clip, as_video=find is None))
+    return panels, notes
+
+
+def _lay_out_video(
+    name: str, own: str, clip: Clip, grids: list[PatchGrid]
+) -> tuple[list[Panel], list[str]]:
+    """Return a panel for each grid of a video, or for evenly chosen ones."""
     count = len(grids)
-    drawn = min(count, MOST_FRAMES)
-    notes = [FRAMES]
-    if drawn < count:
-        notes.append(f"{drawn} of {count} frames of {name} are drawn.")
-    if len(frames) != count:  # a grid may stand for several frames
+    notes = [FRAMES, *_note_drawn(name, count)]
+    if len(clip.frames) != count:
         notes.append(
-            f"{name} has {len(frames)} frames for {count} grids; "
+            f"{name} has {len(clip.frames)} frames for {count} grids; "
             "each grid is drawn over its middle frame."
         )
+    groups = list(group_frames(clip.frames, count))
     panels = []
-    for number in range(drawn):
-        index = (2 * number + 1) * count // (2 * drawn)
-        frame = frames[(2 * index + 1) * len(frames) // (2 * count)]
-        title = f"{name}, frame {index + 1} of {count}"
-        panels.append(Panel(title, frame, (grids[index],), (WHOLE,)))
+    for index in choose_middles(count, MOST_FRAMES):
+        frame, group = groups[index]
+        title = title_frames(own, group) if clip.name else f"{own}, frame {index + 1} of {count}"
+        panels.append(Panel(title, frame.image, (grids[index],), (WHOLE,)))
     return panels, notes
+
+
+def _lay_out_frames(
+    name: str, own: str, clip: Clip, prompt: tuple[Tiles, Find]
+) -> tuple[list[Panel], list[str]]:
+    """Return the panels of a clip whose frames are images of the prompt, or of some frames."""
+    tiles, find = prompt
+    count = len(clip.frames)
+    chosen = choose_middles(count, MOST_FRAMES)
+    panels: list[Panel] = []
+    notes = _note_drawn(name, count)
+    for index, frame in enumerate(clip.frames):
+        title = title_frames(own, [frame]) if clip.name else f"{own}, frame {index + 1} of {count}"
+        still = _take_still(title, frame.image, find, tiles)
+        if index in chosen:
+            made, more = _lay_out_still(still)
+            panels += made
+            notes += more
+    return panels, notes
+
+
+def _note_drawn(name: str, count: int) -> list[str]:
+    drawn = min(count, MOST_FRAMES)
+    return [f"{drawn} of {count} frames of {name} are drawn."] if drawn < count else []
 
 
 def crop_to_boxes(panel: Panel) -> Image.Image:

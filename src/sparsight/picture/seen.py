@@ -5,7 +5,7 @@ cropping, padding, stretching and tiling, whatever the processor's settings are.
 
 Private details of transformers touched here: `image_processor`, `image_token`, `boi_token`,
 `image_mean`, `image_std`, `do_normalize` and `image_grid_pinpoints` of processors, and that
-`pixel_values` of (..., 3, H, W) are images.
+`pixel_values`, or `pixel_values_images` of Video-LLaVA, of (..., 3, H, W) are images.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from PIL import Image
 # left, top, right and bottom, in shares of an image; a box may reach outside of the image
 Box = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+PIXELS = ("pixel_values", "pixel_values_images")
 MARKED = 0.9  # blue of every pixel that comes from the image; padding is darker
 EDGE = 0.02  # share at the ends of a gradient that filters bend
 FEWEST = 5  # px of a gradient whose slope can be read
@@ -38,7 +39,7 @@ def find_seen_boxes(processor: Any, size: tuple[int, int]) -> list[Box]:
     if image_processor is None or hasattr(image_processor, "image_grid_pinpoints"):
         return [WHOLE]
     pixels = _process(processor, image_processor, _draw_gradients(*size))
-    if pixels.ndim < 4 or pixels.shape[-3] != 3:
+    if pixels is None or pixels.ndim < 4 or pixels.shape[-3] != 3:
         return [WHOLE]
     tiles = _denormalise(pixels.reshape(-1, *pixels.shape[-3:]), image_processor)
     order = getattr(image_processor, "token_order", None)  # of Mini-Gemini: the last tile first
@@ -54,7 +55,10 @@ def _draw_gradients(width: int, height: int) -> Image.Image:
     return Image.fromarray(colours)
 
 
-def _process(processor: Any, image_processor: Any, image: Image.Image) -> NDArray[np.float64]:
+def _process(
+    processor: Any, image_processor: Any, image: Image.Image
+) -> NDArray[np.float64] | None:
+    """Return what a processor makes of an image; None where its pixels have another name."""
     token = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
     # The processor is asked first, as some pass settings of their own to their image processor.
     # Others want another prompt. Should the tiles then differ, their count is checked later.
@@ -62,8 +66,11 @@ def _process(processor: Any, image_processor: Any, image: Image.Image) -> NDArra
         outputs = processor(images=[image], text=[token], return_tensors="pt")
     except (TypeError, ValueError):
         outputs = image_processor(images=[image], return_tensors="pt")
-    pixels: NDArray[np.float64] = torch.as_tensor(outputs["pixel_values"]).double().numpy()
-    return pixels
+    for name in PIXELS:
+        if name in outputs:
+            pixels: NDArray[np.float64] = torch.as_tensor(outputs[name]).double().numpy()
+            return pixels
+    return None
 
 
 def _denormalise(tiles: NDArray[np.float64], image_processor: Any) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from math import sqrt
 
 from PIL import Image, ImageDraw
@@ -16,8 +17,10 @@ from sparsight.sequence.trace import SiteTrace
 
 SIDE = 360  # px of a square panel, about
 FEW = 230  # px of a square panel among many
-MANY = 4  # rows; with more than these, panels are small
+MANY = 4  # rows; with more than these, panels are small, and stand in two bands if there is room
+WIDEST = 1800  # px of two bands
 MARGIN, GAP = 32, 20  # px
+BETWEEN = 3 * GAP  # px between bands
 NARROWEST = 3 * SIDE  # px
 TITLE = 17  # font sizes, px
 SMALL = 14
@@ -84,20 +87,25 @@ def draw(
     for panel, mask in zip(panels, unseen, strict=True):
         rows.append(list(_draw_row(panel, mask, sites, small, count)))
     columns = list(map(_measure_width, zip(*rows, strict=True)))
-    room = max(sum(columns) + GAP * (len(columns) - 1), NARROWEST)
+    band = sum(columns) + GAP * (len(columns) - 1)
+    several = count > MANY and 2 * band + BETWEEN <= WIDEST
+    lines = list(zip_longest(*_split(rows, 2 if several else 1)))
+    room = max(band + (band + BETWEEN) * several, NARROWEST)
     legend = _list_legend(sites, small, any(mask is not None for mask in unseen))
     # without a pen, the writing functions return where they would end
     top = _write_heading(None, MARGIN, room, words)
-    end = _write_end(None, top + sum(map(_measure_height, rows)), room, legend, words.notes)
+    end = _write_end(None, top + sum(map(_measure_height, lines)), room, legend, words.notes)
     canvas = Image.new("RGB", (room + 2 * MARGIN, end + MARGIN), PAPER)
     pen = ImageDraw.Draw(canvas)
     y = _write_heading(pen, MARGIN, room, words)
-    for row in rows:
+    for line in lines:
         x = MARGIN
-        for cell, column in zip(row, columns, strict=True):
-            _paste_cell(canvas, pen, (x, y), cell)
-            x += column + GAP
-        y += _measure_height(row)
+        for row in filter(None, line):
+            for cell, column in zip(row, columns, strict=True):
+                _paste_cell(canvas, pen, (x, y), cell)
+                x += column + GAP
+            x += BETWEEN - GAP
+        y += _measure_height(line)
     _write_end(pen, y, room, legend, words.notes)
     return canvas
 
@@ -184,8 +192,17 @@ def _measure_width(column: Sequence[Cell]) -> int:
     return max(cell.width for cell in column)
 
 
-def _measure_height(row: Sequence[Cell]) -> int:
-    return TITLE + SMALL + 18 + max(cell.image.height for cell in row) + GAP
+def _split(rows: Sequence[list[Cell]], bands: int) -> Iterator[Sequence[list[Cell]]]:
+    """Yield the rows of each band, from left to right; the first one is the longest."""
+    size = -(-len(rows) // bands)  # rounded up
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _measure_height(line: Sequence[list[Cell] | None]) -> int:
+    """Return the height of rows that stand side by side, px."""
+    cells = chain.from_iterable(filter(None, line))
+    return TITLE + SMALL + 18 + max(cell.image.height for cell in cells) + GAP
 
 
 def _paste_cell(

@@ -18,6 +18,7 @@ from sparsight.evaluate.tasks.prompts import (
 from sparsight.evaluate.tasks.published import add_published, find_rows, is_model, read_published
 from sparsight.evaluate.tasks.task import Item
 from sparsight.inputs import render
+from sparsight.videos import Clip, Frame
 from tests.support import tiny_processor
 
 # what checkpoints of LLaVA-1.5 for transformers have, in our words: a system's turn as it is, roles
@@ -55,8 +56,13 @@ def test_prompts_of_videos_say_human():
     assert not wording.as_video
     processor.video_processor = object()
     assert find_wording(processor, video=True).as_video
-    shown = write_messages(Item("1", "why", ""), ["frame"] * 8, find_wording(processor, video=True))
-    assert shown[-1]["content"][0] == {"type": "video", "video": ["frame"] * 8}
+    image = Image.new("RGB", (4, 4))
+    clip = Clip("a.mp4", 8, 0.8, tuple(Frame(at, at / 10, image) for at in range(8)))
+    shown = write_messages(Item("1", "why", ""), [clip], find_wording(processor, video=True))
+    first = shown[-1]["content"][0]
+    assert (first["type"], first["video"]) == ("video", [image] * 8)
+    shown = write_messages(Item("1", "why", ""), [clip], wording)
+    assert [part["type"] for part in shown[-1]["content"]] == ["image"] * 8 + ["text"]
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from sparsight import needs
 from sparsight.errors import InputError, UnsupportedError
 from sparsight.evaluate.judge import client
-from sparsight.evaluate.tasks import data as reading
 from sparsight.evaluate.tasks import find_tasks, read_sheets
-from sparsight.evaluate.tasks.frames import choose_frames, read_frames
+from sparsight.evaluate.tasks.prompts import show
+from sparsight.evaluate.tasks.task import Item
 from tests.evaluate.tasks.test_tasks import call
 from tests.support import layouts, tiny_processor
 from tests.support.judge import run_judge
@@ -24,7 +25,7 @@ def touch(path):
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """Folders of all four sets, whose clips nobody opens."""
-    monkeypatch.setattr(reading, "find_spec", lambda name: name)
+    monkeypatch.setattr(needs, "find_spec", lambda name: name)
     for name in NAMES:
         layouts.write_video(tmp_path, name, clip=touch)
     return tmp_path
@@ -80,30 +81,21 @@ def test_missing_videos_are_counted(data):
 
 
 def test_the_package_is_asked_for_first(data, monkeypatch):
-    monkeypatch.setattr(reading, "find_spec", lambda name: None)
+    monkeypatch.delitem(needs.sys.modules, "av", raising=False)
+    monkeypatch.setattr(needs, "find_spec", lambda name: None)
     with pytest.raises(UnsupportedError, match=r'pip install "sparsight\[video\]"'):
         read_sheets(find_tasks(("tgif",)), data)
 
 
-@pytest.mark.parametrize(
-    ("total", "frames"),
-    [(8, list(range(8))), (100, [0, 14, 28, 42, 56, 70, 84, 99]), (3, [0, 0, 0, 0, 1, 1, 1, 2])],
-)
-def test_frames_are_evenly_spread(total, frames):
-    assert choose_frames(total, 8) == frames
-
-
-def test_frames_of_a_clip(tmp_path):
+def test_frames_are_those_of_video_llava(tmp_path):
     pytest.importorskip("av", reason="the extra video is not installed")
     layouts.write_clip(tmp_path / "a.mp4", frames=12)
-    frames = read_frames(tmp_path / "a.mp4", 4)
-    greys = [frame.getpixel((32, 32))[0] for frame in frames]
+    (clip,) = show(Item("1", "what", "", video=tmp_path / "a.mp4"), 4, None)
+    assert [frame.index for frame in clip.frames] == [0, 3, 7, 11]  # first and last included
+    greys = [image.getpixel((32, 32))[0] for image in clip.images]
     assert greys == pytest.approx([0, 60, 140, 220], abs=8)
-    (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:300])
-    (tmp_path / "c.mp4").write_bytes(b"no video")
-    for name in ("b.mp4", "c.mp4", "d.mp4"):
-        with pytest.raises(InputError, match=name):
-            read_frames(tmp_path / name, 4)
+    with pytest.raises(InputError, match=r"d\.mp4: no such file"):
+        show(Item("1", "what", "", video=tmp_path / "d.mp4"), 4, None)
 
 
 def test_the_command_asks_about_videos(tmp_path, monkeypatch):

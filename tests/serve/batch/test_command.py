@@ -129,7 +129,7 @@ def test_the_budget_that_is_not_given():
 
 
 def test_without_the_extra_one_line_says_what_to_install(table, tmp_path, monkeypatch):
-    from sparsight.serve.batch import needs
+    from sparsight import needs
 
     monkeypatch.setattr(needs, "find_spec", lambda name: None)
     for name in needs.EXTRAS:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from sparsight.cli.batch import run_command
 from sparsight.images import MOST_PIXELS
-from sparsight.serve.batch.media import SCALE, VIDEOS
-from sparsight.serve.batch.needs import EXTRAS
+from sparsight.needs import EXTRAS
+from sparsight.serve.batch.media import SCALE
 from sparsight.serve.batch.record import Record
 from sparsight.serve.batch.runner import Agreement
 from sparsight.serve.batch.tables import READERS
+from sparsight.videos import MOST_SHOWN, VIDEOS
 from tests.serve.batch.test_command import BATCH, run
 from tests.support import jobs, tiny_processor
 
@@ -51,6 +52,7 @@ def test_kinds_of_inputs():
     assert first_cells(text)[:2] == list(READERS)
     assert all(f"`{suffix}`" in text or f"clip{suffix}" in text for suffix in VIDEOS)
     assert f"{72 * SCALE:g} pixels an inch" in text
+    assert f"at most {MOST_SHOWN}" in text
     assert f"more than {MOST_PIXELS // 10**6} million pixels" in " ".join(PAGE.split())
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 
 from sparsight.bench.timing import synchronize
 from sparsight.counts.cost import decoder_macs
@@ -24,7 +23,7 @@ from sparsight.evaluate.tasks.store import hash_text
 from sparsight.evaluate.tasks.task import Item, Task
 from sparsight.families import family_of
 from sparsight.families.family import decoder_shape
-from sparsight.inputs import prompt_inputs
+from sparsight.inputs import Shown, prompt_inputs
 from sparsight.methods.method import Method
 from sparsight.run import Run
 from sparsight.sparsify import sparsify
@@ -70,15 +69,15 @@ class Asker:
         """Return how the prompts of a benchmark are written."""
         return find_wording(self._processor, video=bool(task.frames))
 
-    def show(self, task: Task, items: Sequence[Item]) -> list[list[Image.Image]]:
-        """Return the images or frames of questions.
+    def show(self, task: Task, items: Sequence[Item]) -> list[list[Shown]]:
+        """Return the images or the video of each question.
 
         Raises: InputError: one cannot be read.
         """
         return [show(item, task.frames, self.padding) for item in items]
 
     def write(
-        self, task: Task, items: Sequence[Item], shown: Sequence[list[Image.Image]]
+        self, task: Task, items: Sequence[Item], shown: Sequence[list[Shown]]
     ) -> dict[str, Any]:
         """Return the model's inputs of questions, padded on the left."""
         wording = self.find_wording(task)

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 
-from sparsight.errors import InputError, SettingError, UnsupportedError
+from sparsight.errors import InputError, SettingError
 from sparsight.evaluate.tasks.task import Item, Task
 from sparsight.images import is_data_url
+from sparsight.needs import check_package
 
 SHOWN = 3  # missing images that an error names
 
@@ -51,10 +51,9 @@ def read_sheets(tasks: Sequence[Task], data: Path, limit: int | None = None) -> 
     """
     if limit is not None and limit < 1:
         raise SettingError(f"limit={limit} asks nothing; give a count >= 1.")
-    if any(task.frames for task in tasks) and find_spec("av") is None:
-        raise UnsupportedError(
-            'videos need the package av, not installed here; run: pip install "sparsight[video]"'
-        )
+    for task in tasks:
+        if task.frames:
+            check_package("av", f"the benchmark {task.name}")
     places = _find_places(tasks, data)
     sheets = []
     problems: list[str] = []

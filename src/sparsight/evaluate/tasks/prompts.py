@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from sparsight.evaluate.tasks.frames import read_frames
 from sparsight.evaluate.tasks.task import Item
 from sparsight.images import read_image
-from sparsight.inputs import Messages, render, user_message
+from sparsight.inputs import Messages, Shown, render, takes_videos, user_message
+from sparsight.videos import choose_with_ends, read_clip
 
 ASSISTANT = "The assistant gives helpful, detailed, and polite answers to the"
 SYSTEM = (
@@ -54,7 +54,7 @@ def find_wording(processor: Any, *, video: bool) -> Wording:
         processor: of the model, with a chat template.
         video: whether frames are shown.
     """
-    as_video = video and getattr(processor, "video_processor", None) is not None
+    as_video = video and takes_videos(processor)
     system = SYSTEM_VIDEO if video else SYSTEM
     kind = "video" if as_video else "image"
     messages: Messages = [
@@ -75,19 +75,15 @@ def _system_message(system: str) -> dict[str, Any]:
     return {"role": "system", "content": [{"type": "text", "text": system}]}
 
 
-def write_messages(item: Item, shown: Sequence[Image.Image], wording: Wording) -> Messages:
+def write_messages(item: Item, shown: Sequence[Shown], wording: Wording) -> Messages:
     """Return the conversation of one question.
 
     Args:
         item: the question.
-        shown: its images, or the frames of its video.
+        shown: its images, or its video.
         wording: of the prompt.
     """
-    if wording.as_video:
-        content = [{"type": "video", "video": list(shown)}, {"type": "text", "text": item.text}]
-        turn: dict[str, Any] = {"role": "user", "content": content}
-    else:
-        turn = user_message(item.text, shown)
+    turn = user_message(item.text, shown, as_videos=wording.as_video)
     return [turn] if wording.system is None else [_system_message(wording.system), turn]
 
 
@@ -119,7 +115,7 @@ def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Ima
     return square
 
 
-def show(item: Item, frames: int, colour: tuple[int, int, int] | None) -> list[Image.Image]:
+def show(item: Item, frames: int, colour: tuple[int, int, int] | None) -> list[Shown]:
     """Return what a question shows: its images, padded, or frames of its video, as they are.
 
     Args:
@@ -130,6 +126,6 @@ def show(item: Item, frames: int, colour: tuple[int, int, int] | None) -> list[I
     Raises: InputError: an image or a video cannot be read.
     """
     if item.video is not None:
-        return read_frames(item.video, frames)
+        return [read_clip(item.video, frames, choose_with_ends)]
     images = [read_image(source) for source in item.images]
-    return images if colour is None else [pad_to_square(image, colour) for image in images]
+    return [*images] if colour is None else [pad_to_square(image, colour) for image in images]

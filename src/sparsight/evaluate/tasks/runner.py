@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
-from PIL import Image
-
 from sparsight.bench.timing import collect_facts
 from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.evaluate.settings import Configuration, reseed
@@ -18,6 +16,7 @@ from sparsight.evaluate.tasks.ranks import ALONE, Ranks, describe_error, restore
 from sparsight.evaluate.tasks.settings import TaskSettings
 from sparsight.evaluate.tasks.store import STOP, TaskStore
 from sparsight.evaluate.tasks.task import Item
+from sparsight.inputs import Shown
 from sparsight.methods.method import Method
 
 Report = Callable[[int, int], None]
@@ -209,7 +208,7 @@ class _Paper:
     def __init__(self, asker: Asker, batch: Batch) -> None:
         self.asker = asker
         self.batch = batch
-        self._shown: list[list[Image.Image]] = asker.show(batch.sheet.task, batch.items)
+        self._shown: list[list[Shown]] = asker.show(batch.sheet.task, batch.items)
         self._inputs: dict[tuple[int, ...], dict[str, Any]] = {}
 
     def write(self, places: tuple[int, ...]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from sparsight.serve.batch.record import Record, fail, succeed
 from sparsight.serve.batch.rows import Row, clean, locate_images
 from sparsight.serve.joining import Prompt, join
 from sparsight.sparsify import sparsify
+from sparsight.videos import FRAMES
 
 MOST_ROW_PIXELS = 4 * MOST_PIXELS  # of all images together
 # what errors say where memory is short and torch has no class of its own for it
@@ -52,7 +53,7 @@ class Answerer:
         *,
         base: Path,
         length: int,
-        frames: int = 8,
+        frames: int = FRAMES,
     ) -> None:
         parts = find_parts(model)
         if method is not None:

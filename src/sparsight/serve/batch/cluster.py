@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsight.errors import ModelError, SettingError, UnsupportedError
+from sparsight.needs import load_package
 from sparsight.serve.batch.answering import Answerer
-from sparsight.serve.batch.needs import load_package
 from sparsight.serve.batch.record import Record, read_record
 from sparsight.serve.batch.rows import Row
 from sparsight.serve.batch.settings import Asking

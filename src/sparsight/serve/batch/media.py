@@ -1,7 +1,7 @@
-"""Opens what a row names: an image, a page of a PDF (pypdfium2) or frames of a video (PyAV).
+"""Opens what a row names: an image, a page of a PDF (pypdfium2) or frames of a video.
 
-`doc.pdf#page=3` names a page, counted from 1; a document of one page needs no number. Of a video,
-frames at even distances are shown as images, each from the middle of its part.
+`doc.pdf#page=3` names a page, counted from 1; a document of one page needs no number. Frames of a
+video are shown as images.
 """
 
 import re
@@ -12,14 +12,13 @@ from PIL import Image
 
 from sparsight.errors import InputError, SparsightError
 from sparsight.images import MOST_PIXELS, find_source_file, read_image
+from sparsight.needs import load_package
 from sparsight.pixels import to_rgb
-from sparsight.serve.batch.needs import load_package
+from sparsight.videos import is_video, read_clip
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 PAGE = re.compile(r"(?P<file>.*\.pdf)(#page=(?P<number>[1-9]\d{0,8}))?", re.IGNORECASE | re.DOTALL)
 SCALE = 2.0  # pixels for each point, of which an inch has 72
-MOST_FRAMES = 200_000  # of a video, an hour and more
 
 
 class Page(NamedTuple):
@@ -38,11 +37,6 @@ def find_page(name: str) -> Page | None:
     return Page(found["file"], None if number is None else int(number))
 
 
-def is_video(name: str) -> bool:
-    """Return whether a name is that of a video."""
-    return not name.startswith("data:") and name.lower().endswith(VIDEOS)
-
-
 def open_media(source: str, frames: int) -> list[Image.Image]:
     """Return what is shown of an image, page or video: RGB images.
 
@@ -58,7 +52,7 @@ def open_media(source: str, frames: int) -> list[Image.Image]:
     if page is not None:
         return [_read_page(page)]
     if is_video(source):
-        return _read_frames(source, frames)
+        return read_clip(source, frames).images
     return [read_image(source)]
 
 
@@ -128,60 +122,3 @@ def _check_size(width: int, height: int, name: str) -> None:
             f"{name} is too large: {width} x {height} pixels; "
             f"{MOST_PIXELS / 10**6:.6g} million are allowed."
         )
-
-
-def _read_frames(source: str, frames: int) -> list[Image.Image]:
-    av = load_package("av", source)
-    path = _find_file(source)
-    try:
-        chosen = choose_frames(_count_frames(av, path, source), frames)
-        images = _decode_frames(av, path, chosen)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise InputError(f"{source} cannot be read as a video: {error}.") from error
-    if len(images) < len(chosen):
-        raise InputError(
-            f"{source} is broken: frame {chosen[len(images)] + 1} cannot be decoded; "
-            "save it as a video again."
-        )
-    return images
-
-
-def choose_frames(count: int, frames: int) -> list[int]:
-    """Return which of `count` frames are shown: the middles of `frames` even parts."""
-    if count <= frames:
-        return list(range(count))
-    return [(2 * part + 1) * count // (2 * frames) for part in range(frames)]
-
-
-def _count_frames(av: Any, path: Path, source: str) -> int:
-    """Return how many frames a video has, without decoding any."""
-    with av.open(str(path)) as container:
-        if not container.streams.video:
-            raise InputError(f"{source} holds no video.")
-        stream = container.streams.video[0]
-        _check_size(stream.codec_context.width, stream.codec_context.height, source)
-        count = 0
-        for packet in container.demux(stream):
-            count += bool(packet.size)
-            if count > MOST_FRAMES:
-                raise InputError(f"{source} has more than {MOST_FRAMES} frames; cut it.")
-    if not count:
-        raise InputError(f"{source} has no frames.")
-    return count
-
-
-def _decode_frames(av: Any, path: Path, chosen: list[int]) -> list[Image.Image]:
-    images = []
-    wanted = set(chosen)
-    with av.open(str(path)) as container:
-        for number, frame in enumerate(container.decode(container.streams.video[0])):
-            if number in wanted:
-                images.append(turn_frame(frame.to_image(), getattr(frame, "rotation", 0)))
-            if len(images) == len(wanted):
-                break
-    return images
-
-
-def turn_frame(image: Image.Image, degrees: int) -> Image.Image:
-    """Return a frame upright; `degrees` counter-clockwise is what the video says of its frames."""
-    return image.rotate(degrees, expand=True) if degrees else image

@@ -8,8 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from sparsight.images import find_source_file
-from sparsight.serve.batch.media import find_page, is_video
+from sparsight.serve.batch.media import find_page
 from sparsight.serve.batch.rows import Row, locate_images
+from sparsight.videos import is_video
 
 WINDOW = 100  # batches whose rows are sorted together; the first answer waits for one window
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsight.errors import InputError
-from sparsight.serve.batch.needs import load_package
+from sparsight.needs import load_package
 from sparsight.serve.batch.record import Record
 
 GROUP = 10_000  # rows that are in memory at once

@@ -15,9 +15,10 @@ from typing import Any
 
 from sparsight.errors import InputError
 from sparsight.images import find_source_file, name_source
-from sparsight.serve.batch.media import find_page, is_video
-from sparsight.serve.batch.needs import check_package
+from sparsight.needs import check_package
+from sparsight.serve.batch.media import find_page
 from sparsight.serve.batch.tables import READERS, Found, Unread, list_folder
+from sparsight.videos import is_video
 
 IMAGE_COLUMNS = ("image", "images")
 

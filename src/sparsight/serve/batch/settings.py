@@ -8,8 +8,9 @@ import sparsight
 from sparsight.errors import InputError, SettingError
 from sparsight.evaluate.folder import describe_method
 from sparsight.methods.method import Method
-from sparsight.serve.batch.needs import check_package
+from sparsight.needs import check_package
 from sparsight.serve.batch.rows import Inputs
+from sparsight.videos import FRAMES, check_shown
 
 JSONL = ".jsonl"
 PARQUET = ".parquet"
@@ -37,7 +38,7 @@ class Asking:
     retain: str | None = None
     paper: bool = False
     max_new_tokens: int = 16
-    frames: int = 8
+    frames: int = FRAMES
     device: str | None = None
     dtype: str | None = None
 
@@ -47,8 +48,7 @@ class Asking:
             raise SettingError(
                 f"max_new_tokens={self.max_new_tokens} answers nothing; give a count >= 1."
             )
-        if self.frames < 1:
-            raise SettingError(f"frames={self.frames} shows nothing; give a count >= 1.")
+        check_shown(self.frames)
 
 
 def describe(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsight.errors import InputError
-from sparsight.serve.batch.media import PICTURES, count_pages, find_page, is_video
+from sparsight.serve.batch.media import PICTURES, count_pages, find_page
+from sparsight.videos import is_video
 
 # the columns of a row, or why they could not be read
 Found = Mapping[str, Any] | str
