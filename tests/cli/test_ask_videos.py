@@ -10,8 +10,9 @@ from sparsight import needs
 from sparsight.cli import app
 from sparsight.cli import ask as cli
 from sparsight.cli.load import explain_failure
+from sparsight.cli.shown import write_clips
 from sparsight.picture import sheet
-from sparsight.videos import choose_middles
+from sparsight.videos import Clip, Frame, choose_middles
 from tests.cli.test_cli import refused
 from tests.support import clips, tiny_processor, tiny_watcher
 
@@ -204,3 +205,16 @@ def test_videos_of_two_lengths(place, monkeypatch):
     monkeypatch.setattr(cli, "load_model", lambda *_: tiny_watcher.load())
     clips.write_clip(place / "short.mp4", [clips.color("blue")] * 2)
     refused(run("clip.mp4", "short.mp4", folder="tiny"), "2 to 8 frames", "show 2 of each")
+
+
+@pytest.mark.parametrize(
+    ("total", "as_videos", "said"),
+    [
+        (1, False, "the only frame of a.mp4, shown as an image: at 0 s of 1 s"),
+        (9, False, "1 frame of a.mp4, shown as an image: at 0 s of 1 s"),
+        (9, True, "1 frame of a.mp4, shown as a video: at 0 s of 1 s"),
+    ],
+)
+def test_one_frame_is_told_as_one(total, as_videos, said):
+    clip = Clip("a.mp4", total, 1.0, (Frame(0, 0.0, Image.new("RGB", (4, 4))),))
+    assert list(write_clips([clip], as_videos)) == [said]

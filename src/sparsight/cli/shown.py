@@ -65,8 +65,12 @@ def write_clips(clips: Sequence[Clip], as_videos: bool) -> Iterator[str]:
     """Yield a line for people for each video."""
     for clip in clips:
         count = len(clip.frames)
-        number = f"all {count} frames" if count == clip.total else f"{count} frames"
-        kind = "a video" if as_videos else "images"
+        whole = count == clip.total
+        if count == 1:
+            number, kind = "the only frame" if whole else "1 frame", "an image"
+        else:
+            number, kind = f"{'all ' * whole}{count} frames", "images"
+        kind = "a video" if as_videos else kind
         yield f"{number} of {clip.name}, shown as {kind}{_when(clip)}"
 
 

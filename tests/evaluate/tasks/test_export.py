@@ -76,6 +76,30 @@ def test_a_workbook_has_the_columns_of_the_server(data, tmp_path):
 
 
 @needs_openpyxl
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("A\ufffe\uffff\ud800.\n", "A.\n"),
+        ("\U0001f600" * 20_000, "\U0001f600" * 16_383),  # two units each
+        ("x" * 40_000, "x" * 32_767),
+        ("@SUM(1)", "@SUM(1)"),
+    ],
+    ids=["no XML", "wide", "long", "plain"],
+)
+def test_a_workbook_can_be_opened_whatever_was_answered(data, tmp_path, text, kept):
+    folder = write_folder(tmp_path / "run", data)
+    rows = [json.loads(line) for line in (folder / "mmbench.jsonl").read_text().splitlines()]
+    lines = [json.dumps(row | {"prediction": text}) + "\n" for row in rows]
+    (folder / "mmbench.jsonl").write_text("".join(lines))
+    files, notes = export_mmbench(folder, tmp_path / "out")
+    for file in files:
+        table = read_book(file)
+        column = table[0].index("prediction")
+        assert [row[column] for row in table[1:]] == [kept] * 4
+    assert len(notes) == (2 if kept != text else 0)
+
+
+@needs_openpyxl
 def test_the_command_writes_and_tells(data, tmp_path):
     folder = write_folder(tmp_path / "run", data, answered=2)
     words = ["eval", "--score", str(folder), "--export", str(tmp_path / "out")]

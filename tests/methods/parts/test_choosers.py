@@ -261,3 +261,32 @@ def test_a_sample_alone_is_chosen_from_as_in_a_batch():
         assert torch.equal(choose_determinantal(compare(alone), 12)[0], together[1][row])
         assert torch.equal(choose_coverage(compare(alone), 12)[0], together[2][row])
         assert torch.equal(choose_max_min(compare(points[row]), 12), together[0][row])
+
+
+@pytest.mark.parametrize("what", ["points", "quality"])
+def test_a_number_that_is_none_makes_no_token_be_chosen_twice(what):
+    points, quality = random(2, 9, 5), random(2, 9).abs() + 0.1
+    {"points": points, "quality": quality}[what][0, 3] = float("nan")
+    order = choose_determinantal(compare(points), 9, quality)
+    assert torch.equal(order.sort(dim=-1).values, torch.arange(9).expand(2, -1))
+    alone = choose_determinantal(compare(points[1]), 9, quality[1])
+    assert torch.equal(order[1], alone)
+
+
+def test_quality_may_be_narrower_than_the_similarity():
+    points, quality = random(2, 9, 5), random(2, 9).abs().float()
+    order = choose_determinantal(compare(points), 5, quality)
+    assert torch.equal(order, choose_determinantal(compare(points), 5, quality.double()))
+
+
+def test_tokens_that_need_gradients_are_chosen_from_and_keep_them():
+    points, quality = random(9, 5).requires_grad_(), random(9).abs().requires_grad_()
+    alike = compare_centred(points)
+    order = choose_determinantal(alike, 5, quality)
+    assert torch.equal(order, choose_determinantal(compare_centred(points.detach()), 5, quality))
+    weights = random(9, 5, seed=1)
+    (alike.units * weights).sum().backward()
+    again = points.detach().requires_grad_()
+    middle = again - again.mean(dim=0)
+    (middle / middle.norm(dim=-1, keepdim=True) * weights).sum().backward()
+    torch.testing.assert_close(points.grad, again.grad)

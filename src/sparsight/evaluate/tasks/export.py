@@ -19,7 +19,8 @@ from sparsight.evaluate.tasks.scores import read_run
 from sparsight.evaluate.tasks.store import hash_run
 
 COLUMNS = ("index", "question", *OPTIONS, "prediction", "answer")
-LONGEST = 32767  # characters of a cell
+LONGEST = 32767  # units of UTF-16 in a cell
+NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in no workbook
 NO_NAME = re.compile(r"[^A-Za-z0-9._@=-]+")  # what a file's name is better without
 
 
@@ -102,7 +103,6 @@ def _check_whole(path: Path, replies: Sequence[Reply]) -> None:
 def _write(file: Path, replies: Sequence[Reply]) -> list[str]:
     """Write a workbook whole or not at all, and return notes for people."""
     from openpyxl import Workbook  # noqa: PLC0415
-    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE  # noqa: PLC0415
 
     book = Workbook()
     sheet = book.active
@@ -112,7 +112,7 @@ def _write(file: Path, replies: Sequence[Reply]) -> list[str]:
     for row, reply in enumerate(sorted(replies, key=_find_index), 2):
         for column, value in enumerate(_list_cells(reply), 1):
             if isinstance(value, str):
-                plain = ILLEGAL_CHARACTERS_RE.sub("", value)[:LONGEST]
+                plain = _fit_cell(value)
                 changed += plain != value
                 # a text that begins with = would be a formula
                 sheet.cell(row, column, plain).data_type = "s"
@@ -130,6 +130,11 @@ def _write(file: Path, replies: Sequence[Reply]) -> list[str]:
         ) from error
     what = f"{file}: {changed} cells have lost control characters or their end, to fit a workbook."
     return [what] if changed else []
+
+
+def _fit_cell(text: str) -> str:
+    """Return a text without characters that no workbook may hold, and without a too long end."""
+    return NO_XML.sub("", text).encode("utf-16-le")[: 2 * LONGEST].decode("utf-16-le", "ignore")
 
 
 def _find_index(reply: Reply) -> int:

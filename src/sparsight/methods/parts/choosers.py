@@ -93,6 +93,7 @@ def choose_max_min(
     return torch.stack(chosen, dim=-1)
 
 
+@torch.no_grad()
 def choose_determinantal(
     similarity: Similarity,
     count: int,
@@ -112,7 +113,7 @@ def choose_determinantal(
     that, more tokens than the kernel's rank give NaN and repeated tokens. OpenVINO adds epsilon
     under the square root instead, which leaves a noise as large as epsilon to choose by. Without
     quality all tokens are equally good at first, and rounding would choose; max-min's start is
-    taken then.
+    taken then. A NaN adds nothing, and no token is chosen twice because of it.
 
     Args:
         similarity: (..., N, N).
@@ -127,7 +128,8 @@ def choose_determinantal(
     if start is None:
         start = find_most_isolated(similarity) if quality is None else quality.argmax(dim=-1)
     row = _row(similarity, start)  # (..., N)
-    weight = torch.ones_like(row) if quality is None else widen(quality)
+    weight = torch.ones_like(row) if quality is None else quality
+    weight = weight.to(torch.promote_types(widen(weight).dtype, row.dtype))
     total, index = row.shape[-1], start
     factor = _Factor(weight.reshape(-1, total), count, blend, epsilon)
     for _ in range(count - 1):
@@ -176,7 +178,8 @@ class _Factor:
             out=self._rows[:, step],
         )
         self._gain.addcmul_(added, added, value=-1).scatter_(1, place, float("-inf"))
-        torch.maximum(self._nearest, row, out=self._nearest).scatter_(1, place, float("inf"))
+        # fmax takes no NaN, so that a chosen token stays the last one
+        torch.fmax(self._nearest, row, out=self._nearest).scatter_(1, place, float("inf"))
         # a token that adds nothing would be divided by zero: behind all others, by distance
         far = self._below - self._nearest
         return torch.where(self._gain > self._least, self._gain, far).argmax(dim=1)

@@ -128,7 +128,8 @@ def compare_centred(points: torch.Tensor) -> Cosines:
     """
     wide = widen(points)
     centred = wide - wide.mean(dim=-2, keepdim=True)
-    return Cosines(centred.div_(measure_length(centred)))
+    length = measure_length(centred)  # whose gradient needs its input as it was
+    return Cosines(centred / length if centred.requires_grad else centred.div_(length))
 
 
 def standardise(points: torch.Tensor, epsilon: float = 1e-6) -> torch.Tensor:
