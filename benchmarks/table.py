@@ -30,6 +30,7 @@ from recommended_table import (
 )
 from scenes_table import write_table
 from selection_table import write_selection
+from subsets_table import ARMS, write_subsets
 from turns_table import write_turns
 
 from sparsight.evaluate.scenes import SUITES, load_suite
@@ -237,6 +238,12 @@ def write_proof() -> str:
     return proof_table(load_suite(SUITES["scenes-2"]))
 
 
+def write_trained(suite: str) -> str:
+    """Return what models of two trainings answer of a suite."""
+    names = {arm: f"subsets-{arm}-{suite}-embedded-cpu.json" for arm in ARMS}
+    return write_subsets({arm: read(name) for arm, name in names.items()})
+
+
 def write_kept_evidence() -> str:
     """Return the table of answers by how much of the evidence was left."""
     return write_kept(read("kept-evidence-embedded-cpu.json"))
@@ -248,6 +255,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "proof": write_proof,
         "parts": write_second_parts,
         "controls": write_second_controls,
+    },
+    "training/README.md": {
+        "trained-1": partial(write_trained, "scenes-1"),
+        "trained-2": partial(write_trained, "scenes-2"),
     },
     "docs/attention.md": {"looks": write_evidence},
     "docs/recommended.md": {

@@ -294,7 +294,9 @@ def test_published_settings_meet_a_model_of_another_depth(data, folder, tmp_path
     refused = {"sparsevlm@64", "sparsevlm:recycle=false@64"}
     assert set(document["refused"]) == refused
     for key in refused:
-        assert "SparseVLM.paper(64) has the authors' counts for" in document["refused"][key]["gqa"]
+        assert (
+            "SparseVLM.paper(64) has the authors' settings for" in document["refused"][key]["gqa"]
+        )
     answered = {row["key"] for row in document["configurations"] if row["tasks"]}
     assert answered == {"dense", "sparsevlm", "sparsevlm:recycle=false"}
     run = json.loads((tmp_path / "run.json").read_text())
