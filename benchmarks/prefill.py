@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -234,9 +235,6 @@ def summarise(retain: int, method: Method, stats: Stats, timings: Timings) -> di
             "kv_cache_bytes": cache,
         }
 
-    def divide(one: str, other: str, quantity: str) -> float:
-        return float(rows[one][quantity]["median"] / rows[other][quantity]["median"])
-
     return {
         "retain": retain,
         "method": repr(method),
@@ -247,14 +245,27 @@ def summarise(retain: int, method: Method, stats: Stats, timings: Timings) -> di
         "visual_tokens_per_layer": stats.visual_tokens_per_layer[0],
         **rows,
         "ratios": {
-            "prefill_dense_over_sparse": divide("dense", "sparse", "prefill_ms"),
-            "prefill_sparse_over_oracle": divide("sparse", "oracle", "prefill_ms"),
+            **divide_rounds(rows),
             "flops_dense_over_sparse": stats.dense_prefill_flops / stats.prefill_flops,
-            "decode_dense_over_sparse": divide("dense", "sparse", "decode_ms_per_token"),
-            "decode_sparse_over_oracle": divide("sparse", "oracle", "decode_ms_per_token"),
             "kv_dense_over_sparse": stats.dense_kv_cache_bytes / stats.kv_cache_bytes,
         },
     }
+
+
+def divide_rounds(rows: Mapping[str, Any]) -> dict[str, float]:
+    """Return ratios of times, medians of those of the rounds, in which runs follow each other.
+
+    What slows the machine down for some seconds slows both runs of a round, and no ratio.
+
+    Args: rows: of "dense", "sparse" and "oracle".
+    """
+    pairs = (("dense", "sparse"), ("dense", "oracle"), ("sparse", "oracle"))
+    ratios = {}
+    for name, quantity in (("prefill", "prefill_ms"), ("decode", "decode_ms_per_token")):
+        for one, other in pairs:
+            rounds = zip(rows[one][quantity]["runs"], rows[other][quantity]["runs"], strict=True)
+            ratios[f"{name}_{one}_over_{other}"] = median(above / below for above, below in rounds)
+    return ratios
 
 
 HEADS = ("retain", "run", "prefill ms (min-max)", "decode ms/token (min-max)", "GFLOPs", "KV MB")
