@@ -15,6 +15,7 @@ from typing import Any
 
 from budgets_table import MIDDLE, collect, sort_names, write_budgets
 from controls_table import write_controls
+from fresh_seeds import write_fresh
 from kept_evidence import write_kept
 from looks_table import write_first_edition, write_looks
 from parts_table import write_parts
@@ -238,6 +239,11 @@ def write_proof() -> str:
     return proof_table(load_suite(SUITES["scenes-2"]))
 
 
+def write_fresh_seeds() -> str:
+    """Return the table of fixed and adaptive levels on suites of fresh seeds."""
+    return write_fresh(read("level-fresh-embedded-cpu.json"))
+
+
 def write_trained(suite: str) -> str:
     """Return what models of two trainings answer of a suite."""
     names = {arm: f"subsets-{arm}-{suite}-embedded-cpu.json" for arm in ARMS}
@@ -269,6 +275,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "levels": write_levels,
         "pages": write_pages,
         "kept": write_kept_evidence,
+        "fresh": write_fresh_seeds,
     },
     "docs/comparison.md": {
         "budgets": write_comparison,
