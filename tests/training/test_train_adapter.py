@@ -74,6 +74,7 @@ class Rows:
         self._rows = {**rows, (3, 336): rows[2, 336]}
         self.held_out = {"dense": ((1, 336), rows[1, 336][:1]), "clip2": ((8, 168), rows[8, 168])}
         self.shards, self.drawn = 0, Counter()
+        self.shares = dict.fromkeys(self._rows, 0.25)
 
     def take(self, shape, count):
         rows = self._rows[shape]
@@ -121,6 +122,7 @@ def finished(code, processor, rows, tmp_path_factory):
     )
     args.eye_minutes = args.decoder_minutes = 60.0
     args.measure_every = 1e9
+    args.eye, args.decoder_steps, args.smoke = None, None, True
     machine = code.stage.Machine(torch.device("cpu"), torch.float32)
     model = tiny()
     eye = code.eye.Eye(model, machine)
@@ -172,6 +174,43 @@ def test_the_log_says_what_was_reached(finished):
 def test_a_finished_stage_is_not_repeated(finished, code):
     progress = code.train_adapter.run_eye(finished)
     assert progress["eye_steps"] == 4
+
+
+def test_the_eye_of_another_adapter_is_taken_as_it_is(finished, code, tmp_path):
+    torch.manual_seed(1)
+    model = tiny()
+    eye = code.eye.Eye(model, finished.machine)
+    bits = {"encoder": 5, "projector": 8, "decoder": 8}
+    ship = code.shipping.Shipped(tmp_path / "adapter", bits, code.shipping.encoder(eye))
+    args = argparse.Namespace(out=tmp_path, eye=finished.args.out / "adapter")
+    run = code.train_adapter.Run(args, finished.machine, model, None, None, eye, ship, None)
+    told = code.train_adapter.run_eye(run)
+    manifest = json.loads((args.eye / "manifest.json").read_text())
+    assert told == {"eye_of": manifest["files"]}
+    for name, value in eye.state_dict().items():
+        assert torch.equal(value, finished.eye.state_dict()[name]), name
+
+
+def test_some_recipes_have_their_shapes_alone(code):
+    shares, all_shares = code.recipes.shares, code.recipes.SHARES
+    assert shares(code.recipes.RECIPES) == all_shares
+    assert shares(("first", "clip2")) == {
+        shape: all_shares[shape] for shape in (code.recipes.ONE, code.recipes.CLIP)
+    }
+
+
+def test_a_shard_is_drawn_by_the_recipes_that_are_asked_for(code, monkeypatch):
+    made = []
+    recipes = {
+        name: (shape, share, lambda *_, name=name: made.append(name))
+        for name, (shape, share, _) in code.recipes.RECIPES.items()
+    }
+    monkeypatch.setattr(code.recipes, "RECIPES", recipes)
+    for number in range(6):
+        shape, rows = code.recipes.draw(None, number, ("small", "signs"))
+        assert shape == code.recipes.ONE
+        assert len(rows) == code.recipes.SHARD_ROWS[shape]
+    assert set(made) == {"small", "signs"}
 
 
 @pytest.mark.parametrize("bits", [3, 5, 8])
