@@ -33,7 +33,9 @@ def main() -> None:
     pairs: list[tuple[Record, Record]] = []
     for folder in given.folders:
         one, other = (group_records(read_records(folder))[key] for key in given.keys)
-        pairs += [(one[question], other[question]) for question in one.keys() & other.keys()]
+        pairs += [
+            (one[question], other[question]) for question in sorted(one.keys() & other.keys())
+        ]
     results = json.loads((given.folders[0] / "results.json").read_text(encoding="utf-8"))
     document = {
         "keys": given.keys,
@@ -57,19 +59,30 @@ def compare(pairs: Sequence[tuple[Record, Record]]) -> dict[str, Any]:
 
     The interval is the normal one of questions that only one of the two answers.
     """
-    gained = sum(all(one.right) > all(other.right) for one, other in pairs)
-    lost = sum(all(one.right) < all(other.right) for one, other in pairs)
+    columns = list(zip(*pairs, strict=True))
+    gained = sum(answers(one) > answers(other) for one, other in pairs)
+    lost = sum(answers(one) < answers(other) for one, other in pairs)
     count, difference = len(pairs), gained - lost
     reach = 1.96 * sqrt(gained + lost - difference**2 / count)
     return {
         "questions": count,
-        "right": [sum(all(pair[at].right) for pair in pairs) for at in (0, 1)],
+        "right": [sum(map(answers, column)) for column in columns],
         "gained": gained,
         "lost": lost,
         "difference_points": 100 * difference / count,
         "interval_points": [100 * (difference + sign * reach) / count for sign in (-1, 1)],
-        "tokens": [sum(pair[at].mean_visual_tokens for pair in pairs) / count for at in (0, 1)],
+        "tokens": [sum(map(count_tokens, column)) / count for column in columns],
     }
+
+
+def answers(record: Record) -> bool:
+    """Return whether every turn is answered rightly."""
+    return all(record.right)
+
+
+def count_tokens(record: Record) -> float:
+    """Return the mean of visual tokens that entered a layer."""
+    return record.mean_visual_tokens
 
 
 def write_fresh(document: Mapping[str, Any]) -> str:

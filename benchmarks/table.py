@@ -239,9 +239,9 @@ def write_proof() -> str:
     return proof_table(load_suite(SUITES["scenes-2"]))
 
 
-def write_fresh_seeds() -> str:
-    """Return the table of fixed and adaptive levels on suites of fresh seeds."""
-    return write_fresh(read("level-fresh-embedded-cpu.json"))
+def write_fresh_seeds(fixed: int) -> str:
+    """Return the table of the adaptive and a fixed level on suites of fresh seeds."""
+    return write_fresh(read(f"level-fresh-{fixed}-embedded-cpu.json"))
 
 
 def write_trained(suite: str) -> str:
@@ -275,7 +275,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "levels": write_levels,
         "pages": write_pages,
         "kept": write_kept_evidence,
-        "fresh": write_fresh_seeds,
+        "fresh-66": partial(write_fresh_seeds, 66),
+        "fresh-82": partial(write_fresh_seeds, 82),
     },
     "docs/comparison.md": {
         "budgets": write_comparison,

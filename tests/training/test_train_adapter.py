@@ -122,7 +122,8 @@ def finished(code, processor, rows, tmp_path_factory):
     )
     args.eye_minutes = args.decoder_minutes = 60.0
     args.measure_every = 1e9
-    args.eye, args.decoder_steps, args.smoke = None, None, True
+    args.eye = args.decoder_steps = None
+    args.smoke = True
     machine = code.stage.Machine(torch.device("cpu"), torch.float32)
     model = tiny()
     eye = code.eye.Eye(model, machine)
