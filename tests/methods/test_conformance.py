@@ -68,7 +68,7 @@ def test_reproduces_the_authors_code(name, attention):
     model, ids = rebuild(info, tensors)
     model.set_attn_implementation(attention)
     cache = DynamicCache(config=model.config)
-    # the recording is of 18 layers, where the authors' counts have another mean, and so another name
+    # recorded in 18 layers, where the authors' counts have another mean and are one's own
     method = replace(SparseVLM.paper(info["budget"]), retain=info["budget"] - 1)
     with sparsify(model, method) as run, torch.no_grad():
         output = model.model(
