@@ -28,6 +28,17 @@ def take_published(name: str, table: Mapping[int, Settings], retain: int) -> Set
     return table[retain]
 
 
+def is_published(table: Mapping[int, object], retain: float | None, settings: object) -> bool:
+    """Return whether settings are the published ones of a budget.
+
+    Args:
+        table: budget -> counts or other settings.
+        retain: the method's budget.
+        settings: of the method, as the table holds them.
+    """
+    return retain is not None and retain in table and table[int(retain)] == settings
+
+
 def check_depth(name: str, retain: float | None, layers: int, *, published: bool) -> None:
     """Check that settings published for decoders of 32 layers are not used in one of another depth.
 

@@ -11,7 +11,7 @@ import torch
 
 from sparsight.counts.budget import resolve_retain, solve_counts
 from sparsight.counts.layout import Layout, count_tokens
-from sparsight.counts.published import check_depth, take_published
+from sparsight.counts.published import check_depth, is_published, take_published
 from sparsight.counts.schedule import Schedule, scale_sites
 from sparsight.errors import SettingError
 from sparsight.methods.last_token import choose_last, select_by_attention
@@ -84,7 +84,7 @@ class PyramidDrop(Method):
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every site that a sample may have; which ones it has depends on its budget."""
         if self.sites is not None:
-            published = PAPER_RATIOS.get(int(self.retain or 0)) == (self.sites, self.ratio)
+            published = is_published(PAPER_RATIOS, self.retain, (self.sites, self.ratio))
             check_depth(type(self).__name__, self.retain, layers, published=published)
             return super().list_sites(layers)
         early = scale_sites(layers, EARLY)

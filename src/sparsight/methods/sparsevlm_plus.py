@@ -12,7 +12,13 @@ import torch
 
 from sparsight.counts.budget import resolve_retain, solve_counts
 from sparsight.counts.layout import Layout, count_tokens
-from sparsight.counts.published import check_depth, check_kept, choose_kept, take_published
+from sparsight.counts.published import (
+    check_depth,
+    check_kept,
+    choose_kept,
+    is_published,
+    take_published,
+)
 from sparsight.counts.schedule import PAPER_SITES, Accounting, Schedule
 from sparsight.errors import SettingError, UnsupportedError
 from sparsight.methods.method import Method, check_choice, read_whole_numbers
@@ -92,10 +98,8 @@ class SparseVLMPlus(Method):
 
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return every site of a sample; published counts are for decoders of 32 layers alone."""
-        published = self.kept is not None and (self.sites, self.kept) == (
-            PAPER_SITES,
-            PAPER_KEPT.get(int(self.retain or 0)),
-        )
+        own = self.sites == PAPER_SITES
+        published = own and is_published(PAPER_KEPT, self.retain, self.kept)
         check_depth(type(self).__name__, self.retain, layers, published=published)
         return super().list_sites(layers)
 

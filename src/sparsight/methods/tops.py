@@ -12,7 +12,13 @@ import torch
 
 from sparsight.counts.budget import resolve_retain, solve_shares
 from sparsight.counts.layout import Layout, PatchGrid, count_tokens
-from sparsight.counts.published import check_depth, check_kept, choose_kept, take_published
+from sparsight.counts.published import (
+    check_depth,
+    check_kept,
+    choose_kept,
+    is_published,
+    take_published,
+)
 from sparsight.counts.schedule import Schedule, scale_sites
 from sparsight.errors import SettingError
 from sparsight.methods.encoder import EncoderNeed
@@ -128,9 +134,9 @@ class TOPS(Method):
     def list_sites(self, layers: int) -> tuple[int, ...]:
         """Return the input and the decoder layers."""
         if self.sites is not None:
-            settings = PAPER_SETTINGS.get(int(self.retain or 0))
-            published = self.sites == (0, *STAGES) and settings is not None
-            published = published and settings == (self.kept, self.coverage_weight)
+            settings = (self.kept, self.coverage_weight)
+            own = self.sites == (0, *STAGES)
+            published = own and is_published(PAPER_SETTINGS, self.retain, settings)
             check_depth(type(self).__name__, self.retain, layers, published=published)
             return super().list_sites(layers)
         return 0, *scale_sites(layers, STAGES)
