@@ -5,13 +5,13 @@ Source: LLaVA, script convert_mmbench_for_submission of release 1.5
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from sparsight.errors import InputError, SettingError, UnsupportedError
-from sparsight.evaluate.tasks.answers import load_answers, name_file
+from sparsight.evaluate.tasks.answers import Replies, load_answers, name_file
 from sparsight.evaluate.tasks.catalogue import MMBENCH
 from sparsight.evaluate.tasks.choices import OPTIONS
 from sparsight.evaluate.tasks.lines import Reply
@@ -48,14 +48,7 @@ def export_mmbench(folder: Path, out: Path) -> tuple[list[Path], list[str]]:
         raise SettingError(f"--export writes answers to MMBench, and {folder} has none.")
     replies, _ = load_answers(folder, MMBENCH, hash_run(run), run["methods"], repair=False)
     wanted = run["tasks"][MMBENCH.name]["questions"]
-    files: dict[Path, list[Reply]] = {}
-    notes = []
-    for key in run["methods"]:
-        own = [reply for reply in replies.values() if reply.configuration == key]
-        if len(own) == wanted:
-            files[_name_file(out, key, files)] = own
-        else:
-            notes.append(f"{key} has answered {len(own)} of {wanted} questions, and is left out.")
+    files, notes = _find_complete(replies, run["methods"], wanted, out)
     if not files:
         raise InputError(
             f"{folder} has no configuration that answered all {wanted} questions of MMBench: "
@@ -65,6 +58,21 @@ def export_mmbench(folder: Path, out: Path) -> tuple[list[Path], list[str]]:
         _check_whole(name_file(folder, MMBENCH.name), own)
         notes += _write(file, own)
     return list(files), notes
+
+
+def _find_complete(
+    replies: Replies, keys: Iterable[str], wanted: int, out: Path
+) -> tuple[dict[Path, list[Reply]], list[str]]:
+    """Return the answers of configurations that gave all, by file, and notes on the others."""
+    files: dict[Path, list[Reply]] = {}
+    notes = []
+    for key in keys:
+        own = [reply for reply in replies.values() if reply.configuration == key]
+        if len(own) == wanted:
+            files[_name_file(out, key, files)] = own
+        else:
+            notes.append(f"{key} has answered {len(own)} of {wanted} questions, and is left out.")
+    return files, notes
 
 
 def check_extra() -> None:

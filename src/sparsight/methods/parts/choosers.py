@@ -113,7 +113,7 @@ def choose_determinantal(
     that, more tokens than the kernel's rank give NaN and repeated tokens. OpenVINO adds epsilon
     under the square root instead, which leaves a noise as large as epsilon to choose by. Without
     quality all tokens are equally good at first, and rounding would choose; max-min's start is
-    taken then. A NaN adds nothing, and no token is chosen twice because of it.
+    taken then. A NaN adds nothing.
 
     Args:
         similarity: (..., N, N).
@@ -128,8 +128,7 @@ def choose_determinantal(
     if start is None:
         start = find_most_isolated(similarity) if quality is None else quality.argmax(dim=-1)
     row = _row(similarity, start)  # (..., N)
-    weight = torch.ones_like(row) if quality is None else quality
-    weight = weight.to(torch.promote_types(widen(weight).dtype, row.dtype))
+    weight = torch.ones_like(row) if quality is None else _widen_to(quality, row)
     total, index = row.shape[-1], start
     factor = _Factor(weight.reshape(-1, total), count, blend, epsilon)
     for _ in range(count - 1):
@@ -222,6 +221,11 @@ def choose_discounted(
         highest = torch.where(best > 0, best, 1.0)[..., None]  # all that is left may be 0
         score = score / highest * (1 - alike)
     return torch.stack(chosen, dim=-1)
+
+
+def _widen_to(values: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return values in float32, or in the wider of their own dtype and another's."""
+    return values.to(torch.promote_types(widen(values).dtype, other.dtype))
 
 
 def _row(similarity: Similarity, index: torch.Tensor) -> torch.Tensor:
