@@ -3,7 +3,7 @@
 python benchmarks/fresh_seeds.py out-31 out-32 --keys sparsight:level=adaptive@64 sparsight@66 \
   --out fresh.json
 
-Each folder is of `sparsight eval` on a suite that `compose_suite` made.
+Each folder is of `sparsight eval`, on a suite that `compose_suite` made or on a part of a suite.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from kept_evidence import group_records
 
@@ -19,6 +19,7 @@ from sparsight.evaluate.record import Record
 from sparsight.evaluate.store import read_records
 
 ALL = "all"
+By = Literal["split", "family"]
 
 
 def main() -> None:
@@ -28,6 +29,7 @@ def main() -> None:
     )
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--keys", nargs=2, required=True, help="configurations")
+    parser.add_argument("--by", choices=get_args(By), default="split", help="what a row is of")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     pairs: list[tuple[Record, Record]] = []
@@ -41,16 +43,18 @@ def main() -> None:
         "keys": given.keys,
         "suites": len(given.folders),
         "facts": results["facts"],
-        "parts": compare_parts(pairs),
+        "parts": compare_parts(pairs, given.by),
     }
     given.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def compare_parts(pairs: Sequence[tuple[Record, Record]]) -> dict[str, dict[str, Any]]:
+def compare_parts(
+    pairs: Sequence[tuple[Record, Record]], by: By = "split"
+) -> dict[str, dict[str, Any]]:
     """Return, for each part and for all, how many questions each of two configurations answers."""
     parts: dict[str, list[tuple[Record, Record]]] = {}
-    for pair in sorted(pairs, key=lambda pair: pair[0].split):
-        parts.setdefault(pair[0].split, []).append(pair)
+    for pair in sorted(pairs, key=lambda pair: getattr(pair[0], by)):
+        parts.setdefault(getattr(pair[0], by), []).append(pair)
     return {part: compare(own) for part, own in parts.items()} | {ALL: compare(pairs)}
 
 

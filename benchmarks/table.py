@@ -239,9 +239,9 @@ def write_proof() -> str:
     return proof_table(load_suite(SUITES["scenes-2"]))
 
 
-def write_fresh_seeds(fixed: int) -> str:
-    """Return the table of the adaptive and a fixed level on suites of fresh seeds."""
-    return write_fresh(read(f"level-fresh-{fixed}-embedded-cpu.json"))
+def write_pairs(name: str) -> str:
+    """Return the table of two configurations, question by question."""
+    return write_fresh(read(f"{name}-embedded-cpu.json"))
 
 
 def write_trained(suite: str) -> str:
@@ -275,8 +275,9 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "levels": write_levels,
         "pages": write_pages,
         "kept": write_kept_evidence,
-        "fresh-66": partial(write_fresh_seeds, 66),
-        "fresh-82": partial(write_fresh_seeds, 82),
+        "fresh-66": partial(write_pairs, "level-fresh-66"),
+        "fresh-82": partial(write_pairs, "level-fresh-82"),
+        "coverage": partial(write_pairs, "coverage-64"),
     },
     "docs/comparison.md": {
         "budgets": write_comparison,

@@ -38,10 +38,21 @@ def cover(similarity: Similarity, count: int, weight: torch.Tensor) -> torch.Ten
     return choose_coverage(similarity, count, factor=weight)
 
 
+def cover_half(similarity: Similarity, count: int, weight: torch.Tensor) -> torch.Tensor:
+    """Return tokens of which half cover the others, and the rest is the recommended choice."""
+    covering = cover(similarity, max(1, round(count / 2)), weight)
+    order = torch.cat([covering, choose_determinantal(similarity, count, weight)], dim=-1)
+    # a token that both chose counts once, where it comes first
+    rank = torch.arange(order.shape[-1], 0, -1, device=order.device).expand_as(order)
+    best = torch.zeros_like(weight, dtype=rank.dtype).scatter_reduce(-1, order, rank, "amax")
+    return best.topk(count, dim=-1).indices
+
+
 CHOOSERS: dict[str, Chooser] = {
     "determinantal": choose_determinantal,
     "max-min": choose_max_min,
     "coverage": cover,
+    "half": cover_half,
 }
 
 
