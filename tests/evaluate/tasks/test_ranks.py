@@ -11,9 +11,9 @@ from torch import distributed
 from sparsight import errors
 from sparsight.cli import processes as command
 from sparsight.errors import BudgetError, InputError, ProcessError, SettingError
+from sparsight.evaluate.lock import join_lock, lock_folder
 from sparsight.evaluate.tasks import find_tasks, processes, read_sheets
 from sparsight.evaluate.tasks.answers import list_parts, name_file
-from sparsight.evaluate.tasks.lock import join_lock, lock_folder
 from sparsight.evaluate.tasks.processes import Launch, connect, read_launch, starts_one_of_several
 from sparsight.evaluate.tasks.ranks import (
     ALONE,
