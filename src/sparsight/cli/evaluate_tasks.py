@@ -261,9 +261,9 @@ def score_again(
     if judge is None and prompt is not None:
         judge = find_only_judge(Verdicts(folder / VERDICTS, repair=False), read_wordings(prompt))
     files, notes = ([], []) if export is None else export_mmbench(folder, export)
-    _print(score_folder(folder, judge=judge), folder, as_json)
     for line in [f"{path} is written" for path in files] + [f"note: {note}" for note in notes]:
         say(line)
+    _print(score_folder(folder, judge=judge), folder, as_json)
 
 
 def _print(results: dict[str, Any], out: Path, as_json: bool) -> None:
