@@ -177,6 +177,7 @@ def _run(
         keys=[one.key for one in settings.configurations],
         asked={sheet.task.name: sheet.ids for sheet in sheets},
         heading=heading,
+        tell=_say_note,
     )
 
 
@@ -222,8 +223,11 @@ def _judge(judge: Judge, settings: TaskSettings, sheets: Sequence[Sheet], store:
             replies = store.replies[sheet.task.name].values()
             pairs += [(sheet.task, reply) for reply in replies if reply.id in asked]
     if pairs:
+        verdicts = Verdicts(settings.out / VERDICTS, repair=True)
+        if verdicts.note is not None:
+            _say_note(verdicts.note)
         with show_answer_count("judging") as report:
-            judge_all(judge, pairs, Verdicts(settings.out / VERDICTS, repair=True), report)
+            judge_all(judge, pairs, verdicts, report)
 
 
 def score_again(
@@ -261,9 +265,20 @@ def score_again(
     if judge is None and prompt is not None:
         judge = find_only_judge(Verdicts(folder / VERDICTS, repair=False), read_wordings(prompt))
     files, notes = ([], []) if export is None else export_mmbench(folder, export)
-    for line in [f"{path} is written" for path in files] + [f"note: {note}" for note in notes]:
-        say(line)
-    _print(score_folder(folder, judge=judge), folder, as_json)
+    for path in files:
+        say(f"{path} is written")
+    for note in notes:
+        _say_note(note)
+
+    def tell(note: str) -> None:
+        if note not in notes:
+            _say_note(note)
+
+    _print(score_folder(folder, judge=judge, tell=tell), folder, as_json)
+
+
+def _say_note(note: str) -> None:
+    say(f"note: {note}")
 
 
 def _print(results: dict[str, Any], out: Path, as_json: bool) -> None:
