@@ -204,7 +204,10 @@ def _answer(
         cast_weights(vlm, getattr(torch, settings.dtype))
     doing = "answering" if ranks.count == 1 else f"answering, 1 share of {ranks.count}"
     with show_answer_count(doing) if ranks.leads else nullcontext() as report:
-        found = run_tasks(vlm, processor, settings, sheets, store, ranks=ranks, report=report)
+        tell = _say_note if ranks.leads else None
+        found = run_tasks(
+            vlm, processor, settings, sheets, store, ranks=ranks, report=report, tell=tell
+        )
     own = sorted(name for name, prompt in found["prompts"].items() if prompt != "LLaVA-1.5's")
     if own and ranks.leads:
         say(
