@@ -67,7 +67,7 @@ def name_source(source: Source) -> str:
 
 
 def find_source_file(source: Source) -> Path | None:
-    """Return the path of an image's file; None for a data: URL, which holds the image itself.
+    """Return the path of an image's or a video's file; None for a data: URL, which holds the image.
 
     Raises:
         InputError: a URL that is no local file, or the home folder of an unknown user.
@@ -90,9 +90,9 @@ def find_source_file(source: Source) -> Path | None:
     try:
         return Path(text).expanduser() if text.startswith("~") else Path(text)
     except RuntimeError:
-        raise InputError(
-            f"{text}: there is no such user here; give the path of the image."
-        ) from None
+        user = Path(text).parts[0][1:]
+        why = f"there is no such user here as {user}" if user else "your home folder is not known"
+        raise InputError(f"{text}: {why}; give the path of the file without ~.") from None
 
 
 def is_data_url(text: str) -> bool:

@@ -170,6 +170,7 @@ def test_files_that_are_refused(place, monkeypatch):
     (place / "cut.mp4").write_bytes((place / "clip.mp4").read_bytes()[:400])
     clips.write_sound(place / "sound.m4v")
     refused(run("gone.mp4"), "gone.mp4: no such file")
+    refused(run("~nobodyatall/a.mp4"), "no such user here as nobodyatall; give the path of")
     refused(run("empty.mp4"), "empty.mp4 is empty")
     refused(run("text.mp4"), "text.mp4 cannot be read as a video")
     refused(run("cut.mp4"), "cut.mp4 cannot be read as a video")

@@ -133,6 +133,25 @@ def test_a_blank_page_and_a_single_token_show_nothing_that_stands_out():
     assert share_distinct(torch.ones(2, 1, 4), 0.7).tolist() == [0.0] * 2
 
 
+@pytest.mark.parametrize("space", ["tokens", "features"])
+@pytest.mark.parametrize("count", [24, 64, 192])
+def test_what_is_kept_of_a_blank_image_is_spread_over_it(space, count):
+    layout = grids_layout([(24, 24)])
+    blank = random(1, 1, 24, seed=4).expand(1, 576, 24)
+    spotted = blank.clone()
+    spotted[0, 100] += 1e-6
+    hidden = torch.cat([blank, spotted])
+    view = make_view(count, layout, hidden)
+    view = replace(view, encoder=EncoderSignals({EncoderNeed("features"): hidden}))
+    kept = Sparsight(count, space=space).select(view).keep
+    assert kept[0].unique().tolist() == kept[0].tolist()  # ascending, and none twice
+    areas = kept[0] // 24 // 8 * 3 + kept[0] % 24 // 8  # nine, of 8 x 8 tokens
+    held = torch.bincount(areas, minlength=9)
+    assert held.min() >= count / 18
+    assert held.max() <= count / 6
+    assert 100 in kept[1].tolist()  # one token that differs is the first that is chosen
+
+
 def test_an_adaptive_level_acts_below_half_of_the_tokens_alone():
     layout = grids_layout([(10, 10)])
     for retain in (60, 0.5, 1.0):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,10 @@ def ask(
         facts=collect_facts(vlm.device, vlm.dtype),
         picture=None if picture is None else str(picture),
     )
-    _print(outcome, as_json)
-    if picture is not None:  # last, so that a full disk loses no answer
-        write_picture(picture, outcome, run, shown, processor)
+    with ExitStack() as stack:
+        if picture is not None:  # behind the answer, which must not be lost, even if none reads it
+            stack.callback(write_picture, picture, outcome, run, shown, processor)
+        _print(outcome, as_json)
 
 
 def _load(name: str | None, device: torch.device, dtype: torch.dtype | None) -> tuple[Any, Any]:

@@ -27,12 +27,11 @@ from sparsight.cli.load import load_model
 from sparsight.cli.method import cli_name, find_method, read_budget, read_method
 from sparsight.cli.streams import INTERRUPTED, print_json, say
 from sparsight.errors import InputError
-from sparsight.evaluate import DENSE, Configuration, Settings, cast_weights, open_store, run
+from sparsight.evaluate import DENSE, Configuration, Settings, Store, cast_weights, open_store, run
 from sparsight.evaluate.runner import Report
 from sparsight.evaluate.scenes import DEFAULT_SUITE, FAMILIES
 from sparsight.evaluate.scenes import SUITES as SHIPPED
 from sparsight.evaluate.settings import check_once
-from sparsight.evaluate.store import ANSWERS
 
 _PLAIN_WIDTH = 120  # columns where the output is no terminal and has no width
 
@@ -50,28 +49,34 @@ def evaluate(settings: Settings, model: str | None, device: torch.device, as_jso
         SparsightError: something is missing or does not fit. Whatever can be checked before the
             model is loaded is checked before.
     """
-    with open_store(settings) as store:
+    with open_store(settings) as store:  # open until the end, so that no other run comes between
         for note in store.notes:
             say(f"note: {note}")
-    try:
-        with show_progress("loading the model"):
-            vlm, processor = load_model(model, device)
-            cast_weights(vlm, getattr(torch, settings.dtype))
-        with show_answer_count() as report:
-            command = shlex.join(["sparsight", *sys.argv[1:]])
-            results = run(vlm, processor, settings, command=command, report=report)
-    except KeyboardInterrupt:
-        count = (settings.out / ANSWERS).read_bytes().count(b"\n")
-        say(
-            f"stopped; {count} answers are kept in {settings.out}. "
-            "Run the same command again to continue."
-        )
-        raise typer.Exit(INTERRUPTED) from None
+        try:
+            results = _run(settings, store, model, device)
+        except KeyboardInterrupt:
+            say(
+                f"stopped; {len(store.records)} answers are kept in {settings.out}. "
+                "Run the same command again to continue."
+            )
+            raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(results)
         return
     console = Console()
     show(results, console if console.is_terminal else Console(width=_PLAIN_WIDTH), settings.out)
+
+
+def _run(
+    settings: Settings, store: Store, model: str | None, device: torch.device
+) -> dict[str, Any]:
+    """Load the model, answer what is missing in the store, and return the results."""
+    with show_progress("loading the model"):
+        vlm, processor = load_model(model, device)
+        cast_weights(vlm, getattr(torch, settings.dtype))
+    command = shlex.join(["sparsight", *sys.argv[1:]])
+    with show_answer_count() as report:
+        return run(vlm, processor, settings, command=command, report=report, store=store)
 
 
 def read_suite(text: str) -> Path:

@@ -177,6 +177,7 @@ def _run(
         keys=[one.key for one in settings.configurations],
         asked={sheet.task.name: sheet.ids for sheet in sheets},
         heading=heading,
+        tell=_say_note,
     )
 
 
@@ -203,7 +204,10 @@ def _answer(
         cast_weights(vlm, getattr(torch, settings.dtype))
     doing = "answering" if ranks.count == 1 else f"answering, 1 share of {ranks.count}"
     with show_answer_count(doing) if ranks.leads else nullcontext() as report:
-        found = run_tasks(vlm, processor, settings, sheets, store, ranks=ranks, report=report)
+        tell = _say_note if ranks.leads else None
+        found = run_tasks(
+            vlm, processor, settings, sheets, store, ranks=ranks, report=report, tell=tell
+        )
     own = sorted(name for name, prompt in found["prompts"].items() if prompt != "LLaVA-1.5's")
     if own and ranks.leads:
         say(
@@ -222,8 +226,11 @@ def _judge(judge: Judge, settings: TaskSettings, sheets: Sequence[Sheet], store:
             replies = store.replies[sheet.task.name].values()
             pairs += [(sheet.task, reply) for reply in replies if reply.id in asked]
     if pairs:
+        verdicts = Verdicts(settings.out / VERDICTS, repair=True)
+        if verdicts.note is not None:
+            _say_note(verdicts.note)
         with show_answer_count("judging") as report:
-            judge_all(judge, pairs, Verdicts(settings.out / VERDICTS, repair=True), report)
+            judge_all(judge, pairs, verdicts, report)
 
 
 def score_again(
@@ -261,9 +268,20 @@ def score_again(
     if judge is None and prompt is not None:
         judge = find_only_judge(Verdicts(folder / VERDICTS, repair=False), read_wordings(prompt))
     files, notes = ([], []) if export is None else export_mmbench(folder, export)
-    _print(score_folder(folder, judge=judge), folder, as_json)
-    for line in [f"{path} is written" for path in files] + [f"note: {note}" for note in notes]:
-        say(line)
+    for path in files:
+        say(f"{path} is written")
+    for note in notes:
+        _say_note(note)
+
+    def tell(note: str) -> None:
+        if note not in notes:
+            _say_note(note)
+
+    _print(score_folder(folder, judge=judge, tell=tell), folder, as_json)
+
+
+def _say_note(note: str) -> None:
+    say(f"note: {note}")
 
 
 def _print(results: dict[str, Any], out: Path, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from sparsight.errors import SettingError
 from sparsight.evaluate.tasks.processes import (
     Launch,
     connect,
+    read_count,
     read_launch,
     starts_one_of_several,
 )
@@ -73,9 +74,11 @@ def refuse_several(what: str) -> None:
     """Raise SettingError if a launcher started several processes for what only one can do.
 
     Args: what: is done, in words.
+
+    Raises: SettingError: as said, or their number is no number.
     """
-    count = os.environ.get("WORLD_SIZE", "1")
-    if count != "1" and "RANK" in os.environ:
+    count = read_count(os.environ) if "RANK" in os.environ else 1
+    if count > 1:
         raise SettingError(
             f"{count} processes were started for {what}; they share --tasks alone. Start this "
             "command without accelerate launch."

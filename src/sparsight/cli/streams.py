@@ -41,9 +41,15 @@ def put(text: str) -> None:
     """Print a result on standard output, in the encoding of standard output.
 
     `typer.echo` is not used: it writes UTF-8 into some streams of another encoding.
+
+    Raises: OSError: it cannot be written; what is left of it is thrown away.
     """
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:
+        _discard_rest(sys.stdout)
+        raise
 
 
 def check_output() -> None:

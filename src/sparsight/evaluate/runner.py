@@ -1,6 +1,7 @@
 """run(): asks every configuration every question that is not answered yet, and writes results."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ def run(
     *,
     command: str = "",
     report: Report | None = None,
+    store: Store | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model, write answers and results into `settings.out`, and return the results.
 
@@ -35,6 +37,7 @@ def run(
         settings: of the evaluation.
         command: that started it, for the record.
         report: called with the number of answers given and in total, at the start and after each.
+        store: of these settings, where it is open already; it stays open.
 
     Returns:
         The results, as written to results.json.
@@ -49,9 +52,9 @@ def run(
     _check_dtype(model, settings)
     suite = load_suite(settings.suite)
     cases = choose_cases(suite, settings)
-    with open_store(settings, suite) as store:
+    with open_store(settings, suite) if store is None else nullcontext(store) as answers:
         examiner = Examiner(model, processor, settings.max_new_tokens)
-        refusals = _ask_all(examiner, settings, cases, store, report)
+        refusals = _ask_all(examiner, settings, cases, answers, report)
         heading = {
             "benchmark": "greedy answers, normalised exact match; F1 of yes for existence",
             "command": command,
@@ -64,8 +67,8 @@ def run(
             "facts": collect_facts(model.device, model.dtype),
         }
         asked = [case.question for case in cases]
-        results = heading | compute_results(settings, asked, store.records, refusals)
-    write_results(settings.out, results)
+        results = heading | compute_results(settings, asked, answers.records, refusals)
+        write_results(settings.out, results)
     return results
 
 

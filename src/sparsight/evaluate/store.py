@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from sparsight.evaluate.folder import (
     read_description,
     write_whole,
 )
+from sparsight.evaluate.lock import build_unwritable_error, lock_folder
 from sparsight.evaluate.record import Record, read_line
 from sparsight.evaluate.scenes import Question, load_suite
 from sparsight.evaluate.scoring import is_right
@@ -34,13 +36,19 @@ class Store:
         folder: of the evaluation.
         records: that the folder holds already, by configuration and question.
         notes: for people, on what the folder held.
+        lock: of the folder, which ends when the store is closed.
     """
 
     def __init__(
-        self, folder: Path, records: dict[tuple[str, str], Record], notes: tuple[str, ...]
+        self,
+        folder: Path,
+        records: dict[tuple[str, str], Record],
+        notes: tuple[str, ...],
+        lock: ExitStack,
     ) -> None:
         self.records = records
         self.notes = notes
+        self._lock = lock
         self._file = (folder / ANSWERS).open("a", encoding="utf-8", newline="\n")
 
     def add(self, record: Record) -> None:
@@ -51,8 +59,9 @@ class Store:
         self.records[record.pair] = record
 
     def close(self) -> None:
-        """Close the file of answers."""
+        """Close the file of answers, and let other runs write the folder."""
         self._file.close()
+        self._lock.close()
 
     def __enter__(self) -> Self:
         """Enter the block; the file is open already."""
@@ -64,12 +73,14 @@ class Store:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the file of answers."""
+        """Close the store."""
         self.close()
 
 
 def open_store(settings: Settings, suite: tuple[Question, ...] | None = None) -> Store:
     """Open the folder of an evaluation, a new one or one to be continued.
+
+    No other run can open it until the store is closed.
 
     Args:
         settings: of the evaluation.
@@ -79,25 +90,25 @@ def open_store(settings: Settings, suite: tuple[Question, ...] | None = None) ->
         The answers given before, ready to take more.
 
     Raises:
-        InputError: the folder cannot be written, holds another evaluation, or a line of its
-            answers is damaged.
+        InputError: the folder cannot be written, is being written by another run, holds another
+            evaluation, or a line of its answers is damaged.
     """
     folder = settings.out
     suite = load_suite(settings.suite) if suite is None else suite
     now = _describe(settings, suite)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        before = read_description(folder, ANSWERS)
-        if before is not None:
-            check_same(folder, before, now)
-            now["methods"] = before["methods"] | now["methods"]
-        records, notes = _read_answers(folder / ANSWERS, now["methods"], suite)
-        write_whole(folder / RUN, now)
-        return Store(folder, {record.pair: record for record in records}, notes)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}); give another --out."
-        ) from error
+    with ExitStack() as stack:
+        stack.enter_context(lock_folder(folder))
+        try:
+            before = read_description(folder, ANSWERS)
+            if before is not None:
+                check_same(folder, before, now)
+                now["methods"] = before["methods"] | now["methods"]
+            records, notes = _read_answers(folder / ANSWERS, now["methods"], suite)
+            write_whole(folder / RUN, now)
+            given = {record.pair: record for record in records}
+            return Store(folder, given, notes, stack.pop_all())
+        except OSError as error:
+            raise build_unwritable_error(folder, error) from error
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from sparsight.errors import BudgetError, SettingError
 from sparsight.methods.encoder import EncoderNeed
 from sparsight.methods.method import Method, Space, check_choice, require_grids
 from sparsight.methods.parts.by_grid import choose_by_size, keep_order, share_by_grid
-from sparsight.methods.parts.choosers import choose_determinantal
+from sparsight.methods.parts.choosers import choose_determinantal, spread_if_equal
 from sparsight.methods.parts.scores import share_distinct
 from sparsight.methods.spaces import SPACES, compare_in, list_space_needs, read_points
 from sparsight.methods.view import Selection, View
@@ -153,7 +153,9 @@ class Sparsight(Method):
         space = self._read_space()
         points = read_points(view, space)[:, tokens]  # (G, n, N, D)
         compared = compare_in(space, points, centred=True)
-        return choose_determinantal(compared.similarity.hold(), count, compared.weight)
+        similarity = compared.similarity.hold()
+        chosen = choose_determinantal(similarity, count, compared.weight)
+        return spread_if_equal(chosen, similarity)
 
     def _stretch(self, view: View, layout: Layout, shares: tuple[int, ...]) -> tuple[int, ...]:
         """Return how many tokens each grid keeps, by how many of its tokens stand out.

@@ -11,9 +11,9 @@ from torch import distributed
 from sparsight import errors
 from sparsight.cli import processes as command
 from sparsight.errors import BudgetError, InputError, ProcessError, SettingError
+from sparsight.evaluate.lock import join_lock, lock_folder
 from sparsight.evaluate.tasks import find_tasks, processes, read_sheets
 from sparsight.evaluate.tasks.answers import list_parts, name_file
-from sparsight.evaluate.tasks.lock import join_lock, lock_folder
 from sparsight.evaluate.tasks.processes import Launch, connect, read_launch, starts_one_of_several
 from sparsight.evaluate.tasks.ranks import (
     ALONE,
@@ -141,14 +141,33 @@ def test_the_launcher_is_read():
     [
         ({"RANK": None}, "RANK is not set"),
         ({"LOCAL_RANK": "x"}, "LOCAL_RANK is 'x'"),
-        ({"RANK": "4"}, "do not fit together"),
-        ({"LOCAL_RANK": "-1"}, "do not fit together"),
+        ({"RANK": "4"}, r"RANK is '4' in .* process, 0 to 3 for WORLD_SIZE=4\. Start"),
+        ({"RANK": "-1"}, "RANK is '-1'"),
+        ({"RANK": "0"}, r"LOCAL_RANK is '1' in .* on its machine, 0 to 0 for RANK=0\. Start"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1'"),
+        ({"WORLD_SIZE": "1"}, r"RANK is '3' in .* 0 to 0 for WORLD_SIZE=1\. Start"),
+        ({"WORLD_SIZE": "0"}, r"WORLD_SIZE is '0' in .* number of processes, 1 or more\. Start"),
+        ({"WORLD_SIZE": "-4"}, "WORLD_SIZE is '-4'"),
+        ({"WORLD_SIZE": "4_0"}, "WORLD_SIZE is '4_0'"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is ''"),
+        ({"WORLD_SIZE": "four"}, "WORLD_SIZE is 'four' .* unset WORLD_SIZE for one process"),
+        ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE is '99"),
     ],
 )
 def test_odd_launches_are_refused(changes, part):
     environment = {name: text for name, text in (SEVERAL | changes).items() if text is not None}
     with pytest.raises(SettingError, match=part):
         read_launch(environment)
+
+
+def test_an_odd_launch_is_named_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "0")
+    shown = call("--tasks", "gqa", "--data", tmp_path, "--out", tmp_path / "out")
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert "error: WORLD_SIZE is '0' in the environment; it is the number of" in shown.stderr
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("RANK", "0")
+    assert "WORLD_SIZE is '0'" in call("--out", tmp_path / "out").stderr
 
 
 def test_one_process_in_place_of_several_is_noticed():

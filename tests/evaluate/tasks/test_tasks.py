@@ -290,6 +290,7 @@ def test_published_settings_meet_a_model_of_another_depth(data, folder, tmp_path
     words += ["--methods", "dense,sparsevlm,sparsevlm:recycle=false", "--max-new-tokens", 2]
     result = call(*words, "--retain", "64,none", "--limit", 1, "--json")
     assert result.exit_code == 0, result.output
+    assert "note: sparsevlm@64 is refused, and the others are asked: SparseVLM.p" in result.stderr
     document = json.loads(result.stdout)
     refused = {"sparsevlm@64", "sparsevlm:recycle=false@64"}
     assert set(document["refused"]) == refused
@@ -301,6 +302,19 @@ def test_published_settings_meet_a_model_of_another_depth(data, folder, tmp_path
     assert answered == {"dense", "sparsevlm", "sparsevlm:recycle=false"}
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["methods"]["sparsevlm"] == repr(SparseVLM.paper_video())
+
+
+def test_nothing_is_asked_where_every_published_setting_is_refused(
+    data, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Asker, "show", None)
+    words = ["--tasks", "gqa,mme", "--data", data, "--model", folder, "--out", tmp_path, "--paper"]
+    result = call(*words, "--methods", "dense,sparsevlm,sparsevlm-plus", "--retain", "192,64")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: SparseVLM.paper(192) has the authors' settings for a")
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("*.jsonl"))
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_ctrl_c_keeps_what_is_answered(data, folder, tmp_path, monkeypatch):

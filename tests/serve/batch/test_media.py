@@ -6,7 +6,7 @@ from PIL import Image
 from sparsight import needs
 from sparsight.errors import InputError, UnsupportedError
 from sparsight.serve.batch.media import find_page, open_media
-from sparsight.serve.batch.rows import read_inputs
+from sparsight.serve.batch.rows import locate_images, read_inputs
 from sparsight.videos import choose_middles
 from tests.support import clips, jobs
 
@@ -16,6 +16,28 @@ def test_names():
     assert find_page("b.pdf") == ("b.pdf", None)
     others = ["b.pdf.png", "b.pdf#page=0", "b.pdf#page=x", "data:image/png;base64,AA.pdf"]
     assert [find_page(name) for name in others] == [None] * 4
+
+
+NOBODY = "there is no such user here as nobodyatall; give the path of the file without ~"
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("a.png", "PIL"), ("a.mp4", "av"), ("a.pdf", "pypdfium2")]
+)
+def test_an_unknown_user_is_named_as_what_is_wrong(tmp_path, name, package):
+    pytest.importorskip(package)
+    source = f"~nobodyatall/{name}"
+    with pytest.raises(InputError, match=rf"^{source}: {NOBODY}\.$"):
+        open_media(source, 2)
+    (tmp_path / "rows.csv").write_text(f"image,question\n{source},what ?\n")
+    (row,) = read_inputs(tmp_path / "rows.csv", None).rows
+    assert locate_images(row, tmp_path) == [source]  # so that answering it says the same
+
+
+def test_an_unknown_home_folder_is_named_as_what_is_wrong(monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", str)
+    with pytest.raises(InputError, match=r"^~/a\.png: your home folder is not known; give"):
+        open_media("~/a.png", 2)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from sparsight.errors import InputError
 from sparsight.images import read_image
 from sparsight.serve.batch.order import make_batches, measure
-from sparsight.serve.batch.rows import locate, locate_images, read_inputs
+from sparsight.serve.batch.rows import hash_rows, locate, locate_images, read_inputs
 from tests.support import jobs
 
 Q = jobs.QUESTION
@@ -237,6 +237,33 @@ def test_the_hash_knows_what_changes(tmp_path):
     assert changed != before
     table.write_text(table.read_text().replace("color", "colour"))
     assert read() not in (before, changed)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.mp4", "x.pdf", "x.pdf#page=2", "ä b.png"])
+@pytest.mark.parametrize("kind", ["plain", "home", "url"])
+def test_the_hash_knows_the_size_of_every_file(tmp_path, monkeypatch, name, kind):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    file = home / name.partition("#")[0]
+    source = {
+        "plain": str(home / name),
+        "home": f"~/{name}",
+        "url": file.as_uri() + name.removeprefix(file.name),
+    }[kind]
+    row = jobs.make_row(1, images=(source,))
+    found = set()
+    for size in (None, 3, 4):
+        if size is not None:
+            file.write_bytes(b"x" * size)
+        found.add(hash_rows([row], None, tmp_path))
+    assert len(found) == 3
+
+
+def test_sources_without_a_file_have_a_hash(tmp_path):
+    names = ["~nobodyatall/x.png", "data:image/png;base64,AA", "https://a.b/x", "a\0b.png"]
+    rows = [jobs.make_row(number, images=(name,)) for number, name in enumerate(names)]
+    assert len({hash_rows([row], None, tmp_path) for row in rows}) == len(names)
 
 
 def test_batches_are_even_and_complete(tmp_path):

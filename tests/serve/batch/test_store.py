@@ -1,5 +1,6 @@
 """The output on the disk: continued after a kill at any step, and never another job's."""
 
+import errno
 import json
 import os
 
@@ -190,6 +191,56 @@ def test_any_text_comes_back_from_a_line():
 
 
 # ---- Parquet
+
+
+def put_folder(path):
+    """Put a folder where a file is to be written."""
+    (path / "within").mkdir(parents=True)
+
+
+REFUSED = {
+    "damaged": (".run.json", lambda path: path.write_text("{")),
+    "of no job": (".run.json", lambda path: path.write_text("[]")),
+    "of another version": (".run.json", lambda path: path.write_text('{"model": "tiny"}')),
+    "a folder": (".run.json", put_folder),
+    "not to be written": (".run.json.new", put_folder),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+def test_a_refused_description_leaves_no_output(table, tmp_path, name, kind):
+    ending, spoil = REFUSED[kind]
+    place = tmp_path / "place"
+    place.mkdir()
+    out = place / name
+    spoil(out.with_name(name + ending))
+    before = sorted(place.rglob("*"))
+    with pytest.raises(InputError):
+        jobs.work(table, out, WHAT)
+    assert sorted(place.rglob("*")) == before
+
+
+def test_an_empty_output_that_was_there_is_left_there(table, tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text("")
+    out.with_name(out.name + ".run.json").write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        jobs.work(table, out, WHAT)
+    assert out.read_text() == ""
+
+
+def test_a_full_disk_leaves_nothing(table, tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def fill(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fill)
+    with pytest.raises(InputError, match="No space left on device"):
+        jobs.work(table, place / "out.jsonl", WHAT)
+    assert not list(place.iterdir())
 
 
 @pytest.fixture

@@ -46,9 +46,10 @@ def export_mmbench(folder: Path, out: Path) -> tuple[list[Path], list[str]]:
     run = read_run(folder)
     if MMBENCH.name not in run["tasks"]:
         raise SettingError(f"--export writes answers to MMBench, and {folder} has none.")
-    replies, _ = load_answers(folder, MMBENCH, hash_run(run), run["methods"], repair=False)
+    replies, cut = load_answers(folder, MMBENCH, hash_run(run), run["methods"], repair=False)
     wanted = run["tasks"][MMBENCH.name]["questions"]
-    files, notes = _find_complete(replies, run["methods"], wanted, out)
+    files, left_out = _find_complete(replies, run["methods"], wanted, out)
+    notes = [*cut, *left_out]
     if not files:
         raise InputError(
             f"{folder} has no configuration that answered all {wanted} questions of MMBench: "

@@ -118,7 +118,7 @@ def load_rows(path: Path, *, repair: bool) -> tuple[list[dict[str, Any]], str | 
 
     Args:
         path: of the file, which need not exist.
-        repair: whether a half-written last line is cut off the file.
+        repair: whether a half-written last line is cut off the file; it is left out anyway.
 
     Raises: InputError: a line is damaged, or the file cannot be read.
     """
@@ -134,7 +134,16 @@ def load_rows(path: Path, *, repair: bool) -> tuple[list[dict[str, Any]], str | 
             os.truncate(path, whole)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}).") from error
-    return rows, f"the last line of {path} was half-written; it was dropped and is asked again."
+    size = f"{len(data) - whole} bytes"
+    if repair:
+        return rows, (
+            f"the last line of {path} was half-written: its {size} were dropped, and it is asked "
+            "again."
+        )
+    return rows, (
+        f"the last line of {path} is half-written: its {size} are left out, and stay in the file; "
+        "the command with --tasks asks it again."
+    )
 
 
 def _split(data: bytes) -> list[tuple[int, bytes]]:

@@ -5,6 +5,7 @@ Of accelerate (`pip install "sparsight[gpus]"`) `PartialState` is used: its argu
 `destroy_process_group()`. The processes talk over gloo, on the CPU; NCCL is not needed.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from sparsight.evaluate.tasks.ranks import Ranks, shorten_reason
 
 START = timedelta(minutes=10)  # until all processes are there
 LIMIT = timedelta(hours=6)  # that one waits for another later; their shares are of equal length
+NUMBER = re.compile(r"[0-9]{1,9}")  # as launchers write one
+MOST = 10**9  # no launcher starts as many processes
+SHOWN = 40  # characters of a variable that an error shows
 USED = ("process_index", "num_processes", "device", "destroy_process_group")
 
 
@@ -42,33 +46,53 @@ class Launch:
 def read_launch(environment: Mapping[str, str]) -> Launch:
     """Return what the launcher wrote into the environment; one process where it wrote nothing.
 
-    Raises: SettingError: there are several processes, and one of the numbers is missing or no such.
+    Raises: SettingError: a number is out of range or no number, or there are several processes and
+        one of the numbers is missing.
     """
-    count = _read_number(environment, "WORLD_SIZE", 1)
-    if count == 1:
+    if "WORLD_SIZE" not in environment:
         return Launch()
-    index = _read_number(environment, "RANK", None)
-    local = _read_number(environment, "LOCAL_RANK", None)
-    if not (0 <= local <= index < count):
-        raise SettingError(
-            f"WORLD_SIZE={count}, RANK={index} and LOCAL_RANK={local} in the environment do not "
-            "fit together; start the processes with accelerate launch."
-        )
+    count = read_count(environment)
+    alone = 0 if count == 1 else None
+    of_all = f"the number of this process, 0 to {count - 1} for WORLD_SIZE={count}"
+    index = _read_number(environment, "RANK", range(count), of_all, alone)
+    of_machine = f"the number of this process on its machine, 0 to {index} for RANK={index}"
+    local = _read_number(environment, "LOCAL_RANK", range(index + 1), of_machine, alone)
     return Launch(index, count, local)
 
 
-def _read_number(environment: Mapping[str, str], name: str, default: int | None) -> int:
+def read_count(environment: Mapping[str, str]) -> int:
+    """Return how many processes there are; one where the environment does not say it.
+
+    Raises: SettingError: the number is none, or less than 1.
+    """
+    allowed = range(1, MOST)
+    return _read_number(environment, "WORLD_SIZE", allowed, "the number of processes, 1 or more", 1)
+
+
+def _read_number(
+    environment: Mapping[str, str], name: str, allowed: range, what: str, default: int | None
+) -> int:
+    """Return a number that a launcher wrote.
+
+    Args:
+        environment: that holds it.
+        name: of the variable.
+        allowed: values.
+        what: it is, and which values are allowed, in words.
+        default: where it is not set; None where it must be.
+
+    Raises: SettingError: it is not set, no number, or not allowed.
+    """
     text = environment.get(name)
     if text is None and default is not None:
         return default
-    try:
-        return int(text or "")
-    except ValueError:
-        said = "is not set" if text is None else f"is {text!r}"
-        raise SettingError(
-            f"{name} {said} in the environment, where WORLD_SIZE says that there are several "
-            "processes; start them with accelerate launch, or unset WORLD_SIZE for one process."
-        ) from None
+    if text is not None and NUMBER.fullmatch(text) and int(text) in allowed:
+        return int(text)
+    said = "not set" if text is None else repr(text[:SHOWN])
+    raise SettingError(
+        f"{name} is {said} in the environment; it is {what}. Start the processes with accelerate "
+        "launch, which sets it, or unset WORLD_SIZE for one process."
+    )
 
 
 def starts_one_of_several(environment: Mapping[str, str]) -> bool:

@@ -12,6 +12,7 @@ from sparsight.errors import BudgetError, SettingError, UnsupportedError
 from sparsight.evaluate.settings import Configuration, reseed
 from sparsight.evaluate.tasks.asking import Asker
 from sparsight.evaluate.tasks.data import Sheet
+from sparsight.evaluate.tasks.pairs import find_refusals
 from sparsight.evaluate.tasks.ranks import ALONE, Ranks, describe_error, restore_error
 from sparsight.evaluate.tasks.settings import TaskSettings
 from sparsight.evaluate.tasks.store import STOP, TaskStore
@@ -20,6 +21,7 @@ from sparsight.inputs import Shown
 from sparsight.methods.method import Method
 
 Report = Callable[[int, int], None]
+Tell = Callable[[str], None]
 Refusals = dict[str, dict[str, str]]  # by configuration and benchmark, the first reason
 
 
@@ -28,7 +30,7 @@ class Refusal:
     """Why a configuration was asked no more of a benchmark.
 
     Args:
-        number: of the batch.
+        number: of the batch; -1 where the model refuses the method whatever is asked.
         configuration: its key.
         task: name of the benchmark.
         kind: name of the error's class.
@@ -70,12 +72,14 @@ def run_tasks(
     *,
     ranks: Ranks = ALONE,
     report: Report | None = None,
+    tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Ask a model what is not answered yet, store the answers, and return facts for the results.
 
     Of several processes each asks one in so many batches, and all return together. Batches are the
     same ones however many processes there are. Where a process is refused, the others go on with
     their share, so that a refused benchmark may have more answers than one process would give.
+    Methods that the model refuses whatever is asked are found before anything is.
 
     Args:
         model: of a supported family, in evaluation mode, of `settings.dtype`.
@@ -85,6 +89,7 @@ def run_tasks(
         store: that `open_task_store` opened.
         ranks: the place of this process among those that share the work.
         report: called with the number of answers given and in total, of this process's share.
+        tell: takes notes for people, on methods that are refused before anything is asked.
 
     Returns:
         `refused`, the first reason by configuration and benchmark; `prompts` and `padding`, how
@@ -94,13 +99,15 @@ def run_tasks(
         InputError: an image or video cannot be read, or the processor has no chat template.
         SettingError: the model has another dtype.
         BudgetError: nothing was answered, and the first refusal was of a budget.
-        UnsupportedError: nothing was answered, and the first refusal was of another kind.
+        UnsupportedError: the model refuses every method; or nothing was answered, and the first
+            refusal was of another kind.
     """
     with ranks.share_errors(store.folder / STOP):
         _check_dtype(model, settings)
         asker = Asker(model, processor, store.run, settings.max_new_tokens)
+        round_ = _start_round(model, settings, sheets, store, tell)
         show = report or _report_nothing
-        own = _ask_share(asker, settings, sheets, store, ranks=ranks, report=show)
+        own = _ask_share(asker, settings, sheets, round_, ranks=ranks, report=show)
     rows = ranks.exchange([astuple(refusal) for refusal in own])
     refusals = order_refusals(Refusal(*row) for row in itertools.chain.from_iterable(rows))
     counts = ranks.exchange(store.count())
@@ -172,11 +179,27 @@ def _report_nothing(done: int, total: int) -> None:
     """Take a report that nobody asked for."""
 
 
+def _start_round(
+    model: Any,
+    settings: TaskSettings,
+    sheets: Sequence[Sheet],
+    store: TaskStore,
+    tell: Tell | None,
+) -> "_Round":
+    """Return a round without answers, in which methods are refused that the model never takes."""
+    round_ = _Round(settings, store)
+    for key, error in find_refusals(model, settings.configurations).items():
+        round_.refuse_all(key, sheets, error)
+        if tell is not None:
+            tell(f"{key} is refused, and the others are asked: {error}")
+    return round_
+
+
 def _ask_share(
     asker: Asker,
     settings: TaskSettings,
     sheets: Sequence[Sheet],
-    store: TaskStore,
+    round_: "_Round",
     *,
     ranks: Ranks,
     report: Report,
@@ -185,9 +208,9 @@ def _ask_share(
 
     All configurations answer one batch before the next one is asked.
     """
+    store = round_.store
     total = count_open(settings, sheets, store, ranks)
     done = 0
-    round_ = _Round(settings, store)
     report(done, total)
     for number, batch in ranks.pick(list_batches(settings, sheets, store)):
         if store.is_stopped():
@@ -228,8 +251,14 @@ class _Round:
 
     def __init__(self, settings: TaskSettings, store: TaskStore) -> None:
         self._seed = settings.seed
-        self._store = store
+        self.store = store
         self.refusals: dict[tuple[str, str], Refusal] = {}  # by configuration and benchmark
+
+    def refuse_all(self, key: str, sheets: Iterable[Sheet], error: Exception) -> None:
+        """Remember that a configuration is asked nothing, and why."""
+        for sheet in sheets:
+            pair = (key, sheet.task.name)
+            self.refusals[pair] = Refusal(-1, *pair, *describe_error(error))
 
     def answer(
         self, paper: _Paper, places: list[int], configuration: Configuration, number: int
@@ -257,7 +286,7 @@ class _Round:
                 method = reseed(method, zlib.crc32(f"{self._seed}/{items[0].id}".encode()))
             inputs = paper.write(chosen)
             replies = paper.asker.ask(task, items, inputs, configuration.key, method)
-            self._store.add(task.name, replies)
+            self.store.add(task.name, replies)
 
 
 def draws(method: Method) -> bool:

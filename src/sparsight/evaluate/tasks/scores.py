@@ -1,7 +1,7 @@
 """Scores the folder of an evaluation on benchmarks, from its files alone; no model is needed."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sparsight.evaluate.tasks.results import compute_task_results
 from sparsight.evaluate.tasks.store import TASKS_KIND, VERDICTS, hash_run
 from sparsight.evaluate.tasks.task import Task
 
+Tell = Callable[[str], None]
 HEADING = ("command", "refused", "prompts", "padding", "facts")  # of the run that asked last
 
 
@@ -37,6 +38,10 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
+def _tell_nobody(note: str) -> None:
+    """Take a note that nobody asked for."""
+
+
 def score_folder(
     folder: Path,
     *,
@@ -44,6 +49,7 @@ def score_folder(
     keys: Sequence[str] | None = None,
     asked: Mapping[str, Sequence[str]] | None = None,
     heading: Mapping[str, Any] | None = None,
+    tell: Tell = _tell_nobody,
 ) -> dict[str, Any]:
     """Score the answers of a folder, write its results, and return them.
 
@@ -53,6 +59,7 @@ def score_folder(
         keys: of configurations, in the order of the results; None for all.
         asked: ids of questions that count, by benchmark; None for all that were answered.
         heading: facts on the run that asked; None for those of the earlier results.
+        tell: takes notes for people, on lines that are half-written and left out.
 
     Returns: the document of results.json.
 
@@ -64,9 +71,9 @@ def score_folder(
     run = read_run(folder)
     names = list(run["tasks"] if asked is None else asked)
     tasks = {name: TASKS[name] for name in names}
-    replies = _load_all(folder, run, tasks)
+    replies = _load_all(folder, run, tasks, tell)
     ids = asked if asked is not None else {name: _list_ids(replies[name]) for name in names}
-    verdicts = Verdicts(folder / VERDICTS, repair=False)
+    verdicts = _read_verdicts(folder, tell)
     judge = judge or find_only_judge(verdicts, OWN)
 
     def read_verdict(task: Task, reply: Reply) -> str | None:
@@ -97,14 +104,23 @@ def score_folder(
 
 
 def _load_all(
-    folder: Path, run: Mapping[str, Any], tasks: Mapping[str, Task]
+    folder: Path, run: Mapping[str, Any], tasks: Mapping[str, Task], tell: Tell
 ) -> dict[str, Replies]:
     """Return the answers of a folder, by benchmark."""
     own = hash_run(run)
     replies = {}
     for name, task in tasks.items():
-        replies[name], _ = load_answers(folder, task, own, run["methods"], repair=False)
+        replies[name], notes = load_answers(folder, task, own, run["methods"], repair=False)
+        for note in notes:
+            tell(note)
     return replies
+
+
+def _read_verdicts(folder: Path, tell: Tell) -> Verdicts:
+    verdicts = Verdicts(folder / VERDICTS, repair=False)
+    if verdicts.note is not None:
+        tell(verdicts.note)
+    return verdicts
 
 
 def _list_ids(replies: Replies) -> list[str]:

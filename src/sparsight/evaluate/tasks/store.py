@@ -23,11 +23,11 @@ from sparsight.evaluate.folder import (
     read_description,
     write_whole,
 )
+from sparsight.evaluate.lock import build_unwritable_error, join_lock, lock_folder
 from sparsight.evaluate.tasks.answers import ANSWERS, Replies, load_answers, name_file
 from sparsight.evaluate.tasks.data import Sheet, describe_sheets
 from sparsight.evaluate.tasks.description import check_description
 from sparsight.evaluate.tasks.lines import Reply, append_rows, write_reply
-from sparsight.evaluate.tasks.lock import build_unwritable_error, join_lock, lock_folder
 from sparsight.evaluate.tasks.ranks import ALONE, Ranks
 from sparsight.evaluate.tasks.settings import TaskSettings
 

@@ -5,11 +5,15 @@ sort it to keep tokens in raster order. Coverage and shares of groups have files
 """
 
 from collections.abc import Callable
+from itertools import count as count_from
+from math import gcd
 
 import torch
 
 from sparsight.methods.parts.geometry import Similarity, find_most_isolated
 from sparsight.methods.parts.tensors import check_count, widen
+
+GOLDEN = (5**0.5 - 1) / 2  # of a line: steps of this length, taken round it, leave no long gap
 
 
 def top_k(score: torch.Tensor, count: int, images: torch.Tensor | None = None) -> torch.Tensor:
@@ -186,6 +190,28 @@ class _Factor:
     def close(self, index: torch.Tensor) -> torch.Tensor:
         """Take the last tokens, (B,), and return all that were taken, (B, K)."""
         return torch.stack([*self._chosen, index], dim=1)
+
+
+def spread_if_equal(chosen: torch.Tensor, similarity: Similarity) -> torch.Tensor:
+    """Return a choice; where all tokens are equal, one that is spread over the image in its place.
+
+    A blank image gives equal tokens where an encoder tells places apart by rotation alone and its
+    numbers are short, as of Qwen2-VL in bfloat16. Any of them serve as well, but of equal ones a
+    greedy choice takes the first, which are the top rows.
+
+    Args:
+        chosen: (..., K) int64, tokens in the order of choice.
+        similarity: (..., N, N) of tokens from which their mean was taken. They add up to nothing,
+            so that those of the first two to all are one number only where all tokens are equal.
+    Returns: (..., K) int64.
+    """
+    total, count = similarity.shape[-1], chosen.shape[-1]
+    rows = similarity.rows(chosen[..., :2]).flatten(-2)
+    equal = rows.amin(dim=-1) == rows.amax(dim=-1)
+    # without a common divisor no token comes twice
+    step = next(s for s in count_from(max(1, round(GOLDEN * total))) if gcd(s, total) == 1)
+    spread = (total // 2 + step * torch.arange(count, device=chosen.device)) % total
+    return torch.where(equal[..., None], spread, chosen)
 
 
 def choose_discounted(

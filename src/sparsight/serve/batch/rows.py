@@ -6,7 +6,6 @@ cannot be read as a table at all is refused before any work.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -258,8 +257,10 @@ def hash_rows(rows: Iterable[Row], question: str | None, base: Path) -> str:
 
 
 def _read_size(source: str) -> int | None:
+    """Return the size of an image's file, B; None where there is none, or it cannot be found."""
     page = find_page(source)
     try:
-        return os.stat(page.file if page else source).st_size
-    except (OSError, ValueError):
+        path = find_source_file(page.file if page else source)
+        return None if path is None else path.stat().st_size
+    except (OSError, ValueError):  # InputError is a ValueError
         return None

@@ -50,6 +50,7 @@ class Store:
         self._side = out.with_name(out.name + ".run.json")
         self._path = out.with_name(out.name + ".rows.jsonl") if self._is_parquet else out
         self._file: int | None = None
+        self._made = False  # whether this run made the file of rows
         self._locked = False  # whether the files are known to be those of this job
         try:
             self._open()
@@ -71,8 +72,10 @@ class Store:
         if self._is_parquet and self.out.exists():
             self._open_finished()
             return
+        is_new = not self._path.exists()
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         self._lock()
+        self._made = is_new and not os.fstat(self._file).st_size
         self._check_side(self._path, bool(os.fstat(self._file).st_size))
         self._locked = True
         self._read()
@@ -160,11 +163,16 @@ class Store:
     def _write_side(self) -> None:
         """Write the description whole or not at all."""
         new = self._side.with_name(self._side.name + ".new")
-        with new.open("w", encoding="utf-8") as file:
-            json.dump(self._description, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._side)
+        try:
+            with new.open("w", encoding="utf-8") as file:
+                json.dump(self._description, file, indent=1, ensure_ascii=False)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self._side)
+        except OSError:
+            with suppress(OSError):
+                new.unlink()
+            raise
         _sync_folder(self._side.parent)
 
     def _read(self) -> None:
@@ -239,12 +247,14 @@ class Store:
                 yield read_record(file.readline().decode("utf-8"))
 
     def close(self) -> None:
-        """Close the file; the lock ends. A job that has not a single row leaves no file."""
+        """Close the file; the lock ends. A job that is refused, or has no row, leaves no file."""
         if self._file is None:
             return
-        if self._locked and not self.done and not os.fstat(self._file).st_size:
-            self._path.unlink()
-            self._side.unlink(missing_ok=True)
+        if not self.done and not os.fstat(self._file).st_size:
+            if self._locked or self._made:
+                self._path.unlink()
+            if self._locked:
+                self._side.unlink(missing_ok=True)
         os.close(self._file)
         self._file = None
 
