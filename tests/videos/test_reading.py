@@ -158,6 +158,32 @@ def test_a_file_that_ends_early(tmp_path, name):
         read_clip(cut(whole), 4)
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm"])
+def test_a_file_that_begins_late_and_ends_early(tmp_path, name):
+    """Its length counts, and not the second at which it ends."""
+    images = [clips.noise(seed) for seed in range(40)]
+    times = range(10_000, 10_400, 10)  # from the 100th second on
+    codec = "libvpx" if name == "a.webm" else "mpeg4"
+    whole = clips.write_clip(tmp_path / name, images, codec=codec, times=times)
+    assert read_clip(whole, 4).seconds == pytest.approx(4.0, abs=0.11)
+    with pytest.raises(InputError, match=r"cut.*is broken: it is cut off after .* of 4 seconds"):
+        read_clip(cut(whole, 0.5), 4)
+
+
+def test_a_file_whose_times_are_negative_is_whole(clip, monkeypatch):
+    decode = reading._decode
+
+    def begin_early(*given):
+        decoded = decode(*given)
+        decoded.times = [time - 500 for time in decoded.times]
+        decoded.end -= 500
+        return decoded
+
+    monkeypatch.setattr(reading, "_decode", begin_early)
+    read = read_clip(clip, 1)
+    assert (read.seconds, read.frames[0].second) == (1.0, 0.5)
+
+
 def test_a_file_with_a_hole(tmp_path):
     path = clips.write_clip(tmp_path / "a.mp4", [clips.noise(seed) for seed in range(40)])
     data = bytearray(path.read_bytes())

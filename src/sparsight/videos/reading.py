@@ -174,7 +174,10 @@ def _read_promise(container: Any, stream: Any) -> float | None:
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
     alone = len(container.streams) == 1  # else the sound may be longer than the video
-    return container.duration / 10**6 if alone and container.duration is not None else None
+    if not alone or container.duration is None:
+        return None
+    # Matroska counts from 0, also where the first frame comes later
+    return (container.duration - max(0, container.start_time or 0)) / 10**6
 
 
 def _decode(av: Any, path: Path, name: str, wanted: Collection[int]) -> _Decoded:
@@ -242,7 +245,7 @@ def _make_clip(
         return Clip(name, total, None, frames)
     start = min(time for time in decoded.times if time is not None)
     length = round(decoded.end - start, 3)
-    short = promised is not None and promised - decoded.end > max(SLACK_SECONDS, SLACK * promised)
+    short = promised is not None and promised - length > max(SLACK_SECONDS, SLACK * promised)
     if decoded.cut or short:
         of = f" of {promised:.4g}" if short else ""
         raise InputError(
