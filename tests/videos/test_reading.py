@@ -1,5 +1,6 @@
 """Frames of videos: which ones, at which second, upright; and the files that are refused."""
 
+import itertools
 import warnings
 
 import pytest
@@ -106,14 +107,19 @@ def test_packets_without_a_frame_do_not_shift_the_choice(clip, monkeypatch):
 # ---- upright
 
 
-def test_frames_are_turned_upright(tmp_path):
+@pytest.mark.parametrize("how", clips.TURNS)
+def test_frames_are_turned_upright(tmp_path, how):
     image = clips.color("green")
     image.paste(clips.color("red", (32, 24)), (0, 0))  # the upper left quarter
-    path = clips.turn_right(clips.write_clip(tmp_path / "clip.mp4", [image] * 3))
+    path = clips.turn(clips.write_clip(tmp_path / "clip.mp4", [image] * 3), how)
+    a, b, c, d = clips.TURNS[how]
+    size = clips.SIZE if a else clips.SIZE[::-1]
+    moved = (8 if a + c > 0 else size[0] - 8, 8 if b + d > 0 else size[1] - 8)
+    corners = list(itertools.product((8, size[0] - 8), (8, size[1] - 8)))
     for frame in read_clip(path, 2).frames:
-        assert frame.image.size == (48, 64)
-        assert clips.nearest(frame.image, (40, 8)) == "red"  # now the upper right one
-        assert clips.nearest(frame.image, (8, 8)) == "green"
+        assert frame.image.size == size
+        red = [at for at in corners if clips.nearest(frame.image, at) == "red"]
+        assert red == [moved]
 
 
 # ---- files that are refused
