@@ -179,7 +179,7 @@ def _read_promise(container: Any, stream: Any) -> float | None:
     if not alone or container.duration is None:
         return None
     # Matroska counts from 0, also where the first frame comes later
-    return (container.duration - max(0, container.start_time or 0)) / 10**6
+    return float(container.duration - max(0, container.start_time or 0)) / 10**6
 
 
 def _decode(av: Any, path: Path, name: str, wanted: Collection[int]) -> _Decoded:
