@@ -73,9 +73,9 @@ def test_numbers_of_numpy_become_those_of_python():
 
 
 def test_numbers_that_no_tensor_holds():
-    with pytest.raises(SettingError, match="pivots=.* is out of range; give an int of at most 64"):
+    with pytest.raises(SettingError, match=r"pivots=.* is out of range; give an int of at most 64"):
         DART(retain=0.5, text_pivots=2**63)
     assert type(SCOPE(alpha=2**63).alpha) is float
     assert type(SCOPE(alpha=2**63 - 1).alpha) is int
-    with pytest.raises(SettingError, match="alpha=1.* is out of range; give a finite number"):
+    with pytest.raises(SettingError, match=r"alpha=1.* is out of range; give a finite number"):
         SCOPE(alpha=10**400)
