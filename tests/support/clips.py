@@ -79,8 +79,8 @@ def turn(path, how):
     """Have an MP4 say that its frames are shown turned, as TURNS names it."""
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + MATRIX_AT
-    right, down, *below = (value << 16 for value in TURNS[how])
-    matrix = (right, down, 0, *below, 0, 0, 0, 1 << 30)
+    turns = [value << 16 for value in TURNS[how]]
+    matrix = (*turns[:2], 0, *turns[2:], 0, 0, 0, 1 << 30)
     for number, value in enumerate(matrix):
         data[at + 4 * number : at + 4 * number + 4] = value.to_bytes(4, "big", signed=True)
     path.write_bytes(data)

@@ -112,9 +112,11 @@ def test_frames_are_turned_upright(tmp_path, how):
     image = clips.color("green")
     image.paste(clips.color("red", (32, 24)), (0, 0))  # the upper left quarter
     path = clips.turn(clips.write_clip(tmp_path / "clip.mp4", [image] * 3), how)
-    a, b, c, d = clips.TURNS[how]
-    size = clips.SIZE if a else clips.SIZE[::-1]
-    moved = (8 if a + c > 0 else size[0] - 8, 8 if b + d > 0 else size[1] - 8)
+    turns = clips.TURNS[how]
+    size = clips.SIZE if turns[0] else clips.SIZE[::-1]
+    # a side from which the steps of the stored frame lead away is where its corner lies
+    away = [turns[0] + turns[2] > 0, turns[1] + turns[3] > 0]
+    moved = tuple(8 if away[at] else size[at] - 8 for at in (0, 1))
     corners = list(itertools.product((8, size[0] - 8), (8, size[1] - 8)))
     for frame in read_clip(path, 2).frames:
         assert frame.image.size == size
