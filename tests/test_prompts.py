@@ -233,7 +233,7 @@ def test_a_prompt_longer_than_the_positions_is_refused(model, processor, monkeyp
     monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 40)
     with pytest.raises(
         InputError,
-        match=r"prompt has 44 tokens, but the model has positions for 40; give fewer images",
+        match=r"prompt has 44 tokens, but the model has positions for 40; give a shorter question",
     ):
         prompt_inputs(model, processor, [user_message(QUESTION, squares(1))])
     prompt_inputs(model, processor, [user_message("what", squares(1))])

@@ -276,7 +276,7 @@ def _check_length(model: Any, length: int) -> None:
     if most is not None and length > most:
         raise InputError(
             f"the prompt has {length} tokens, but the model has positions for {most}; "
-            "give fewer images, or fewer frames of a video."
+            "give a shorter question, fewer images, or fewer frames of a video."
         )
 
 

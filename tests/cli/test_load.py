@@ -1,8 +1,10 @@
-"""What the hash of a model's files sees."""
+"""What the hash of a model's files sees, and names that are none."""
 
 import pytest
+import torch
 
-from sparsight.cli.load import PIECE, PIECES, hash_files
+from sparsight.cli.load import PIECE, PIECES, hash_files, load_model
+from sparsight.errors import ModelError
 
 LONG = 3 * PIECES * PIECE
 
@@ -41,3 +43,13 @@ def test_a_run_of_changed_weights_is_seen(tmp_path):
 def test_names_count_and_nothing_is_known_of_a_hub_id(tmp_path):
     assert write(tmp_path / "a", b"x") != write(tmp_path / "b", b"x", "other.safetensors")
     assert hash_files("somebody/some-model") == ""
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_this_folder(tmp_path, monkeypatch, name):
+    write(tmp_path, b"x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="the name of the model is empty; give its folder"):
+        hash_files(name)
+    with pytest.raises(ModelError, match="the name of the model is empty; give its folder"):
+        load_model(name, torch.device("cpu"))

@@ -8,7 +8,7 @@ import pytest
 from sparsight import Method
 from sparsight.cli.method import cli_name, read_method
 from sparsight.errors import SettingError
-from sparsight.methods import HiPrune, HoloV, PruMerge, Restore, methods
+from sparsight.methods import DART, SCOPE, HiPrune, HoloV, PruMerge, Restore, methods
 from sparsight.methods.view import Selection
 
 WRONG = {
@@ -70,3 +70,12 @@ def test_numbers_of_numpy_become_those_of_python():
     assert type(HiPrune(object_block=np.int64(1)).object_block) is int  # a count, no share
     assert HoloV(strips=np.int32(4)).strips == 4
     assert Restore(gamma=np.float64(0.25)).gamma == 0.25
+
+
+def test_numbers_that_no_tensor_holds():
+    with pytest.raises(SettingError, match=r"pivots=.* is out of range; give an int of at most 64"):
+        DART(retain=0.5, text_pivots=2**63)
+    assert type(SCOPE(alpha=2**63).alpha) is float
+    assert type(SCOPE(alpha=2**63 - 1).alpha) is int
+    with pytest.raises(SettingError, match=r"alpha=1.* is out of range; give a finite number"):
+        SCOPE(alpha=10**400)

@@ -163,6 +163,19 @@ def test_an_adaptive_level_acts_below_half_of_the_tokens_alone():
         Sparsight(20, level="adaptive").plan(100, 32)
 
 
+def test_an_adaptive_level_starves_no_frame_where_a_fixed_one_starves_none():
+    clip = layout_of(tuple(Block(4, 4, frame=frame) for frame in range(10)))
+    hidden = random(1, len(clip), 24, seed=4)
+    for first in (4, 6, 9, 10):  # up to 9, all tokens are chosen from together
+        fixed = Sparsight(5).select(make_view(first, clip, hidden)).keep
+        view = replace(make_view(2 * first, clip, hidden), exact=False)
+        kept = Sparsight(5, level="adaptive").select(view).keep
+        if first < 10:
+            assert torch.equal(kept, fixed)
+        else:
+            assert (kept // 16).unique().tolist() == list(range(10))
+
+
 def test_the_family_says_where_tokens_are_compared():
     spaces = {family.name: family.space for family in families()}
     assert {name for name, space in spaces.items() if space == "features"} == {

@@ -9,7 +9,16 @@ SIZE = (64, 48)
 COLORS = ["red", "green", "blue", "white", "black", "yellow", "cyan", "magenta", "gray", "orange"]
 # of an MP4's track header: bytes from its name to the matrix that turns its frames
 MATRIX_AT = 44
-QUARTER_RIGHT = (0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)  # of a telephone held upright
+# where the matrix takes steps to the right and steps down, in pixels to the right and down
+TURNS = {
+    "right": (0, 1, -1, 0),  # of a telephone held upright
+    "upside down": (-1, 0, 0, -1),
+    "left": (0, -1, 1, 0),
+    "mirrored": (-1, 0, 0, 1),
+    "mirrored upside down": (1, 0, 0, -1),
+    "mirrored, right": (0, 1, 1, 0),
+    "mirrored, left": (0, -1, -1, 0),
+}
 
 
 def color(name, size=SIZE):
@@ -66,11 +75,13 @@ def write_sound(path):
     return path
 
 
-def turn_right(path):
-    """Have an MP4 say that its frames are shown turned by 90 degrees, clockwise."""
+def turn(path, how):
+    """Have an MP4 say that its frames are shown turned, as TURNS names it."""
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + MATRIX_AT
-    for number, value in enumerate(QUARTER_RIGHT):
+    turns = [value << 16 for value in TURNS[how]]
+    matrix = (*turns[:2], 0, *turns[2:], 0, 0, 0, 1 << 30)
+    for number, value in enumerate(matrix):
         data[at + 4 * number : at + 4 * number + 4] = value.to_bytes(4, "big", signed=True)
     path.write_bytes(data)
     return path

@@ -1,5 +1,6 @@
 """Frames of videos: which ones, at which second, upright; and the files that are refused."""
 
+import itertools
 import warnings
 
 import pytest
@@ -106,14 +107,21 @@ def test_packets_without_a_frame_do_not_shift_the_choice(clip, monkeypatch):
 # ---- upright
 
 
-def test_frames_are_turned_upright(tmp_path):
+@pytest.mark.parametrize("how", clips.TURNS)
+def test_frames_are_turned_upright(tmp_path, how):
     image = clips.color("green")
     image.paste(clips.color("red", (32, 24)), (0, 0))  # the upper left quarter
-    path = clips.turn_right(clips.write_clip(tmp_path / "clip.mp4", [image] * 3))
+    path = clips.turn(clips.write_clip(tmp_path / "clip.mp4", [image] * 3), how)
+    turns = clips.TURNS[how]
+    size = clips.SIZE if turns[0] else clips.SIZE[::-1]
+    # a side from which the steps of the stored frame lead away is where its corner lies
+    away = [turns[0] + turns[2] > 0, turns[1] + turns[3] > 0]
+    moved = tuple(8 if away[at] else size[at] - 8 for at in (0, 1))
+    corners = list(itertools.product((8, size[0] - 8), (8, size[1] - 8)))
     for frame in read_clip(path, 2).frames:
-        assert frame.image.size == (48, 64)
-        assert clips.nearest(frame.image, (40, 8)) == "red"  # now the upper right one
-        assert clips.nearest(frame.image, (8, 8)) == "green"
+        assert frame.image.size == size
+        red = [at for at in corners if clips.nearest(frame.image, at) == "red"]
+        assert red == [moved]
 
 
 # ---- files that are refused
@@ -156,6 +164,32 @@ def test_a_file_that_ends_early(tmp_path, name):
     said = "cannot be read as a video" if name == "a.mp4" else "is broken: it is cut off after"
     with pytest.raises(InputError, match=f"cut.*{said}"):
         read_clip(cut(whole), 4)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm"])
+def test_a_file_that_begins_late_and_ends_early(tmp_path, name):
+    """Its length counts, and not the second at which it ends."""
+    images = [clips.noise(seed) for seed in range(40)]
+    times = range(10_000, 10_400, 10)  # from the 100th second on
+    codec = "libvpx" if name == "a.webm" else "mpeg4"
+    whole = clips.write_clip(tmp_path / name, images, codec=codec, times=times)
+    assert read_clip(whole, 4).seconds == pytest.approx(4.0, abs=0.11)
+    with pytest.raises(InputError, match=r"cut.*is broken: it is cut off after .* of 4 seconds"):
+        read_clip(cut(whole, 0.5), 4)
+
+
+def test_a_file_whose_times_are_negative_is_whole(clip, monkeypatch):
+    decode = reading._decode
+
+    def begin_early(*given):
+        decoded = decode(*given)
+        decoded.times = [time - 500 for time in decoded.times]
+        decoded.end -= 500
+        return decoded
+
+    monkeypatch.setattr(reading, "_decode", begin_early)
+    read = read_clip(clip, 1)
+    assert (read.seconds, read.frames[0].second) == (1.0, 0.5)
 
 
 def test_a_file_with_a_hole(tmp_path):

@@ -37,7 +37,20 @@ def load_model(name: str | None, device: torch.device) -> tuple[Any, Any]:
     return model.to(device).eval(), processor
 
 
+def check_name(name: str) -> None:
+    """Check that a model has a name; "" is that of a variable that is not set.
+
+    Raises: ModelError: it has none. As a path it would be the folder that the command runs in.
+    """
+    if not name.strip():
+        raise ModelError(
+            "the name of the model is empty; give its folder or hub id, or leave --model out to "
+            "use the embedded model."
+        )
+
+
 def _load_named(name: str) -> tuple[Any, Any]:
+    check_name(name)
     if Path(name).is_file():
         raise ModelError(f"{name} is a file; give the model's folder or its hub id.")
     safe = {"trust_remote_code": False}
@@ -64,7 +77,10 @@ def hash_files(name: str | None) -> str:
 
     Args: name: folder or hub id; None for the embedded model.
     Returns: "" for a hub id, whose files may not be here.
+    Raises: ModelError: the name is empty.
     """
+    if name is not None:
+        check_name(name)
     folder = embedded.model_dir() if name is None else Path(name)
     digest = hashlib.sha256()
     found = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []

@@ -39,7 +39,7 @@ def read_description(folder: Path, answers: str) -> dict[str, Any] | None:
         answers: pattern of the names of its files of answers.
 
     Raises:
-        InputError: the description is missing or damaged.
+        InputError: the description is missing or damaged, or cannot be read.
     """
     path = folder / RUN
     if not path.exists():
@@ -51,7 +51,9 @@ def read_description(folder: Path, answers: str) -> dict[str, Any] | None:
     try:
         description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return {**description, "methods": dict(description["methods"])}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); give another --out.") from error
 
 

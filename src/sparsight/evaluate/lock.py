@@ -49,12 +49,18 @@ class Lock:
             raise build_unwritable_error(self.folder, error) from error
 
     def share(self) -> str:
-        """Let other processes of this run in, and return the token that they will find."""
+        """Let other processes of this run in, and return the token that they will find.
+
+        Raises: InputError: the token cannot be written, or another run came in between.
+        """
         token = secrets.token_hex(TOKEN_BYTES)
-        os.ftruncate(self.file, 0)
-        os.lseek(self.file, 0, os.SEEK_SET)
-        os.write(self.file, token.encode())
-        os.fsync(self.file)
+        try:
+            os.ftruncate(self.file, 0)
+            os.lseek(self.file, 0, os.SEEK_SET)
+            os.write(self.file, token.encode())
+            os.fsync(self.file)
+        except OSError as error:
+            raise build_unwritable_error(self.folder, error) from error
         self.take(shared=True)
         return token
 

@@ -8,13 +8,15 @@ from typing import Any
 
 from sparsight.errors import SettingError
 
+LARGEST = 2**63 - 1  # that a tensor holds
 ELSEWHERE = ("retain", "sites", "positions")  # each has a check of its own
 
 
 def check_kinds(settings: object) -> None:
     """Check the settings of a frozen dataclass, and turn NumPy's numbers into Python's.
 
-    A field of float takes an int too, and keeps it one, as some settings are counts or shares.
+    A field of float takes an int too, and keeps it one where a tensor can hold it, as some settings
+    are counts or shares.
     Fields of other types, and those in ELSEWHERE, are left as they are.
 
     Raises: SettingError: a setting is of another kind, or no finite number.
@@ -46,22 +48,26 @@ def _read_bool(value: object) -> bool | None:
 
 def _read_int(value: object) -> int | None:
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return int(value) if whole else None  # type: ignore[call-overload]
+    number: int | None = int(value) if whole else None  # type: ignore[call-overload]
+    return number if number is not None and abs(number) <= LARGEST else None
 
 
 def _read_float(value: object) -> float | None:
     whole = _read_int(value)
     if whole is not None:
         return whole
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not math.isfinite(value):  # type: ignore[arg-type]
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return None
-    return float(value)  # type: ignore[arg-type]
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 # by the name of a type: returns a value of it, or None; and what is asked for
 READERS: dict[str, tuple[Callable[[object], float | None], str]] = {
     "bool": (_read_bool, "True or False"),
-    "int": (_read_int, "an int"),
+    "int": (_read_int, "an int of at most 64 bits"),
     "float": (_read_float, "a finite number"),
 }

@@ -135,11 +135,11 @@ class Sparsight(Method):
             first = torch.arange(view.keep_count, device=view.hidden.device)
             return Selection(first.expand(len(view.hidden), -1))
         grids = () if view.layout is None else view.layout.grids
-        if view.layout is None or view.keep_count < len(grids) or not grids:
-            every = torch.arange(view.hidden.shape[1], device=view.hidden.device)
-            order = self._choose(view, every[None], view.keep_count)[:, 0]  # (G, K)
-            return Selection(keep_order(order, view.images)[0])
         count = view.keep_count if view.exact else view.keep_count // MOST
+        if view.layout is None or count < len(grids) or not grids:
+            every = torch.arange(view.hidden.shape[1], device=view.hidden.device)
+            order = self._choose(view, every[None], count)[:, 0]  # (G, K)
+            return Selection(keep_order(order, view.images)[0])
         patches = min(count, len(view.layout) - len(view.layout.others))
         shares = share_by_grid(view.layout, patches)
         if not view.exact:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from sparsight.errors import InputError, InputWarning, UnsupportedError
@@ -30,10 +31,11 @@ SLACK = 0.1
 SLACK_SECONDS = 1.0
 # what is used of PyAV
 USED = {
-    "VideoFrame": ("rotation", "is_corrupt", "to_image", "time", "duration"),
+    "VideoFrame": ("rotation", "side_data", "is_corrupt", "to_image", "time", "duration"),
     "Packet": ("is_corrupt", "is_discard", "decode"),
     "stream": ("Disposition",),
 }
+MATRIX = "DISPLAYMATRIX"  # of a frame's side data: 9 int32, row by row, the last column 0, 0, 1
 
 
 @dataclass
@@ -174,7 +176,10 @@ def _read_promise(container: Any, stream: Any) -> float | None:
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
     alone = len(container.streams) == 1  # else the sound may be longer than the video
-    return container.duration / 10**6 if alone and container.duration is not None else None
+    if not alone or container.duration is None:
+        return None
+    # Matroska counts from 0, also where the first frame comes later
+    return float(container.duration - max(0, container.start_time or 0)) / 10**6
 
 
 def _decode(av: Any, path: Path, name: str, wanted: Collection[int]) -> _Decoded:
@@ -219,11 +224,28 @@ def _add_frame(decoded: _Decoded, frame: Any, name: str, wanted: Collection[int]
             InputWarning,
             stacklevel=4,
         )
-    decoded.images[index] = turn_frame(frame.to_image(), frame.rotation)
+    decoded.images[index] = turn_frame(frame.to_image(), frame.rotation, is_mirrored(frame))
 
 
-def turn_frame(image: Image.Image, degrees: int) -> Image.Image:
-    """Return a frame upright; `degrees` counter-clockwise is what the video says of its frames."""
+def is_mirrored(frame: Any) -> bool:
+    """Return whether a frame of PyAV is shown mirrored, as some front cameras store it."""
+    data = frame.side_data.get(MATRIX)
+    if data is None:
+        return False
+    matrix = np.frombuffer(data, dtype=np.int32).astype(float).tolist()
+    return bool(matrix[0] * matrix[4] < matrix[1] * matrix[3])
+
+
+def turn_frame(image: Image.Image, degrees: int, mirrored: bool = False) -> Image.Image:
+    """Return a frame upright, by what the video says of its frames.
+
+    Args:
+        image: as it is stored.
+        degrees: by which it is turned, counter-clockwise.
+        mirrored: whether it is turned upside down in a mirror first.
+    """
+    if mirrored:
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     return image.rotate(degrees, expand=True) if degrees else image
 
 
@@ -242,7 +264,7 @@ def _make_clip(
         return Clip(name, total, None, frames)
     start = min(time for time in decoded.times if time is not None)
     length = round(decoded.end - start, 3)
-    short = promised is not None and promised - decoded.end > max(SLACK_SECONDS, SLACK * promised)
+    short = promised is not None and promised - length > max(SLACK_SECONDS, SLACK * promised)
     if decoded.cut or short:
         of = f" of {promised:.4g}" if short else ""
         raise InputError(

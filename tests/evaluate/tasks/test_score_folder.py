@@ -1,6 +1,8 @@
 """Scoring from a folder: a damaged description or target is named."""
 
+import errno
 import json
+import os
 
 import pytest
 
@@ -8,9 +10,10 @@ from sparsight.errors import InputError
 from sparsight.evaluate.folder import read_description
 from sparsight.evaluate.tasks import TASKS, find_tasks, read_sheets
 from sparsight.evaluate.tasks.lines import append_rows, write_reply
+from sparsight.evaluate.tasks.lock import lock_folder
 from sparsight.evaluate.tasks.scores import score_folder
 from sparsight.evaluate.tasks.settings import TaskSettings
-from sparsight.evaluate.tasks.store import hash_run, hash_text, open_task_store
+from sparsight.evaluate.tasks.store import STOP, hash_run, hash_text, open_task_store
 from tests.evaluate.tasks.test_task_results import make
 from tests.support import layouts
 
@@ -98,5 +101,38 @@ def test_a_damaged_description_is_named(folder, sheets, change, part):
     with (
         pytest.raises(InputError, match=rf"run.json is damaged \(it has {part}"),
         open_task_store(settings, sheets),
+    ):
+        pass
+
+
+def test_results_that_cannot_be_written_are_named(folder):
+    (folder / "results.json").mkdir()  # so that no file can replace it
+    with pytest.raises(InputError, match=r"results\.json cannot be written .* answers are kept"):
+        score_folder(folder)
+
+
+def test_a_description_that_cannot_be_read_is_named(folder):
+    run = folder / "run.json"
+    run.write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"run\.json is damaged"):
+        score_folder(folder)
+    run.unlink()
+    run.mkdir()
+    with pytest.raises(InputError, match=r"run\.json cannot be read \(Is a directory\)"):
+        score_folder(folder)
+
+
+def test_a_full_disk_before_the_start_is_named(folder, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with lock_folder(folder) as lock, monkeypatch.context() as patch:
+        patch.setattr(os, "write", fail)
+        with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+            lock.share()
+    (folder / STOP).mkdir()
+    with (
+        pytest.raises(InputError, match=r"cannot be written \(.*; give another --out"),
+        open_task_store(TaskSettings(layouts.IMAGE_TASKS, folder, out=folder), []),
     ):
         pass

@@ -104,6 +104,12 @@ def test_vispruner_with_odd_counts(count, important):
         assert keep[row].tolist() == wanted
 
 
+@pytest.mark.parametrize("count", [1, 9, 40])
+def test_vispruner_that_goes_by_attention_alone(count):
+    score, features = random(2, 41), random(2, 41, 6, seed=1)
+    assert torch.equal(choose_vispruner(score, features, count, count), top_k(score, count))
+
+
 @each("visionzip-*")
 def test_visionzip(name, dtype):
     settings, tensors = read(name)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -101,9 +102,15 @@ def test_files_that_are_refused(tmp_path):
     (tmp_path / "latin.csv").write_bytes(b"image,question\n\xe9.png,what ?\n")
     jobs.draw(tmp_path / "folder" / "x.png")
     write(tmp_path / "own.csv", f"image,question\nx.png,{Q}\n")
+    write(tmp_path / "in.xlsx", "")
+    os.mkfifo(tmp_path / "a.csv")
     for name, question, part in [
         ("no.csv", None, "no such file"),
         ("in.xlsx", None, "no known kind"),
+        ("gone", Q, "gone: no such file or folder"),
+        ("gone.xlsx", None, "no such file or folder"),
+        ("x" * 300, None, "cannot be looked up"),
+        ("a.csv", None, "no regular file"),
         ("latin.csv", None, "no text in UTF-8"),
         ("folder", None, "give one --question"),
         ("folder", " ", "--question is empty"),

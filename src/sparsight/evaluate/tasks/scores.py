@@ -65,7 +65,7 @@ def score_folder(
 
     Raises:
         InputError: the folder holds no such evaluation, or a line of it is damaged,
-            stands twice, or is of another evaluation.
+            stands twice, or is of another evaluation; or the results cannot be written.
         SettingError: there are verdicts of several judges, and none is chosen.
     """
     run = read_run(folder)
@@ -99,8 +99,18 @@ def score_folder(
         "sources": read_published()["sources"],
         "configurations": rows,
     }
-    write_whole(folder / RESULTS, document)
+    _write_results(folder, document)
     return document
+
+
+def _write_results(folder: Path, document: dict[str, Any]) -> None:
+    try:
+        write_whole(folder / RESULTS, document)
+    except OSError as error:
+        raise InputError(
+            f"{folder / RESULTS} cannot be written ({error.strerror or error}); all answers are "
+            f"kept. Mend that, or copy the folder, and run: sparsight eval --score {folder}"
+        ) from error
 
 
 def _load_all(

@@ -118,7 +118,7 @@ def open_task_store(
             if ranks.leads:
                 lock = stack.enter_context(lock_folder(settings.out))
                 store = _read_store(settings, sheets, ranks)
-                (settings.out / STOP).unlink(missing_ok=True)
+                _remove_stop(settings.out)
                 token = lock.share() if ranks.count > 1 else ""
         token = ranks.exchange(token)[0]
         with ranks.share_errors():
@@ -126,6 +126,14 @@ def open_task_store(
                 stack.enter_context(join_lock(settings.out, token, ranks.index))
                 store = _read_store(settings, sheets, ranks)
         yield store
+
+
+def _remove_stop(folder: Path) -> None:
+    """Take away what an earlier run left when one of its processes failed."""
+    try:
+        (folder / STOP).unlink(missing_ok=True)
+    except OSError as error:
+        raise build_unwritable_error(folder, error) from error
 
 
 def _read_store(settings: TaskSettings, sheets: Sequence[Sheet], ranks: Ranks) -> TaskStore:

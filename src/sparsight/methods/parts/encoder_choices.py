@@ -62,7 +62,8 @@ def choose_vispruner(
     before the odd ones.
 
     Source: VisPruner (arXiv 2412.01818 v2), authors' code.
-    Differs: an odd number of others and fewer than 8 even ones work, where the code raises.
+    Differs: an odd number of others, fewer than 8 even ones, and no diverse token at all work,
+    where the code raises.
     The order decides each next round, so rounding decides the choice: about half of the diverse
     tokens differ between float32 and float64. Here likeness is compared in float64 where the device
     has it. No equality across dtypes and devices is promised.
@@ -78,7 +79,7 @@ def choose_vispruner(
     order = torch.sort(attention, dim=-1, descending=True, stable=True).indices
     check_count(count, attention.shape[-1])
     similarity = compare(features.to(widest(features.device))).hold()
-    others = order[..., important:]
+    others = order[..., important : None if count > important else important]
     while others.shape[-1] > count - important:
         even, odd = others[..., ::2], others[..., 1::2]
         gone = min(step, others.shape[-1] - (count - important))

@@ -75,6 +75,7 @@ def read_inputs(path: Path, question: str | None) -> Inputs:
     """
     if question is not None and not question.strip():
         raise InputError("--question is empty; its words decide what is kept.")
+    _check_there(path)
     notes: tuple[str, ...] = ()
     if path.is_dir():
         if question is None:
@@ -95,6 +96,17 @@ def read_inputs(path: Path, question: str | None) -> Inputs:
     return Inputs(rows, base, hash_rows(rows, question, base), notes)
 
 
+def _check_there(path: Path) -> None:
+    """Raise InputError if there is neither a file nor a folder."""
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or a folder that is closed
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(path)[:40]} cannot be looked up ({reason}).") from None
+    if not there:
+        raise InputError(f"{path}: no such file or folder.")
+
+
 def _read_table(path: Path) -> list[Found]:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -103,7 +115,7 @@ def _read_table(path: Path) -> list[Found]:
             "or a folder of images."
         )
     if not path.is_file():
-        raise InputError(f"{path}: no such file.")
+        raise InputError(f"{path} is no regular file; give a table or a folder of images.")
     try:
         return reader(path)
     except UnicodeDecodeError as error:
