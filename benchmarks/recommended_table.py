@@ -45,6 +45,14 @@ TRIED = (
         "per-image": "more tokens for images with more that stands out",
     },
 )
+TOLD = (
+    "told-dev-embedded-cpu.json",
+    {
+        "sparsight": "`sparsight`",
+        "told:fill=chosen": "all evidence, filled up by `sparsight`",
+        "told:fill=even": "all evidence, filled up by an even grid",
+    },
+)
 
 LEVELS = ("level-dev-embedded-cpu.json", "level-embedded-cpu.json")
 FIXED, ADAPTIVE = "sparsight", "sparsight:level=adaptive"
