@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,7 +37,8 @@ class Store:
         folder: of the evaluation.
         records: that the folder holds already, by configuration and question.
         notes: for people, on what the folder held.
-        lock: of the folder, which ends when the store is closed.
+        file: of answers, open at its end.
+        opened: file and lock of the folder, which end when the store is closed.
     """
 
     def __init__(
@@ -44,24 +46,40 @@ class Store:
         folder: Path,
         records: dict[tuple[str, str], Record],
         notes: tuple[str, ...],
-        lock: ExitStack,
+        file: FileIO,
+        opened: ExitStack,
     ) -> None:
+        self.folder = folder
         self.records = records
         self.notes = notes
-        self._lock = lock
-        self._file = (folder / ANSWERS).open("a", encoding="utf-8", newline="\n")
+        self._file = file
+        self._opened = opened
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store takes no more answers."""
+        return self._file.closed
 
     def add(self, record: Record) -> None:
-        """Write an answer, through to the disk."""
-        self._file.write(record.to_line())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write an answer, through to the disk.
+
+        Raises: InputError: it cannot be written.
+        """
+        data = memoryview(record.to_line().encode("utf-8"))
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"{self.folder / ANSWERS} cannot be written ({error.strerror or error}); answers "
+                "before it are kept."
+            ) from error
         self.records[record.pair] = record
 
     def close(self) -> None:
         """Close the file of answers, and let other runs write the folder."""
-        self._file.close()
-        self._lock.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         """Enter the block; the file is open already."""
@@ -106,7 +124,9 @@ def open_store(settings: Settings, suite: tuple[Question, ...] | None = None) ->
             records, notes = _read_answers(folder / ANSWERS, now["methods"], suite)
             write_whole(folder / RUN, now)
             given = {record.pair: record for record in records}
-            return Store(folder, given, notes, stack.pop_all())
+            # unbuffered: what cannot be written is not tried again when the file is closed
+            file = stack.enter_context((folder / ANSWERS).open("ab", buffering=0))
+            return Store(folder, given, notes, file, stack.pop_all())
         except OSError as error:
             raise build_unwritable_error(folder, error) from error
 
