@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import sparsight
-from sparsight.errors import InputError
+from sparsight.errors import InputError, InputWarning
 from sparsight.evaluate.folder import (
     RESULTS,
     RUN,
@@ -145,7 +146,9 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Return the answers of an evaluation, without a last one that is half-written.
+    """Return the answers of an evaluation.
+
+    Warns (InputWarning) of a last one that is half-written, and leaves it out.
 
     Raises:
         InputError: there is no file of answers, or one of its lines is damaged.
@@ -153,7 +156,16 @@ def read_records(folder: Path) -> list[Record]:
     path = folder / ANSWERS
     if not path.is_file():
         raise InputError(f"{folder} holds no {ANSWERS}; give the --out of an evaluation.")
-    return _parse(path, path.read_bytes())[0]
+    data = path.read_bytes()
+    records, whole = _parse(path, data)
+    if whole != len(data):
+        warnings.warn(
+            f"the last line of {path} is half-written: its {len(data) - whole} bytes are left out, "
+            "and stay in the file; the command that wrote it asks it again.",
+            InputWarning,
+            stacklevel=2,
+        )
+    return records
 
 
 def hash_suite(suite: tuple[Question, ...], folder: Path) -> str:
