@@ -1,6 +1,7 @@
 """One run at a time writes the folder of an evaluation, of scenes as of benchmarks."""
 
 import errno
+import json
 import os
 from dataclasses import replace
 
@@ -12,8 +13,10 @@ from sparsight.cli import app
 from sparsight.cli import evaluate as command
 from sparsight.errors import InputError, SettingError
 from sparsight.evaluate import DENSE, Settings, open_store, run
+from sparsight.evaluate.folder import write_whole
 from sparsight.evaluate.lock import lock_folder
 from sparsight.evaluate.scenes import compose_suite
+from sparsight.serve.batch import files
 from tests.support import tiny, tiny_processor
 
 BUSY = "is being written by another run; wait for it, or give another --out"
@@ -114,6 +117,17 @@ def test_a_store_is_closed_twice_without_harm_and_takes_no_run_then(settings):
         with pytest.raises(SettingError, match=f"is that of {settings.out}, .* out={other.out}"):
             run(model, processor, other, store=store)
         assert not other.out.exists()
+
+
+@pytest.mark.parametrize("write", [write_whole, files.write_whole])
+def test_a_path_that_is_no_utf8_is_written_and_comes_back(tmp_path, write):
+    document = {"command": "--out \udc80", "model": "\u00fc\u2028"}
+    write(tmp_path / "run.json", document)
+    assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8")) == document
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write(tmp_path / "folder", document)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "run.json"]
 
 
 def test_a_run_keeps_others_out_until_its_results_are_written(settings, monkeypatch):

@@ -14,7 +14,8 @@ def write_whole(path: Path, document: dict[str, Any]) -> None:
     """
     new = path.with_name(path.name + ".new")
     try:
-        with new.open("w", encoding="utf-8") as file:
+        # a path that is no UTF-8 has characters that JSON escapes in the same way
+        with new.open("w", encoding="utf-8", errors="backslashreplace") as file:
             json.dump(document, file, indent=1, ensure_ascii=False)
             file.flush()
             os.fsync(file.fileno())
