@@ -72,10 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             summarise(retain, method, stats[retain], timings) for retain, method in methods.items()
         ],
     }
-    show(result)
-    if options.out is not None:
+    if options.out is not None:  # first: it must not be lost if nobody reads what is printed
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    show(result)
     print(json.dumps(result))
     return result
 

@@ -185,8 +185,11 @@ def kill_command(table: Path, out: Path, model: Path, count: int) -> dict[str, A
     return {"rows_when_killed": at, "exit_code": code, **examine(out, count)}
 
 
+KILLS = {"worker": kill_worker, "command": kill_command}
+
+
 def main() -> None:
-    """Run both jobs, print what became of them, and write it."""
+    """Run both jobs, write what became of them, and print it."""
     args = parse()
     console = Console(stderr=True)
     results: dict[str, Any] = {
@@ -197,12 +200,13 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         table = write_inputs(Path(folder), args.rows)
-        for name, kill in (("worker", kill_worker), ("command", kill_command)):
+        for name, kill in KILLS.items():
             out = Path(folder) / f"{name}.jsonl"
             results[name] = kill(table, out, args.model, args.rows)
-            console.print(name, results[name])
-    if args.out is not None:
+    if args.out is not None:  # first: it must not be lost if nobody reads what is printed
         args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for name in KILLS:
+        console.print(name, results[name])
     print(json.dumps(results))
 
 

@@ -36,7 +36,7 @@ from sparsight.methods.method import Method
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure all methods, print a table, write the result file and return the result."""
+    """Measure all methods, write the result file, print a table and return the result."""
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     rate = measure_rate()
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     for kind in methods():
         if options.methods and cli_name(kind) not in options.methods:
             continue
+        print(f"{cli_name(kind)} ...", file=sys.stderr)
         rows += measure_method(kind, options, rate)
     typed = sys.argv[1:] if arguments is None else arguments
     result = {
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     }
     if options.out is not None:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for row in rows:  # behind the file, which must not be lost if nobody reads them
+        print(show(row))
     return result
 
 
@@ -98,7 +101,6 @@ def measure_method(
                 row["growth"] = None if before is None else row["seconds"] / before
                 before = row["seconds"]
             rows.append(row)
-            print(show(row), flush=True)
             if "refused" in row:
                 break
     return rows

@@ -57,4 +57,4 @@ class ProcessError(SparsightError, RuntimeError):
 
 
 class InputWarning(UserWarning):
-    """An image of which a part is ignored: all frames but one, or its colour profile."""
+    """An input of which a part is ignored: frames of an image, a colour profile, half a line."""

@@ -70,14 +70,18 @@ def find_source_file(source: Source) -> Path | None:
     """Return the path of an image's or a video's file; None for a data: URL, which holds the image.
 
     Raises:
-        InputError: a URL that is no local file, or the home folder of an unknown user.
+        InputError: a URL that is no local file or none at all, or a home folder that cannot be
+            found.
     """
     text = os.fspath(source)
     if DATA.match(text):
         return None
     scheme = SCHEME.match(text)
     if scheme is not None and scheme["name"].lower() == "file":
-        parts = urlsplit(text)
+        try:
+            parts = urlsplit(text)
+        except ValueError as error:
+            raise InputError(f"{text[:SHOWN]} is no URL ({error}); give the path.") from None
         if parts.netloc not in ("", "localhost"):
             raise InputError(f"{text} is on another machine; copy the file here and give its path.")
         return Path(url2pathname(unquote(parts.path)))
@@ -93,6 +97,8 @@ def find_source_file(source: Source) -> Path | None:
         user = Path(text).parts[0][1:]
         why = f"there is no such user here as {user}" if user else "your home folder is not known"
         raise InputError(f"{text}: {why}; give the path of the file without ~.") from None
+    except ValueError as error:  # a null byte in the name
+        raise InputError(f"{text[:SHOWN]}: cannot be looked up: {error}.") from None
 
 
 def is_data_url(text: str) -> bool:

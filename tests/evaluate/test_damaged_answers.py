@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from sparsight.errors import InputError
+from sparsight.errors import InputError, InputWarning
 from sparsight.evaluate import DENSE, Configuration, Settings, open_store, read_records, run
 from sparsight.evaluate.scenes import compose_suite
 from sparsight.methods import Uniform
@@ -106,3 +106,17 @@ def test_reading_answers_alone_names_wrong_fields_too(finished):
     (settings.out / "answers.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(InputError, match=r'line 1 is damaged .prefill_flops cannot be "x"'):
         read_records(settings.out)
+
+
+def test_reading_answers_alone_says_that_the_last_one_is_half_written(finished):
+    settings, lines = finished
+    path = settings.out / "answers.jsonl"
+    data = lines[0].encode() * 2
+    path.write_bytes(data[:-5])
+    with pytest.warns(
+        InputWarning, match=rf"{path} is half-written: its {len(data) // 2 - 5} byte"
+    ):
+        assert len(read_records(settings.out)) == 1
+    assert path.read_bytes() == data[:-5]
+    path.write_bytes(data)
+    assert len(read_records(settings.out)) == 2

@@ -60,6 +60,28 @@ def write_clip(path, images=None, *, codec="mpeg4", rate=10, times=None, options
     return path
 
 
+def write_sizes(path, sizes):
+    """Write a video in VP8 each of whose frames has a size of its own."""
+    import av
+
+    step = Fraction(1, 10)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx", rate=10)
+        stream.width, stream.height = sizes[0]
+        stream.pix_fmt = "yuv420p"
+        for number, size in enumerate(sizes):
+            coder = av.CodecContext.create("libvpx", "w")
+            coder.width, coder.height = size
+            coder.pix_fmt, coder.time_base = "yuv420p", step
+            frame = av.VideoFrame.from_image(color(COLORS[number], size))
+            frame.pts, frame.time_base = 0, step
+            for packet in [*coder.encode(frame), *coder.encode(None)]:
+                packet.pts = packet.dts = number
+                packet.time_base, packet.stream = step, stream
+                container.mux(packet)
+    return path
+
+
 def write_sound(path):
     """Write a second of silence."""
     import av

@@ -228,6 +228,17 @@ def test_limits(clip, monkeypatch):
         read_clip(clip, 4)
 
 
+@pytest.mark.parametrize("large", [1, 2])
+def test_a_frame_that_is_not_shown_may_not_be_too_large_either(tmp_path, monkeypatch, large):
+    sizes = [clips.SIZE] * 3
+    sizes[large] = (640, 480)
+    path = clips.write_sizes(tmp_path / "clip.webm", sizes)
+    assert [frame.image.size for frame in read_clip(path, 3).frames] == sizes
+    monkeypatch.setattr(reading, "MOST_PIXELS", 64 * 48)
+    with pytest.raises(InputError, match="too large: 640 x 480 pixels"):
+        read_clip(path, 1, lambda total, count: [0])
+
+
 @pytest.mark.parametrize("frames", [0, -1, MOST_SHOWN + 1])
 def test_the_number_of_frames_is_checked_before_the_file(frames):
     with pytest.raises(SettingError, match=f"frames={frames} .* 1 to {MOST_SHOWN}"):

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,5 +88,11 @@ def write_whole(path: Path, document: dict[str, Any]) -> None:
     """Write a JSON document whole or not at all: to a new file that then replaces the old one."""
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
+    try:
+        # a path that is no UTF-8 has characters that JSON escapes in the same way
+        new.write_text(text, encoding="utf-8", errors="backslashreplace")
+        new.replace(path)
+    except OSError:
+        with suppress(OSError):
+            new.unlink()
+        raise

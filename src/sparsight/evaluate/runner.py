@@ -43,13 +43,15 @@ def run(
         The results, as written to results.json.
 
     Raises:
-        InputError: the suite or the folder cannot be used, or the processor has no chat template.
-        SettingError: the model has another dtype.
+        InputError: the suite or the folder cannot be used, an answer cannot be written, or the
+            processor has no chat template.
+        SettingError: the model has another dtype, or the store is of another folder or closed.
         BudgetError: every configuration refused every question, the first because of its budget.
         UnsupportedError: every configuration refused every question, the first because it does
             not support the model or the prompt.
     """
     _check_dtype(model, settings)
+    _check_store(store, settings)
     suite = load_suite(settings.suite)
     cases = choose_cases(suite, settings)
     with open_store(settings, suite) if store is None else nullcontext(store) as answers:
@@ -78,6 +80,19 @@ def _check_dtype(model: Any, settings: Settings) -> None:
     if dtype != settings.dtype:
         raise SettingError(
             f"the model is in {dtype}, the settings say dtype={settings.dtype!r}; make them equal."
+        )
+
+
+def _check_store(store: Store | None, settings: Settings) -> None:
+    """Raise SettingError if a store takes no answers, or holds those of another folder."""
+    if store is None:
+        return
+    if store.closed:
+        raise SettingError("the store is closed; call run() within its block, or without store.")
+    if store.folder != settings.out:
+        raise SettingError(
+            f"the store is that of {store.folder}, the settings say out={settings.out}; open it "
+            "with these settings."
         )
 
 

@@ -3,15 +3,17 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import sparsight
-from sparsight.errors import InputError
+from sparsight.errors import InputError, InputWarning
 from sparsight.evaluate.folder import (
     RESULTS,
     RUN,
@@ -36,7 +38,8 @@ class Store:
         folder: of the evaluation.
         records: that the folder holds already, by configuration and question.
         notes: for people, on what the folder held.
-        lock: of the folder, which ends when the store is closed.
+        file: of answers, open at its end.
+        opened: file and lock of the folder, which end when the store is closed.
     """
 
     def __init__(
@@ -44,24 +47,40 @@ class Store:
         folder: Path,
         records: dict[tuple[str, str], Record],
         notes: tuple[str, ...],
-        lock: ExitStack,
+        file: FileIO,
+        opened: ExitStack,
     ) -> None:
+        self.folder = folder
         self.records = records
         self.notes = notes
-        self._lock = lock
-        self._file = (folder / ANSWERS).open("a", encoding="utf-8", newline="\n")
+        self._file = file
+        self._opened = opened
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store takes no more answers."""
+        return self._file.closed
 
     def add(self, record: Record) -> None:
-        """Write an answer, through to the disk."""
-        self._file.write(record.to_line())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write an answer, through to the disk.
+
+        Raises: InputError: it cannot be written.
+        """
+        data = memoryview(record.to_line().encode("utf-8"))
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"{self.folder / ANSWERS} cannot be written ({error.strerror or error}); answers "
+                "before it are kept."
+            ) from error
         self.records[record.pair] = record
 
     def close(self) -> None:
         """Close the file of answers, and let other runs write the folder."""
-        self._file.close()
-        self._lock.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         """Enter the block; the file is open already."""
@@ -106,7 +125,9 @@ def open_store(settings: Settings, suite: tuple[Question, ...] | None = None) ->
             records, notes = _read_answers(folder / ANSWERS, now["methods"], suite)
             write_whole(folder / RUN, now)
             given = {record.pair: record for record in records}
-            return Store(folder, given, notes, stack.pop_all())
+            # unbuffered: what cannot be written is not tried again when the file is closed
+            file = stack.enter_context((folder / ANSWERS).open("ab", buffering=0))
+            return Store(folder, given, notes, file, stack.pop_all())
         except OSError as error:
             raise build_unwritable_error(folder, error) from error
 
@@ -125,7 +146,9 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Return the answers of an evaluation, without a last one that is half-written.
+    """Return the answers of an evaluation.
+
+    Warns (InputWarning) of a last one that is half-written, and leaves it out.
 
     Raises:
         InputError: there is no file of answers, or one of its lines is damaged.
@@ -133,7 +156,16 @@ def read_records(folder: Path) -> list[Record]:
     path = folder / ANSWERS
     if not path.is_file():
         raise InputError(f"{folder} holds no {ANSWERS}; give the --out of an evaluation.")
-    return _parse(path, path.read_bytes())[0]
+    data = path.read_bytes()
+    records, whole = _parse(path, data)
+    if whole != len(data):
+        warnings.warn(
+            f"the last line of {path} is half-written: its {len(data) - whole} bytes are left out, "
+            "and stay in the file; the command that wrote it asks it again.",
+            InputWarning,
+            stacklevel=2,
+        )
+    return records
 
 
 def hash_suite(suite: tuple[Question, ...], folder: Path) -> str:

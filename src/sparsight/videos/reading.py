@@ -205,13 +205,13 @@ def _decode(av: Any, path: Path, name: str, wanted: Collection[int]) -> _Decoded
 def _add_frame(decoded: _Decoded, frame: Any, name: str, wanted: Collection[int]) -> None:
     index = len(decoded.times)
     _check_count(index + 1, name)
+    _check_size(frame.width, frame.height, name)  # which may change from frame to frame
     decoded.times.append(frame.time)
     if frame.time is not None:
         lasts = float((frame.duration or 0) * frame.time_base)
         decoded.end = max(decoded.end, frame.time + lasts)
     if index not in wanted:
         return
-    _check_size(frame.width, frame.height, name)
     pixels = frame.width * frame.height * len(set(wanted))
     if pixels > MOST_SHOWN_PIXELS:
         raise InputError(

@@ -8,9 +8,9 @@ import pytest
 
 from sparsight.errors import InputError
 from sparsight.evaluate.folder import read_description
+from sparsight.evaluate.lock import lock_folder
 from sparsight.evaluate.tasks import TASKS, find_tasks, read_sheets
 from sparsight.evaluate.tasks.lines import append_rows, write_reply
-from sparsight.evaluate.tasks.lock import lock_folder
 from sparsight.evaluate.tasks.scores import score_folder
 from sparsight.evaluate.tasks.settings import TaskSettings
 from sparsight.evaluate.tasks.store import STOP, hash_run, hash_text, open_task_store

@@ -1,5 +1,7 @@
 """Pages of PDFs and frames of videos, and what is said where the packages are not installed."""
 
+import json
+
 import pytest
 from PIL import Image
 
@@ -32,6 +34,26 @@ def test_an_unknown_user_is_named_as_what_is_wrong(tmp_path, name, package):
     (tmp_path / "rows.csv").write_text(f"image,question\n{source},what ?\n")
     (row,) = read_inputs(tmp_path / "rows.csv", None).rows
     assert locate_images(row, tmp_path) == [source]  # so that answering it says the same
+
+
+@pytest.mark.parametrize(("source", "why"), [("file://[a", "is no URL"), ("~\0", "null byte")])
+@pytest.mark.parametrize("ending", [".png", ".mp4", ".pdf"])
+def test_a_name_that_cannot_be_read_is_the_fault_of_its_row_alone(tmp_path, source, why, ending):
+    pytest.importorskip("av")
+    pytest.importorskip("pypdfium2")
+    lines = [json.dumps({"image": source + ending, "question": "what ?"})]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    (row,) = read_inputs(tmp_path / "rows.jsonl", None).rows
+    (located,) = locate_images(row, tmp_path)
+    with pytest.raises(InputError, match=why):
+        open_media(located, 2)
+
+
+@pytest.mark.parametrize("name", ["gone.pdf", "gone.pdf#page=2"])
+def test_a_document_that_is_not_there_is_named_once(tmp_path, name):
+    pytest.importorskip("pypdfium2")
+    with pytest.raises(InputError, match=r"^[^ ]*gone\.pdf: no such file\.$"):
+        open_media(str(tmp_path / name), 2)
 
 
 def test_an_unknown_home_folder_is_named_as_what_is_wrong(monkeypatch):

@@ -294,3 +294,9 @@ def test_a_longer_question_goes_to_another_batch(tmp_path):
     short, long = make_batches(rows, tmp_path, 2)
     assert [row.number for row in short] == [2, 4]
     assert [row.number for row in long] == [1, 3]
+
+
+def test_a_batch_of_more_rows_than_anything_can_count_takes_all(tmp_path):
+    rows = [jobs.make_row(number) for number in (1, 2, 3)]
+    (batch,) = make_batches(rows, tmp_path, 10**30)
+    assert len(batch) == 3

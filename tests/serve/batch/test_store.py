@@ -244,6 +244,70 @@ def test_a_full_disk_leaves_nothing(table, tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def full_after(monkeypatch):
+    """A disk that takes the description of a job, so many bytes of its rows, and no more."""
+    plain = os.write
+
+    def fill(size):
+        left = [size]
+
+        def write(file, data):
+            if not left[0]:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            count = plain(file, bytes(data)[: left[0]])
+            left[0] -= count
+            return count
+
+        monkeypatch.setattr(os, "write", write)
+
+    return fill
+
+
+def test_rows_that_a_full_disk_does_not_take_are_named_with_their_file(
+    table, tmp_path, full_after, monkeypatch
+):
+    out = tmp_path / "out.jsonl"
+    rows = read_inputs(table, None).rows
+    with Store(out, rows, WHAT) as store:
+        store.add(jobs.answer(rows[:2]))
+        full_after(10)
+        with pytest.raises(InputError, match=f"--out {out} cannot be written .No space left"):
+            store.add(jobs.answer(rows[2:]))
+    assert len(out.read_bytes().splitlines()) == 3
+    monkeypatch.undo()
+    jobs.work(table, out, WHAT)
+    assert ids(out) == ALL
+
+
+def test_what_another_run_wrote_under_the_name_is_not_removed(table, tmp_path):
+    out = tmp_path / "out.jsonl"
+    rows = read_inputs(table, None).rows
+    with Store(out, rows, WHAT):
+        out.unlink()
+        jobs.work(table, out, WHAT)
+    assert ids(out) == ALL
+    assert out.with_name(out.name + ".run.json").exists()
+
+
+def test_an_output_that_was_taken_away_is_closed_all_the_same(table, tmp_path):
+    out = tmp_path / "out.jsonl"
+    store = Store(out, read_inputs(table, None).rows, WHAT)
+    out.unlink()
+    store.close()
+    assert not out.exists()
+
+
+def test_a_link_that_leads_to_the_output_is_left_there(table, tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.symlink_to(tmp_path / "elsewhere.jsonl")
+    Store(out, read_inputs(table, None).rows, WHAT).close()
+    assert out.is_symlink()
+    jobs.work(table, out, WHAT)
+    assert out.is_symlink()
+    assert ids(tmp_path / "elsewhere.jsonl") == ALL
+
+
+@pytest.fixture
 def parquet():
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: sparsight[parquet]")
     from pyarrow import parquet
@@ -311,3 +375,21 @@ def test_rows_left_of_a_parquet_file_are_named_when_they_are_refused(table, tmp_
         jobs.work(table, out, WHAT)
     assert left.read_bytes() == before
     assert not out.exists()
+
+
+def test_a_parquet_file_that_a_full_disk_does_not_take_is_named(
+    table, tmp_path, parquet, monkeypatch
+):
+    out = tmp_path / "out.parquet"
+
+    def fill(path, *_):
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsight.serve.batch.store.write_parquet", fill)
+        with pytest.raises(InputError, match=f"{out}.new cannot be written .No space left"):
+            jobs.work(table, out, WHAT)
+    assert not out.with_name(out.name + ".new").exists()
+    jobs.work(table, out, WHAT)
+    assert parquet.read_table(out)["id"].to_pylist() == ALL

@@ -61,6 +61,8 @@ def _find_file(source: str) -> Path:
     try:
         if path is None or not path.is_file():
             raise InputError(f"{source}: no such file.")
+    except InputError:  # which is a ValueError too
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{source[:40]}: cannot be looked up: {error}.") from None
     return path

@@ -1,5 +1,6 @@
 """Puts rows into even batches: neighbours have images of one size and questions of one length."""
 
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -26,7 +27,7 @@ def make_batches(rows: Iterable[Row], base: Path, size: int) -> Iterator[list[Ro
         size: rows of a batch, at most.
     """
     left = iter(rows)
-    while window := list(islice(left, WINDOW * size)):
+    while window := list(islice(left, min(WINDOW * size, sys.maxsize))):
         shapes = {row.number: measure(row, base) for row in window}
         window.sort(key=lambda row: (shapes[row.number], row.number))
         for start in range(0, len(window), size):

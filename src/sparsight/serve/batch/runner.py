@@ -26,7 +26,7 @@ def run_job(
         answer: returns the records of batches as they come, those of a batch together.
         report: called with the number of rows done and in total, at the start and after each batch.
 
-    Raises: OSError: the output cannot be written; what was written before is kept.
+    Raises: InputError: the output cannot be written; what was written before is kept.
     """
     total = len(inputs.rows)
     left = [row for row in inputs.rows if row.number not in store.done]

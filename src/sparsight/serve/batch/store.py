@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sparsight.errors import InputError
+from sparsight.serve.batch.files import sync_folder, write_whole
 from sparsight.serve.batch.parquet import describes, read_rows, write_parquet
 from sparsight.serve.batch.record import Record, Totals, read_record
 from sparsight.serve.batch.rows import Row
@@ -115,7 +116,7 @@ class Store:
                 raise InputError(self._compare(path, before))
         elif holds_rows:
             raise self._build_unrelated_error(path)
-        self._write_side()
+        write_whole(self._side, self._description)
 
     def _build_unrelated_error(self, path: Path) -> InputError:
         return InputError(
@@ -160,21 +161,6 @@ class Store:
             "give another --out, or the settings of that job."
         )
 
-    def _write_side(self) -> None:
-        """Write the description whole or not at all."""
-        new = self._side.with_name(self._side.name + ".new")
-        try:
-            with new.open("w", encoding="utf-8") as file:
-                json.dump(self._description, file, indent=1, ensure_ascii=False)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self._side)
-        except OSError:
-            with suppress(OSError):
-                new.unlink()
-            raise
-        _sync_folder(self._side.parent)
-
     def _read(self) -> None:
         """Count the records that are there, and cut off a last line that is half-written."""
         whole = 0
@@ -208,31 +194,48 @@ class Store:
         self.totals.add(record)
 
     def add(self, records: Sequence[Record]) -> None:
-        """Write records through to the disk; those of rows that are there already are left out."""
+        """Write records through to the disk; those of rows that are there already are left out.
+
+        Raises: InputError: they cannot be written.
+        """
         new = {record.row: record for record in records if record.row not in self.done}
         if self._file is None or not new:
             return
         data = memoryview("".join(map(Record.to_line, new.values())).encode("utf-8"))
-        while data:
-            data = data[os.write(self._file, data) :]
-        os.fsync(self._file)
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)
+        except OSError as error:
+            raise self._build_unwritable_error(self._path, error) from error
         for record in new.values():
             self._count(record)
 
     def finish(self) -> None:
         """Make the Parquet file of all rows, if that is wanted, in the order of the inputs.
 
-        Raises: InputError: a file of that name has come up meanwhile.
+        Raises: InputError: it cannot be written, or a file of that name has come up meanwhile.
         """
         if not self._is_parquet or self._file is None:
             return
         new = self.out.with_name(self.out.name + ".new")
-        write_parquet(new, self._read_records(), self._description)
-        if self.out.exists():
-            raise self._build_unrelated_error(self.out)
-        new.replace(self.out)
-        _sync_folder(self.out.parent)
-        self._path.unlink()
+        try:
+            write_parquet(new, self._read_records(), self._description)
+            if self.out.exists():
+                raise self._build_unrelated_error(self.out)
+            new.replace(self.out)
+            sync_folder(self.out.parent)
+            self._path.unlink()
+        except OSError as error:
+            with suppress(OSError):
+                new.unlink()
+            raise self._build_unwritable_error(new, error) from error
+
+    def _build_unwritable_error(self, path: Path, error: OSError) -> InputError:
+        return InputError(
+            f"{self._name(path)} cannot be written ({error.strerror or error}); all rows before "
+            "are kept. Run the same command again to continue."
+        )
 
     def _read_records(self) -> Iterator[Record]:
         """Yield all records in the order of the inputs; only their places are held in memory."""
@@ -250,13 +253,20 @@ class Store:
         """Close the file; the lock ends. A job that is refused, or has no row, leaves no file."""
         if self._file is None:
             return
-        if not self.done and not os.fstat(self._file).st_size:
-            if self._locked or self._made:
-                self._path.unlink()
-            if self._locked:
-                self._side.unlink(missing_ok=True)
+        with suppress(OSError):  # what is empty does no harm
+            if not self.done and not os.fstat(self._file).st_size and self._is_named():
+                if self._locked or self._made:
+                    self._path.unlink()
+                if self._locked:
+                    self._side.unlink(missing_ok=True)
         os.close(self._file)
         self._file = None
+
+    def _is_named(self) -> bool:
+        """Return whether the name of the output still leads to the open file, without a link."""
+        if self._file is None or not self._path.exists():
+            return False
+        return os.path.samestat(os.fstat(self._file), self._path.lstat())
 
     def __enter__(self) -> Self:
         """Enter the block; the file is open already."""
@@ -270,13 +280,3 @@ class Store:
     ) -> None:
         """Close the file."""
         self.close()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the names in a folder to the disk, where the system can."""
-    with suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
