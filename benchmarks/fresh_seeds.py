@@ -89,9 +89,9 @@ def count_tokens(record: Record) -> float:
     return record.mean_visual_tokens
 
 
-def write_fresh(document: Mapping[str, Any]) -> str:
-    """Return the table of one result."""
-    heads = ["part", "questions", *(f"`{key}`" for key in document["keys"])]
+def write_fresh(document: Mapping[str, Any], rows: str = "part") -> str:
+    """Return the table of one result; `rows` is what a row is of."""
+    heads = [rows, "questions", *(f"`{key}`" for key in document["keys"])]
     heads += ["gained", "lost", "difference, 95 %", "tokens"]
     lines = [_join(heads), _join(["---", *["---:"] * (len(heads) - 1)])]
     for part, row in document["parts"].items():

@@ -15,7 +15,7 @@ from typing import Any
 
 from budgets_table import MIDDLE, collect, sort_names, write_budgets
 from controls_table import write_controls
-from fresh_seeds import write_fresh
+from fresh_seeds import ALL, write_fresh
 from kept_evidence import write_kept
 from looks_table import write_first_edition, write_looks
 from parts_table import write_parts
@@ -45,6 +45,7 @@ SMALL = "scenes-2-embedded-cpu.json"
 GPU = ("prefill-llava-1.5-7b-h200-b1.json", "prefill-llava-1.5-7b-h200-b8.json")
 BEST, ALWAYS = 5, ("sparsight", "uniform", "random", "sparsevlm")  # rows of the README
 START, END = "<!-- table: {} -->", "<!-- end of table -->"
+HORIZON = (192, 64)  # budgets at which it was asked for on a suite of a fresh seed
 CONTROLLED = 8  # questions of each part in the controls of scenes-2
 LOOKS = ("scenes-2", "scenes-2-dev")  # what is shown, and what best places are chosen by
 
@@ -245,6 +246,14 @@ def write_pairs(name: str) -> str:
     return write_fresh(read(f"{name}-embedded-cpu.json"))
 
 
+def write_horizon() -> str:
+    """Return what the horizon adds at each budget, on a suite of a fresh seed."""
+    every = {str(budget): read(f"horizon-{budget}-embedded-cpu.json") for budget in HORIZON}
+    keys = [key.split("@")[0] for key in every[str(HORIZON[0])]["keys"]]
+    parts = {budget: document["parts"][ALL] for budget, document in every.items()}
+    return write_fresh({"keys": keys, "parts": parts}, "`retain`")
+
+
 def write_trained(suite: str) -> str:
     """Return what models of two trainings answer of a suite."""
     names = {arm: f"subsets-{arm}-{suite}-embedded-cpu.json" for arm in ARMS}
@@ -280,6 +289,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "fresh-66": partial(write_pairs, "level-fresh-66"),
         "fresh-82": partial(write_pairs, "level-fresh-82"),
         "coverage": partial(write_pairs, "coverage-64"),
+        "horizon": write_horizon,
     },
     "docs/comparison.md": {
         "budgets": write_comparison,

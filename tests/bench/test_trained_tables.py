@@ -86,4 +86,9 @@ def test_pairs_of_answers_are_compared():
     assert word["interval_points"] == pytest.approx([40 - 196 * 0.1549193, 40 + 196 * 0.1549193])
     assert (every["gained"], every["lost"], every["tokens"]) == (4, 1, [4, 2])
     table = write_fresh({"keys": ["a", "b"], "parts": parts}).splitlines()
+    assert table[0].startswith("| part | questions | `a` | `b` |")
     assert table[2].startswith("| document | 10 | 90.0 % | 100.0 % | 0 | 1 | -10.0 (")
+    by_family = compare_parts(pairs, "family")
+    assert list(by_family) == ["reading", "all"]
+    assert by_family["reading"] == by_family["all"] == every
+    assert write_fresh({"keys": ["a", "b"], "parts": by_family}, "family").startswith("| family |")
