@@ -57,21 +57,28 @@ def run(
     with open_store(settings, suite) if store is None else nullcontext(store) as answers:
         examiner = Examiner(model, processor, settings.max_new_tokens)
         refusals = _ask_all(examiner, settings, cases, answers, report)
-        heading = {
-            "benchmark": "greedy answers, normalised exact match; F1 of yes for existence",
-            "command": command,
-            "model": settings.model,
-            "control": settings.control,
-            "seed": settings.seed,
-            "max_new_tokens": settings.max_new_tokens,
-            "share_encoding": settings.share_encoding,
+        asked = [case.question for case in cases]
+        results = {
+            **_describe(settings, command),
             "suite": {"questions": len(cases), "sha256": hash_suite(suite, settings.suite)},
             "facts": collect_facts(model.device, model.dtype),
+            **compute_results(settings, asked, answers.records, refusals),
         }
-        asked = [case.question for case in cases]
-        results = heading | compute_results(settings, asked, answers.records, refusals)
         write_results(settings.out, results)
     return results
+
+
+def _describe(settings: Settings, command: str) -> dict[str, Any]:
+    """Return what the results say of the settings."""
+    return {
+        "benchmark": "greedy answers, normalised exact match; F1 of yes for existence",
+        "command": command,
+        "model": settings.model,
+        "control": settings.control,
+        "seed": settings.seed,
+        "max_new_tokens": settings.max_new_tokens,
+        "share_encoding": settings.share_encoding,
+    }
 
 
 def _check_dtype(model: Any, settings: Settings) -> None:
